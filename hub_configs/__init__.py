@@ -1,0 +1,1 @@
+"""The configurations of all published weights, as JSON files."""

@@ -1,0 +1,1 @@
+import msinet_timm  # noqa: F401  registers the models with timm
