@@ -1,11 +1,21 @@
 """What all commands share: how bad input is reported, and where progress goes."""
 
+import argparse
 import functools
 import logging
 import sys
 from collections.abc import Callable
 
-__all__ = ['InputError', 'command', 'progress']
+__all__ = [
+    'InputError',
+    'command',
+    'find_device',
+    'fraction',
+    'not_negative',
+    'positive',
+    'positive_float',
+    'progress',
+]
 
 
 class InputError(ValueError):
@@ -16,7 +26,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     """Turns a function into the body of a console script.
 
     An `InputError` becomes one line on standard error and exit code 2; Ctrl-C ends with 130, as shells expect.
-    Log messages of level INFO and above go to standard error as plain lines.
+    Log messages go to standard error as plain lines: this project's from level INFO on, timm's warnings.
 
     Args:
         main: takes the list of arguments (None: `sys.argv`), returns an exit code or None for 0.
@@ -25,6 +35,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
+        logging.getLogger('timm').setLevel(logging.WARNING)
         try:
             return main(argv) or 0
         except InputError as e:
@@ -42,3 +53,39 @@ def progress(iterable=None, **kwargs):
     from tqdm import tqdm
 
     return tqdm(iterable, disable=None, dynamic_ncols=True, **kwargs)
+
+
+def find_device(name: str | None = None):
+    """The torch device of a name; for None the first GPU, or the CPU where there is none.
+
+    Raises:
+        InputError: torch cannot use it.
+    """
+    import torch
+
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as e:  # torch asserts that it was built with CUDA
+        raise InputError(f'--device {name} cannot be used: {str(e).splitlines()[0]}') from e
+    return device
+
+
+def _limited(parse: Callable[[str], float], allowed: Callable[[float], bool], limit: str) -> Callable[[str], float]:
+    def convert(text: str):
+        value = parse(text)
+        if not allowed(value):
+            raise argparse.ArgumentTypeError(f'must be {limit}, got {text}')
+        return value
+
+    convert.__name__ = 'number'  # argparse says "invalid number value" for what cannot be parsed
+    return convert
+
+
+#: Types of flags for argparse.
+positive = _limited(int, lambda v: v >= 1, 'at least 1')
+not_negative = _limited(int, lambda v: v >= 0, 'at least 0')
+positive_float = _limited(float, lambda v: 0 < v < float('inf'), 'greater than 0')
+fraction = _limited(float, lambda v: 0 <= v <= 1, 'between 0 and 1')

@@ -1,0 +1,138 @@
+"""From a model's name on the command line to a module and how to feed it."""
+
+import difflib
+import logging
+import sys
+from pathlib import Path
+
+import timm
+import torch
+from timm.models import is_model_pretrained, load_checkpoint, resolve_model_input_args
+from torch import nn
+
+from msinet_timm.commands import InputError
+
+from .baselines import BASELINES
+from .features import reid_data_config
+
+__all__ = ['load_model']
+
+_logger = logging.getLogger(__name__)
+
+_CHECKPOINT_SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
+
+
+def load_model(
+    name: str, checkpoint: str | Path | None = None, height: int | None = None, width: int | None = None
+) -> tuple[nn.Module, dict]:
+    """Creates a model that embeds, and its data config.
+
+    Args:
+        name: a timm model, also `hf-hub:...` and `local-dir:...`; a folder with `config.json` and weights; a run's
+            folder, which stands for its `best` model; or a baseline (`color_histogram`, `color_histogram_stripes`).
+            A plain name gets its pretrained weights if timm knows any, else it stays untrained, with a warning.
+        checkpoint: weights instead of the pretrained ones, .safetensors or PyTorch's. Classifiers in it are ignored.
+        height: of the input in pixels, instead of the model's own. Likewise `width`.
+
+    Returns:
+        The model in evaluation mode on the CPU, and a config for `timm.data.create_transform`.
+
+    Raises:
+        InputError: unknown name, weights that are missing, unsafe or do not fit, or an input size that does not fit.
+    """
+    if any(side is not None and side < 1 for side in (height, width)):
+        raise InputError(f'input size must be at least 1 x 1, got height {height}, width {width}')
+    if name in BASELINES:
+        if checkpoint:
+            raise InputError(f"'{name}' has no weights to load: leave out --checkpoint")
+        model = BASELINES[name]()
+    else:
+        model = _create(_resolve(name), checkpoint, height, width)
+    return model.eval(), reid_data_config(model, height, width)
+
+
+def _resolve(name: str) -> str:
+    """The name as `timm.create_model` takes it."""
+    if ':' in name:
+        source, _, place = name.partition(':')
+        if source == 'local-dir' and not (Path(place) / 'config.json').is_file():
+            raise InputError(f'{place}: no model folder, config.json is missing')
+        return name
+    if timm.is_model(name):
+        return name
+    for folder in (Path(name), Path(name) / 'best'):
+        if (folder / 'config.json').is_file():
+            return f'local-dir:{folder}'
+    if Path(name).is_dir():
+        raise InputError(f'{name}: neither a model folder (no config.json) nor a run (no best/config.json)')
+    known = [*timm.list_models(), *BASELINES]
+    close = difflib.get_close_matches(name.partition('.')[0], known, n=3, cutoff=0.5)
+    hint = f'did you mean {", ".join(close)}?' if close else 'timm.list_models() lists the names'
+    if '/' in name:
+        hint = f'a model on the Hub is hf-hub:{name}'
+    raise InputError(f"unknown model '{name}': it is neither a name that timm knows nor a folder; {hint}")
+
+
+def _create(name: str, checkpoint: str | Path | None, height: int | None, width: int | None) -> nn.Module:
+    pretrained = not checkpoint and (':' in name or is_model_pretrained(name))
+    size = None
+    try:
+        arguments = resolve_model_input_args(name, num_classes=0)
+        if height or width:
+            _, own_height, own_width = arguments['pretrained_cfg']['input_size']
+            size = (3, height or own_height, width or own_width)
+            # for networks that are built for one input size, this asks for another
+            arguments = resolve_model_input_args(name, {'input_size': size}, num_classes=0)
+        model = timm.create_model(pretrained=pretrained, **arguments)
+        if size:
+            _try_size(model, size)
+    except InputError:
+        raise
+    except Exception as e:  # downloads, files and networks fail in too many ways to list
+        at = f' for input {size[1]} x {size[2]}' if size else ''
+        offline = '; offline, give its weights with --checkpoint' if isinstance(e, OSError) and ':' not in name else ''
+        raise InputError(f"cannot create model '{name}'{at}: {_one_line(e)}{offline}") from e
+    if checkpoint:
+        _fill(model, Path(checkpoint))
+    elif not pretrained:
+        _logger.warning("'%s' has no pretrained weights and stays UNTRAINED: give --checkpoint to fill it", name)
+    return model
+
+
+def _try_size(model: nn.Module, size: tuple[int, int, int]) -> None:
+    """Fails now, with a network's own words, if it does not take the input size."""
+    with torch.inference_mode():
+        model.eval()(torch.zeros(1, *size))
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    """Loads weights into a model without classifiers; every tensor of the model must be in the file."""
+    if not path.is_file():
+        raise InputError(f'{path}: no such checkpoint')
+    if path.suffix.lower() not in _CHECKPOINT_SUFFIXES:
+        raise InputError(f'{path}: checkpoints end in one of {", ".join(_CHECKPOINT_SUFFIXES)}')
+    try:
+        # never anything but tensors: an unsafe pickle is refused, not run
+        load_checkpoint(model, str(path), filter_fn=_fit, weights_only=True)
+    except InputError as e:
+        raise InputError(f'{path}: {e}') from e
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        raise InputError(f'{path}: cannot load this checkpoint into {type(model).__name__}: {_one_line(e)}') from e
+
+
+def _fit(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Converts other implementations' names as timm does for pretrained weights, and drops classifiers."""
+    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if convert:
+        state_dict = convert(state_dict, model)
+    own = model.state_dict().keys()
+    classifiers = model.pretrained_cfg.get('classifier') or ()
+    prefixes = tuple(f'{c}.' for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    return {name: tensor for name, tensor in state_dict.items() if name in own or not name.startswith(prefixes)}
+
+
+def _one_line(error: Exception, limit: int = 400) -> str:
+    text = ' '.join(str(error).split())
+    if not text or isinstance(error, KeyError):  # whose text is only the key
+        text = f'{type(error).__name__} {text}'.strip()
+    return text if len(text) <= limit else f'{text[:limit]} ...'

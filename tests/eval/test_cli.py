@@ -1,0 +1,190 @@
+import json
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from msinet_eval import cli
+from msinet_eval.cli import main
+from msinet_eval.features import Features
+from msinet_eval.protocol import evaluate, rank
+
+
+@pytest.fixture
+def run(market, capsys):
+    """Runs the command on the small folder; gives exit code, standard output and standard error."""
+
+    def call(model, *flags, dataset='market1501'):
+        code = main([model, '-ds', dataset, '--data-dir', str(market), '--workers', '0', *map(str, flags)])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_prints_one_table(run):
+    code, out, _ = run('color_histogram')
+    assert code == 0
+    assert out.splitlines() == [
+        '                                 mAP  Rank-1  Rank-5  Rank-10   mINP',
+        'color_histogram on market1501  100.0   100.0   100.0    100.0  100.0',
+    ]
+
+
+def test_network_from_checkpoint_to_all_outputs(run, tmp_path):
+    torch.manual_seed(0)
+    save_file(timm.create_model('test_resnet', num_classes=0).state_dict(), tmp_path / 'weights.safetensors')
+    out = tmp_path / 'new' / 'folder'
+    flags = ('--json', out / 'figures.json', '--ranked-lists', out / 'lists.png', '--features', out / 'features')
+    code, printed, _ = run(
+        'test_resnet', '--checkpoint', tmp_path / 'weights.safetensors', '--height', 64, '--width', 32, *flags
+    )
+    assert code == 0
+
+    figures = json.loads((out / 'figures.json').read_text())
+    assert figures['model'] == 'test_resnet'
+    assert figures['checkpoint'] == str(tmp_path / 'weights.safetensors')
+    assert figures['dataset'] == 'market1501'
+    assert figures['images'] == {'query': 3, 'gallery': 10}
+    assert figures['identities'] == {'query': 3, 'gallery': 4}
+    assert figures['same_camera_removed'] is True
+    assert figures['queries_skipped'] == 0
+    assert figures['preprocessing']['input_size'] == [3, 64, 32]
+    assert figures['preprocessing']['crop_mode'] == 'squash'
+    assert figures['images_per_second'] > 0
+    assert figures['versions']['timm'] == timm.__version__
+
+    query, gallery = (Features.load(out / 'features' / f'{part}.safetensors') for part in ('query', 'gallery'))
+    result = rank(query, gallery)
+    assert figures['mAP'] == result.mAP
+    assert figures['mINP'] == result.mINP
+    assert figures['cmc'] == result.cmc.tolist()
+    assert figures['embedding_dim'] == query.embeddings.shape[1]
+    assert f'{100 * result.mAP:.1f}' in printed
+    with Image.open(out / 'lists.png') as image:
+        assert image.width > 11 * 88
+
+
+def test_input_size_and_batch_size_reach_the_model(run, tmp_path):
+    shapes = []
+
+    def record(model, args):
+        if isinstance(model, timm.models.VisionTransformer):
+            shapes.append(tuple(args[0].shape))
+
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(record)
+    try:
+        assert run('test_vit4', '--height', 64, '--width', 32, '--batch-size', 4)[0] == 0
+    finally:
+        hook.remove()
+    assert shapes == [(n, 3, 64, 32) for n in (1, 3, 4, 4, 2)]  # first a trial of the input size
+
+
+def test_untrained_network_is_said_to_be_so(run, caplog):
+    assert run('test_vit4', '--height', 64, '--width', 32)[0] == 0
+    assert 'UNTRAINED' in caplog.text
+
+
+def test_registers_the_models_of_this_package(run):
+    code, _, err = run('msinet_x1_O')
+    assert code == 2
+    assert 'did you mean' in err
+    assert 'msinet_x1_0' in err
+
+
+def test_flags_reach_the_evaluation(run, monkeypatch):
+    given = {}
+
+    def spy(model, dataset, **options):
+        given.update(options)
+        return evaluate(model, dataset, **options)
+
+    monkeypatch.setattr(cli, 'evaluate', spy)
+    assert run('color_histogram', '--device', 'cpu:0', '--workers', 1, '--batch-size', 5)[0] == 0
+    assert (given['device'], given['workers'], given['batch_size']) == (torch.device('cpu:0'), 1, 5)
+
+
+def test_too_large_batch_is_explained(run, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError('2 GiB')
+
+    monkeypatch.setattr(cli, 'evaluate', full)
+    code, _, err = run('color_histogram', '--device', 'cpu', '--batch-size', 512)
+    assert code == 2
+    assert 'error: cpu has not enough memory: give a --batch-size below 512' in err
+
+
+def test_workers_read_the_same(run, tmp_path):
+    for workers in (0, 1):
+        assert run('color_histogram', '--workers', workers, '--features', tmp_path / str(workers))[0] == 0
+    zero, one = (Features.load(tmp_path / str(n) / 'gallery.safetensors') for n in (0, 1))
+    assert torch.equal(zero.embeddings, one.embeddings)
+
+
+@pytest.mark.parametrize(
+    ('model', 'flags', 'message'),
+    [
+        ('no_such_model', [], "unknown model 'no_such_model'"),
+        ('color_histogram', ['--data-dir', 'nowhere'], 'but nowhere is no folder'),
+        ('color_histogram', ['-ds', 'nothing'], "unknown data set 'nothing', choose from: market1501, sample"),
+        ('color_histogram', ['--device', 'toaster'], '--device toaster cannot be used: '),
+        ('color_histogram', ['--checkpoint', 'weights.pth'], "'color_histogram' has no weights to load"),
+        ('color_histogram_stripes', ['--height', '4'], '6 stripes need an input height of at least 6, got 4'),
+        (
+            'color_histogram',
+            ['--ranked-lists', 'lists.jpg'],
+            'lists.jpg: the file name must end in .png',
+        ),
+        ('test_vit4', ['--checkpoint', 'nowhere.pth'], 'nowhere.pth: no such checkpoint'),
+    ],
+)
+def test_wrong_input_ends_with_one_line_and_code_2(run, model, flags, message):
+    code, out, err = run(model, *flags)
+    assert code == 2
+    assert out == ''
+    errors = [line for line in err.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_broken_picture(run, market, workers):
+    path = market / 'query' / '0002_c1s1_000001_00.jpg'
+    path.write_bytes(path.read_bytes()[:300])
+    code, _, err = run('color_histogram', '--workers', workers)
+    assert code == 2
+    assert f'error: {path}: cannot read this picture (' in err
+    assert 'Traceback' not in err
+
+
+@pytest.mark.parametrize('flag', ['--json', '--ranked-lists', '--features'])
+def test_output_below_a_file_is_refused_before_the_work(run, tmp_path, flag):
+    (tmp_path / 'file').touch()
+    code, out, err = run('color_histogram', flag, tmp_path / 'file' / 'below' / 'out.png')
+    assert code == 2
+    assert f'{flag}: cannot create the folder {tmp_path / "file" / "below"}' in err
+    assert out == ''
+
+
+def test_json_that_is_a_folder(run, tmp_path):
+    code, _, err = run('color_histogram', '--json', tmp_path)
+    assert code == 2
+    assert f'--json {tmp_path}: cannot write' in err
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ([], 'required: -ds/--dataset'),
+        (['-ds', 'sample', '--batch-size', '0'], 'argument --batch-size: must be at least 1, got 0'),
+        (['-ds', 'sample', '--workers', '-1'], 'argument --workers: must be at least 0, got -1'),
+        (['-ds', 'sample', '--height', 'tall'], 'argument --height: invalid'),
+    ],
+)
+def test_wrong_arguments_end_with_code_2(capsys, flags, message):
+    with pytest.raises(SystemExit) as caught:
+        main(['color_histogram', *flags])
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err

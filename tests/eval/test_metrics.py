@@ -1,0 +1,218 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from msinet_eval import metrics
+from msinet_eval.metrics import evaluate_ranking, match_ranks, nearest
+from msinet_timm.commands import InputError
+
+GOLDEN = Path(__file__).parents[1] / 'golden' / 'evaluation.safetensors'
+
+
+def oracle_order(query, gallery, removed):
+    """Gallery indices of one query's ranking, from the full distances."""
+    distances = ((gallery.astype(np.float64) - query.astype(np.float64)) ** 2).sum(1)
+    order = np.argsort(distances, kind='stable')
+    return order[~removed[order]]
+
+
+def oracle(query, gallery, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None, max_rank=50):
+    cmc, precisions, penalties = np.zeros(min(max_rank, len(gallery))), [], []
+    for i in range(len(query)):
+        removed = np.zeros(len(gallery), dtype=bool)
+        if query_cameras is not None:
+            removed = (gallery_ids == query_ids[i]) & (gallery_cameras == query_cameras[i])
+        hits = gallery_ids[oracle_order(query[i], gallery, removed)] == query_ids[i]
+        ranks = np.flatnonzero(hits) + 1
+        if len(ranks) == 0:
+            precisions.append(np.nan)
+            continue
+        precisions.append(np.mean([(n + 1) / rank for n, rank in enumerate(ranks)]))
+        penalties.append(len(ranks) / ranks[-1])
+        cmc[ranks[0] - 1 :] += 1
+    return np.nanmean(precisions), cmc / len(penalties), np.mean(penalties), np.array(precisions)
+
+
+def random_case(seed, queries=23, gallery=71, dimensions=3, identities=6, cameras=3):
+    """Small integers, which float32 handles exactly: many pictures are equally far, or the very same."""
+    rng = np.random.default_rng(seed)
+    return {
+        'query': rng.integers(-2, 3, (queries, dimensions)).astype(np.float32),
+        'gallery': rng.integers(-2, 3, (gallery, dimensions)).astype(np.float32),
+        'query_ids': rng.integers(0, identities + 2, queries),  # some have no match
+        'gallery_ids': rng.integers(-1, identities, gallery),
+        'query_cameras': rng.integers(0, cameras, queries),
+        'gallery_cameras': rng.integers(0, cameras, gallery),
+    }
+
+
+def without_cameras(case):
+    return {name: value for name, value in case.items() if 'cameras' not in name}
+
+
+def assert_like_oracle(result, case, **kwargs):
+    mAP, cmc, mINP, precisions = oracle(**case, **kwargs)
+    np.testing.assert_allclose(result.average_precision, precisions, rtol=1e-12)
+    np.testing.assert_allclose(result.cmc, cmc, rtol=1e-12)
+    assert result.mAP == pytest.approx(mAP, rel=1e-12)
+    assert result.mINP == pytest.approx(mINP, rel=1e-12)
+    assert result.num_skipped == np.isnan(precisions).sum()
+    assert result.num_valid == np.isfinite(precisions).sum()
+
+
+@pytest.mark.parametrize('seed', range(8))
+@pytest.mark.parametrize('tile', [1, 200, 2**21])
+def test_equals_brute_force_with_ties(seed, tile):
+    case = random_case(seed)
+    assert_like_oracle(evaluate_ranking(**case, tile=tile), case)
+    assert_like_oracle(evaluate_ranking(**without_cameras(case), tile=tile), without_cameras(case))
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_equals_brute_force_on_real_numbers(seed):
+    case = random_case(seed, queries=40, gallery=300)
+    rng = np.random.default_rng(seed)
+    case['query'], case['gallery'] = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 300))
+    assert_like_oracle(evaluate_ranking(**case), case)
+
+
+def test_all_the_same_picture():
+    case = random_case(0)
+    case['query'][:], case['gallery'][:] = 1, 1
+    assert_like_oracle(evaluate_ranking(**case), case)
+
+
+def test_single_camera_leaves_nothing():
+    case = random_case(0, cameras=1)
+    with pytest.raises(InputError, match='no query has a match in the gallery'):
+        evaluate_ranking(**case)
+    assert evaluate_ranking(**without_cameras(case)).num_skipped < len(case['query'])
+
+
+def test_cameras_of_other_identities_stay():
+    result = evaluate_ranking([[0.0]], [[0.1], [0.2], [0.3]], [1], [1, 2, 1], [5], [5, 5, 6])
+    assert result.average_precision.tolist() == [0.5]
+    assert result.cmc.tolist() == [0, 1, 1]
+    assert result.mINP == 0.5
+
+
+@pytest.mark.parametrize('max_rank', [1, 4, 71, 500])
+def test_length_of_cmc(max_rank):
+    case = random_case(1)
+    result = evaluate_ranking(**case, max_rank=max_rank)
+    assert len(result.cmc) == min(max_rank, 71)
+    assert_like_oracle(result, case, max_rank=max_rank)
+
+
+@pytest.mark.parametrize('removal', ['all_kept', 'same_camera_removed'])
+def test_published_figures(removal):
+    golden = load_file(GOLDEN)
+    case = {name: golden[name] for name in random_case(0)}
+    if removal == 'all_kept':
+        case = without_cameras(case)
+    result = evaluate_ranking(**case)
+    assert result.mAP == pytest.approx(golden[f'map.{removal}'].item(), abs=1e-6)
+    np.testing.assert_allclose(result.cmc, golden[f'cmc.{removal}'], atol=1e-6)
+
+
+def test_never_holds_more_distances_than_a_tile(monkeypatch):
+    held = []
+
+    def spy(distances, *args):
+        held.append(distances.numel())
+        return match_ranks(distances, *args)
+
+    monkeypatch.setattr(metrics, 'match_ranks', spy)
+    case = random_case(0)
+    evaluate_ranking(**case, tile=300)
+    assert max(held) <= 300
+    assert sum(held) == 23 * 71
+
+
+def test_negative_zero_ties_with_zero():
+    distances = torch.tensor([[0.0, -0.0, -1.0, 0.0, 2.0]])
+    matches = torch.tensor([[False, True, False, True, True]])
+    assert match_ranks(distances, matches).tolist() == [[3, 4, 5]]
+    assert match_ranks(distances, matches, torch.tensor([[True, False, True, False, False]])).tolist() == [[1, 2, 3]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_equals_brute_force_on_a_gpu():
+    case = random_case(5)
+    given = {**case, 'query': torch.as_tensor(case['query']).cuda()}
+    assert_like_oracle(evaluate_ranking(**given, tile=500), case)
+
+
+def test_lower_precision_around_it_changes_nothing():
+    case = random_case(3, queries=40, gallery=300, dimensions=64)
+    rng = np.random.default_rng(3)
+    case['query'], case['gallery'] = (rng.normal(size=(n, 64)).astype(np.float32) for n in (40, 300))
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision('medium')
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            result = evaluate_ranking(**case)
+        assert torch.get_float32_matmul_precision() == 'medium'
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert_like_oracle(result, case)
+
+
+def test_takes_tensors_lists_and_half_precision():
+    case = random_case(2)
+    tensors = {name: torch.as_tensor(value) for name, value in case.items()}
+    tensors['query'] = tensors['query'].half().requires_grad_()
+    lists = {name: value.tolist() for name, value in case.items()}
+    for given in (tensors, lists):
+        assert_like_oracle(evaluate_ranking(**given), case)
+
+
+@pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('removal', [True, False])
+def test_nearest_follows_the_ranking(seed, removal):
+    case = random_case(seed)
+    found = nearest(**(case if removal else without_cameras(case)), k=15)
+    for i, (indices, distances) in enumerate(found):
+        removed = (case['gallery_ids'] == case['query_ids'][i]) & (case['gallery_cameras'] == case['query_cameras'][i])
+        expected = oracle_order(case['query'][i], case['gallery'], removed & removal)[:15]
+        assert indices.tolist() == expected.tolist()
+        exact = np.linalg.norm(case['gallery'][expected] - case['query'][i], axis=1)
+        np.testing.assert_allclose(distances, exact, rtol=1e-6)
+
+
+def test_nearest_gives_no_more_than_is_left():
+    ((indices, distances),) = nearest([[0.0]], [[3.0], [1.0], [2.0]], [1], [1, 2, 1], [5], [5, 5, 6], k=10)
+    assert indices.tolist() == [1, 2]
+    assert distances.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'query': np.zeros((23, 4))}, 'query features have 4 dimensions, gallery features 3'),
+        ({'gallery': np.zeros(71)}, r'gallery features must be \[pictures, dimensions\], not empty; got \[71\]'),
+        ({'gallery': np.zeros((0, 3)), 'gallery_ids': []}, r'gallery features must be .* got \[0, 3\]'),
+        ({'query': [['a']]}, 'query features must be an array or tensor of numbers'),
+        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 features, got \[22\]'),
+        ({'gallery_ids': np.zeros(71)}, 'gallery_ids must be integers, got torch.float64'),
+        ({'gallery_cameras': [None] * 71}, 'gallery_cameras must be an array or tensor of numbers'),
+        ({'gallery_cameras': None}, 'cameras are known for only one of query and gallery'),
+        ({'query_ids': np.full(23, 99)}, 'no query has a match in the gallery'),
+        ({'max_rank': 0}, 'max_rank and tile must be at least 1, got 0'),
+    ],
+)
+def test_wrong_input(change, message):
+    with pytest.raises(InputError, match=message):
+        evaluate_ranking(**{**random_case(0), **change})
+
+
+@pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize('part', ['query', 'gallery'])
+def test_features_that_are_not_finite(part, value):
+    case = random_case(0)
+    case[part][[4, 9], 1] = value
+    with pytest.raises(InputError, match=f'{part} features of 2 pictures are not finite .* the first is number 4'):
+        evaluate_ranking(**case)

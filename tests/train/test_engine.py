@@ -1,0 +1,209 @@
+import csv
+import logging
+
+import pytest
+import timm
+import torch
+import yaml
+from golden_figures import load_json
+from safetensors.torch import load_file
+from timm.optim import create_optimizer_v2
+
+import msinet_train.engine
+from msinet_timm.commands import InputError
+from msinet_train.cli import parse_args
+from msinet_train.engine import create_schedule, train
+
+SMALL = '--model msinet_x0_25 --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
+
+
+def run(market, output, *flags):
+    return train(parse_args(['-ds', 'market1501', '--data-dir', str(market), '--output', str(output), *SMALL, *flags]))
+
+
+def weights(folder):
+    return load_file(folder / 'last' / 'model.safetensors')
+
+
+def rows(folder):
+    with open(folder / 'summary.csv') as file:
+        return list(csv.DictReader(file))
+
+
+def test_published_schedule():
+    golden = load_json('lr_schedule.json')
+    args = parse_args(['--recipe', 'scratch'])
+    assert args.milestones == golden['milestones']
+    optimizer = create_optimizer_v2(torch.nn.Linear(2, 2), opt=args.opt, lr=args.lr)
+    scheduler = create_schedule(optimizer, args)
+    rates = []
+    for epoch in range(args.epochs):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]['lr'])
+    assert rates == pytest.approx(golden['lr_of_epoch'], rel=1e-12)
+
+
+def test_run_folder(market, tmp_path):
+    result = run(market, tmp_path / 'run', '--epochs', '3', '--eval-interval', '2')
+    folder = tmp_path / 'run'
+    assert result.folder == folder and result.best_epoch in (1, 2)
+    assert not list(folder.glob('*.tmp'))
+
+    summary = rows(folder)
+    assert [row['epoch'] for row in summary] == ['0', '1', '2']
+    assert summary[0]['eval_mAP'] == '' and float(summary[2]['eval_mAP']) == result.last.ranking.mAP
+    assert float(summary[0]['train_lr']) == pytest.approx(1e-4)
+    terms = ('id_global', 'triplet_global', 'id_local', 'triplet_local')
+    assert sum(float(summary[0][f'train_{t}']) for t in terms) == pytest.approx(
+        float(summary[0]['train_loss']), rel=1e-5
+    )
+
+    settings = yaml.safe_load((folder / 'args.yaml').read_text())
+    assert settings['epochs'] == 3 and settings['lr'] == 0.01
+
+    for name in ('last', 'best'):
+        model = timm.create_model(f'local-dir:{folder / name}', pretrained=True).eval()
+        assert model.num_classes == 0
+        assert timm.data.resolve_data_config(model=model)['input_size'] == (3, 64, 32)
+        assert model(torch.zeros(1, 3, 64, 32)).shape == (1, 384)
+
+
+def test_training_learns(market, tmp_path):
+    run(market, tmp_path / 'run', *'--epochs 25 --erasing 0 --lr 0.005 --eval-interval 0'.split())
+    losses = [float(row['train_loss']) for row in rows(tmp_path / 'run')]
+    assert losses[-1] < 0.75 * losses[0]
+
+
+def test_args_yaml_repeats_the_run(market, tmp_path):
+    run(market, tmp_path / 'first', '--epochs', '2', '--seed', '5')
+    train(parse_args(['--recipe', str(tmp_path / 'first' / 'args.yaml'), '--output', str(tmp_path / 'second')]))
+    first, second = weights(tmp_path / 'first'), weights(tmp_path / 'second')
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (tmp_path / 'first' / 'args.yaml').read_text() == (tmp_path / 'second' / 'args.yaml').read_text()
+
+
+@pytest.mark.parametrize('moment', ['in an epoch', 'before the checkpoint'])
+def test_resume_is_exact(market, tmp_path, monkeypatch, caplog, moment):
+    flags = ['--epochs', '4', '--workers', '1', '--eval-interval', '2']
+    run(market, tmp_path / 'whole', *flags)
+
+    calls = 0
+    target = 'train_one_epoch' if moment == 'in an epoch' else 'describe'
+    original = getattr(msinet_train.engine, target)
+
+    def interrupted(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(*args, **kwargs)
+
+    with monkeypatch.context() as patch, caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
+        if moment == 'in an epoch':
+            patch.setattr(msinet_train.engine, 'train_one_epoch', interrupted)
+        else:
+            patch.setattr('msinet_train.run_folder.CheckpointSaver.save_checkpoint', interrupt_third_save())
+        run(market, tmp_path / 'parts', *flags)
+    assert f'--resume {tmp_path}/parts' in caplog.text
+
+    resumed = train(parse_args(['--resume', str(tmp_path / 'parts')]))
+    whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'parts')
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    different = {'train_images_per_second'}
+    for a, b in zip(rows(tmp_path / 'whole'), rows(tmp_path / 'parts'), strict=True):
+        assert {k: v for k, v in a.items() if k not in different} == {k: v for k, v in b.items() if k not in different}
+    assert resumed.last is not None
+
+
+def interrupt_third_save():
+    from timm.utils import CheckpointSaver
+
+    original, calls = CheckpointSaver.save_checkpoint, 0
+
+    def save(self, *args, **kwargs):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    return save
+
+
+def test_resume_a_finished_run(market, tmp_path):
+    result = run(market, tmp_path / 'run', '--epochs', '2')
+    again = train(parse_args(['--resume', str(tmp_path / 'run')]))
+    assert again.last is None and again.best_mAP == result.best_mAP
+    longer = train(parse_args(['--resume', str(tmp_path / 'run'), '--epochs', '3']))
+    assert longer.last is not None and len(rows(tmp_path / 'run')) == 3
+
+
+def test_genotype(market, tmp_path):
+    flags = ['--epochs', '1', '--genotype', 'msmt']
+    run(market, tmp_path / 'run', *flags)
+    assert len(timm.create_model(f'local-dir:{tmp_path}/run/last', pretrained=True).genotype) == 12
+
+
+@pytest.mark.parametrize('flag, value', [('margin', '1.0'), ('smoothing', '0.5'), ('erasing', '1.0')])
+def test_flags_change_the_losses(market, tmp_path, flag, value):
+    run(market, tmp_path / 'a', '--epochs', '1')
+    run(market, tmp_path / 'b', '--epochs', '1', f'--{flag}', value)
+    a, b = (float(rows(tmp_path / name)[0]['train_loss']) for name in 'ab')
+    assert abs(a - b) > 1e-3
+
+
+@pytest.mark.parametrize('flag, value', [('opt', 'sgd'), ('momentum', '0'), ('weight-decay', '0.5'), ('seed', '1')])
+def test_flags_change_the_weights(market, tmp_path, flag, value):
+    run(market, tmp_path / 'a', '--epochs', '1')
+    run(market, tmp_path / 'b', '--epochs', '1', f'--{flag}', value)
+    a, b = weights(tmp_path / 'a'), weights(tmp_path / 'b')
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_cosine_schedule():
+    args = parse_args(['--sched', 'cosine', '--epochs', '20', '--warmup-step', '2', '--lr', '0.1'])
+    optimizer = create_optimizer_v2(torch.nn.Linear(2, 2), opt=args.opt, lr=args.lr)
+    scheduler = create_schedule(optimizer, args)
+    rates = []
+    for epoch in range(20):
+        scheduler.step(epoch)
+        rates.append(optimizer.param_groups[0]['lr'])
+    assert rates[0] == pytest.approx(0.001) and max(rates) < 0.1 and rates[-1] < 0.002
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_broken_loss_names_the_pictures(market, tmp_path):
+    with pytest.raises(InputError, match=r'the loss became nan.*--lr.*bounding_box_train/000\d_c'):
+        run(market, tmp_path / 'run', '--epochs', '9', '--lr', '1e30', '--warmup-step', '0', '--eval-interval', '0')
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--batch-size', '7'], '--batch-size 7 is not a multiple of --num-instance 2'),
+        (['--batch-size', '64'], 'needs 32 identities but the training set has 6'),
+        (['--model', 'msinet_x9'], '--model msinet_x9: unknown; choose one of .*msinet_x1_0'),
+        (['--model', 'test_resnet'], 'ResNet has no branches'),
+        (['--model', 'test_resnet', '--genotype', 'msmt'], '--model test_resnet: .*genotype'),
+        (['--genotype', 'mmst'], "unknown genotype 'mmst'"),
+        (['--opt', 'sdg'], '--opt sdg'),
+        (['--device', 'cuda:7'], '--device cuda:7'),
+        (['--data-dir', '/nowhere'], '/nowhere'),
+    ],
+)
+def test_wrong_settings(market, tmp_path, flags, message):
+    with pytest.raises(InputError, match=message):
+        run(market, tmp_path / 'run', '--epochs', '1', *flags)
+    assert not (tmp_path / 'run').exists()
+
+
+def test_a_run_is_not_overwritten(market, tmp_path):
+    run(market, tmp_path / 'run', '--epochs', '1')
+    with pytest.raises(InputError, match='holds a run already; continue it with --resume'):
+        run(market, tmp_path / 'run', '--epochs', '1')
+
+
+def test_resume_with_another_model(market, tmp_path):
+    run(market, tmp_path / 'run', '--epochs', '1')
+    with pytest.raises(InputError, match='does not fit the settings of this run'):
+        train(parse_args(['--resume', str(tmp_path / 'run'), '--model', 'msinet_x0_5', '--epochs', '2']))

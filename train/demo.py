@@ -1,0 +1,51 @@
+"""The demonstration: MSINet before and after a short training on the sample that ships with the package."""
+
+import argparse
+import time
+from pathlib import Path
+
+from timm.utils import random_seed
+
+from msinet_eval.features import reid_data_config
+from msinet_eval.models import load_model
+from msinet_eval.protocol import evaluate
+from msinet_eval.report import table, write_ranked_lists
+from msinet_timm.commands import command
+from msinet_timm.datasets import create_dataset
+
+from .cli import parse_args
+from .engine import create_training_model, train
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Runs the demonstration; a run that was interrupted goes on, one that has ended is evaluated again."""
+    parser = argparse.ArgumentParser(prog='python -m msinet_train.demo', description=__doc__)
+    parser.add_argument('--output', default='runs/demo', metavar='DIR', help='run folder (default: runs/demo)')
+    parser.add_argument('--epochs', metavar='N', help='to train for (default: as in the recipe "demo")')
+    demo = parser.parse_args(argv)
+    start = time.perf_counter()
+
+    where = '--resume' if (Path(demo.output) / 'last.pth.tar').exists() else '--output'
+    flags = [where, demo.output, *(['--epochs', demo.epochs] if demo.epochs else [])]
+    args = parse_args(flags if where == '--resume' else ['--recipe', 'demo', *flags])
+    dataset = create_dataset(args.dataset, args.data_dir)
+    random_seed(args.seed)
+    untrained = create_training_model(args, num_classes=1)
+    before = evaluate(
+        untrained, dataset, data_config=reid_data_config(untrained, args.height, args.width), workers=args.workers
+    )
+    folder = train(args).folder
+    model, data_config = load_model(str(folder / 'last'))
+    after = evaluate(model, dataset, data_config=data_config, workers=args.workers)
+
+    print(table([('untrained', before.ranking), (f'trained for {args.epochs} epochs', after.ranking)]))
+    picture = folder / 'ranked_lists.png'
+    title = f'{args.model} on {dataset.name} after {args.epochs} epochs'
+    write_ranked_lists(picture, after.query, after.gallery, after.ranking, title=title)
+    minutes, seconds = divmod(round(time.perf_counter() - start), 60)
+    print(f'ranked lists: {picture}\nmodel:        {folder / "last"}\ntime:         {minutes} min {seconds} s')
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
