@@ -12,7 +12,7 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m msinet_train.demo --output runs/demo
+	$(BIN)/python -m msinet_train.demo --output runs/demo $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -25,6 +25,7 @@ from msinet_timm.datasets import ReIDDataset, create_dataset
 from msinet_timm.datasets.images import ReIDImages
 
 from .augment import training_transform
+from .curves import write_curves
 from .run_folder import RunFolder
 from .sampler import PKSampler
 from .task import ReIDTask
@@ -113,7 +114,7 @@ def create_loader(
     sampler = PKSampler(
         [r.identity for r in dataset.train], args.batch_size // args.num_instance, args.num_instance, args.seed
     )
-    images = ReIDImages(dataset.train, training_transform(data_config, args.erasing))
+    images = ReIDImages(dataset.train, training_transform(data_config, args.erasing, args.padding))
     return DataLoader(images, batch_sampler=sampler, num_workers=args.workers, pin_memory=device.type == 'cuda')
 
 
@@ -190,7 +191,7 @@ def resume(folder: RunFolder, saver: CheckpointSaver, model: nn.Module, optimize
 def describe(done: int, epochs: int, figures: dict[str, float], evaluation: Evaluation | None, left: float) -> str:
     """A line on an epoch for the log; `left` in seconds."""
     line = (
-        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {figures["lr"]:.2g}  loss {figures["loss"]:.3f}  '
+        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {figures["lr"]:<7.2g}  loss {figures["loss"]:.3f}  '
         f'accuracy {figures["accuracy"]:5.1f} %  {figures["images_per_second"]:.0f} images/s  '
         f'left {datetime.timedelta(seconds=round(left))}'
     )
@@ -230,11 +231,10 @@ def train(args: argparse.Namespace) -> TrainingResult:
         f'{args.model} on {dataset.name}: {len(dataset.train)} images of {len(classes)} identities, '
         f'{args.epochs} epochs of {len(loader)} batches; run folder {folder.path}'
     )
-    evaluation = None
+    evaluation, began = None, time.perf_counter()
     try:
         for epoch in range(start_epoch, args.epochs):
-            began = time.perf_counter()
-            random_seed(args.seed, 1_000_003 * epoch % 2**32)
+            random_seed((args.seed + 1_000_003 * epoch) % 2**32)
             loader.batch_sampler.set_epoch(epoch)
             scheduler.step(epoch)
             figures = {'lr': optimizer.param_groups[0]['lr']}
@@ -251,10 +251,14 @@ def train(args: argparse.Namespace) -> TrainingResult:
                 if saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric:
                     folder.save_model('best', model, data_config)
             saver.save_checkpoint(epoch, metric=evaluation and evaluation.ranking.mAP)
-            left = (args.epochs - done) * (time.perf_counter() - began)
+            left = (args.epochs - done) * (time.perf_counter() - began) / (done - start_epoch)
             _logger.info(describe(done, args.epochs, figures, evaluation, left))
     except KeyboardInterrupt:
         if folder.checkpoint.exists():
             _logger.info(f'interrupted: msinet-train --resume {folder.path} continues after the last whole epoch')
         raise
+    try:
+        write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
+    except ImportError as e:
+        _logger.info(f'no curves.png: {e}')
     return TrainingResult(folder.path, saver.best_metric or 0.0, saver.best_epoch or 0, evaluation)

@@ -26,7 +26,7 @@ class _AtomicSaver(CheckpointSaver):
 
 
 class RunFolder:
-    """A run: `args.yaml`, `summary.csv`, `last.pth.tar` to resume from, and the models `last/` and `best/`.
+    """A run: `args.yaml`, `summary.csv`, `curves.png`, `last.pth.tar` to resume from, the models `last/` and `best/`.
 
     Both models are folders in the Hub's layout without classifiers, so that
     `timm.create_model('local-dir:RUN/best', pretrained=True)` embeds. All files are written under another name first.

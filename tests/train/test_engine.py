@@ -1,11 +1,13 @@
 import csv
 import logging
+import sys
 
 import pytest
 import timm
 import torch
 import yaml
 from golden_figures import load_json
+from PIL import Image
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 
@@ -48,6 +50,8 @@ def test_run_folder(market, tmp_path):
     folder = tmp_path / 'run'
     assert result.folder == folder and result.best_epoch in (1, 2)
     assert not list(folder.glob('*.tmp'))
+    with Image.open(folder / 'curves.png') as curves:
+        assert curves.size == (1500, 400)
 
     summary = rows(folder)
     assert [row['epoch'] for row in summary] == ['0', '1', '2']
@@ -144,7 +148,7 @@ def test_genotype(market, tmp_path):
     assert len(timm.create_model(f'local-dir:{tmp_path}/run/last', pretrained=True).genotype) == 12
 
 
-@pytest.mark.parametrize('flag, value', [('margin', '1.0'), ('smoothing', '0.5'), ('erasing', '1.0')])
+@pytest.mark.parametrize('flag, value', [('margin', '1.0'), ('smoothing', '0.5'), ('erasing', '1.0'), ('padding', '0')])
 def test_flags_change_the_losses(market, tmp_path, flag, value):
     run(market, tmp_path / 'a', '--epochs', '1')
     run(market, tmp_path / 'b', '--epochs', '1', f'--{flag}', value)
@@ -207,3 +211,10 @@ def test_resume_with_another_model(market, tmp_path):
     run(market, tmp_path / 'run', '--epochs', '1')
     with pytest.raises(InputError, match='does not fit the settings of this run'):
         train(parse_args(['--resume', str(tmp_path / 'run'), '--model', 'msinet_x0_5', '--epochs', '2']))
+
+
+def test_curves_without_matplotlib(market, tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
+    with caplog.at_level(logging.INFO):
+        run(market, tmp_path / 'run', '--epochs', '1')
+    assert 'pip install "msinet-timm[plot]"' in caplog.text and not (tmp_path / 'run' / 'curves.png').exists()

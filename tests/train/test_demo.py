@@ -1,0 +1,27 @@
+import re
+
+import pytest
+
+from msinet_train.demo import main
+
+
+def test_demo(tmp_path, capsys):
+    run = tmp_path / 'demo'
+    assert main(['--output', str(run), '--epochs', '1']) == 0
+    first = capsys.readouterr().out
+    header, untrained, trained, *rest = first.splitlines()
+    assert header.split() == ['mAP', 'Rank-1', 'Rank-5', 'Rank-10', 'mINP']
+    assert untrained.startswith('untrained ') and trained.startswith('trained for 1 epochs ')
+    assert untrained.split()[-5:] != trained.split()[-5:]
+    picture = re.search(r'ranked lists: (.+)', first)[1]
+    assert picture == str(run / 'ranked_lists.png') and (run / 'ranked_lists.png').stat().st_size > 10_000
+
+    # Again: nothing is trained, the same figures come out.
+    assert main(['--output', str(run)]) == 0
+    assert capsys.readouterr().out.splitlines()[:3] == [header, untrained, trained]
+
+
+def test_wrong_epochs(tmp_path, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(['--output', str(tmp_path / 'demo'), '--epochs', '0'])
+    assert error.value.code == 2 and 'at least 1' in capsys.readouterr().err
