@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import torch
 from torchvision import transforms as T
@@ -52,15 +53,20 @@ class RandomErasing:
         return image
 
 
-def training_transform(data_config: dict, erasing: float = 0.5, padding: int = 10) -> T.Compose:
+def training_transform(
+    data_config: dict, erasing: float = 0.5, padding: int = 10, color_jitter: Sequence[float] = ()
+) -> T.Compose:
     """From a PIL image to a normalised tensor [C, H, W], as the published training does it.
 
-    Bilinear resize, horizontal flip, black border, random crop back to size, normalisation, random erasing.
+    Bilinear resize, horizontal flip, black border, random crop back to size, colour jitter, normalisation, random
+    erasing. The published training erases within a domain and jitters across domains.
 
     Args:
         data_config: timm's, of which `input_size`, `mean`, `std` and `interpolation` count.
         erasing: probability of random erasing, 0 to 1.
         padding: pixels of the border.
+        color_jitter: ranges of brightness, contrast, saturation and hue, as torchvision's `ColorJitter` takes them;
+            none for no jitter.
     """
     size = data_config['input_size'][1:]
     steps = [
@@ -68,7 +74,9 @@ def training_transform(data_config: dict, erasing: float = 0.5, padding: int = 1
         T.RandomHorizontalFlip(),
         T.Pad(padding),
         T.RandomCrop(size),
+        *([T.ColorJitter(*color_jitter)] if any(color_jitter) else []),
         T.ToTensor(),
         T.Normalize(data_config['mean'], data_config['std']),
+        *([RandomErasing(erasing)] if erasing > 0 else []),
     ]
-    return T.Compose(steps + ([RandomErasing(erasing)] if erasing > 0 else []))
+    return T.Compose(steps)

@@ -46,6 +46,9 @@ def create_parser() -> argparse.ArgumentParser:
     )
     data.add_argument('--num-instance', type=positive, metavar='K', help='images of each identity in a batch')
     data.add_argument('--padding', type=not_negative, metavar='PIXELS', help='border from which a random crop is taken')
+    data.add_argument(
+        '--color-jitter', type=fraction, nargs='*', metavar='RANGE', help='of brightness, contrast, saturation, hue'
+    )
     data.add_argument('--erasing', type=fraction, metavar='P', help='probability of random erasing')
 
     model = parser.add_argument_group('model and losses')

@@ -114,7 +114,7 @@ def create_loader(
     sampler = PKSampler(
         [r.identity for r in dataset.train], args.batch_size // args.num_instance, args.num_instance, args.seed
     )
-    images = ReIDImages(dataset.train, training_transform(data_config, args.erasing, args.padding))
+    images = ReIDImages(dataset.train, training_transform(data_config, args.erasing, args.padding, args.color_jitter))
     return DataLoader(images, batch_sampler=sampler, num_workers=args.workers, pin_memory=device.type == 'cuda')
 
 

@@ -63,3 +63,12 @@ def test_flip():
     transform = training_transform(CONFIG, erasing=0, padding=0)
     flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in (transform(picture) for _ in range(300))]
     assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
+
+
+def test_color_jitter():
+    picture = Image.new('RGB', (32, 64), (100, 100, 100))
+    plain = training_transform(CONFIG, erasing=0, padding=0)(picture)
+    transform = training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0.5, 0, 0, 0))
+    grey = [(transform(picture) * 0.2 + 0.5)[0, 0, 0].item() * 255 for _ in range(100)]
+    assert 48 < min(grey) < 60 and 140 < max(grey) < 152
+    assert torch.equal(training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0, 0, 0, 0))(picture), plain)

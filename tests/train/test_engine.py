@@ -148,7 +148,10 @@ def test_genotype(market, tmp_path):
     assert len(timm.create_model(f'local-dir:{tmp_path}/run/last', pretrained=True).genotype) == 12
 
 
-@pytest.mark.parametrize('flag, value', [('margin', '1.0'), ('smoothing', '0.5'), ('erasing', '1.0'), ('padding', '0')])
+@pytest.mark.parametrize(
+    'flag, value',
+    [('margin', '1.0'), ('smoothing', '0.5'), ('erasing', '1.0'), ('padding', '0'), ('color-jitter', '0.9')],
+)
 def test_flags_change_the_losses(market, tmp_path, flag, value):
     run(market, tmp_path / 'a', '--epochs', '1')
     run(market, tmp_path / 'b', '--epochs', '1', f'--{flag}', value)

@@ -1,0 +1,166 @@
+"""Garments as meshes around a body in rest pose, and people dressed in them."""
+
+import numpy as np
+
+from .accessories import add_straps, make_bag, make_hair, make_hat
+from .body import BONES, Body
+from .identity import Garment, Identity
+from .meshes import Mesh, loft, merge, normals, submesh
+from .patterns import paint, value_noise
+from .shells import measure, shell, wrinkle
+
+__all__ = ['dress']
+
+_FINE = ('stripes', 'vertical stripes', 'checks', 'diamonds', 'dots', 'flowers')  # patterns that need small triangles
+_NEVER = 9.0  # metres: a field value for 'this edge of the garment does not matter here'
+
+
+def _top_field(body: Body, garment: Garment, hem: float) -> np.ndarray:
+    data, p, heads = body.mesh.data, body.mesh.position, body.heads
+    arm_length = np.linalg.norm(heads['lowerarm01.L'] - heads['upperarm01.L']) * 2
+    sleeve = np.where(data['arm'] > 0.02, garment.sleeve * arm_length - data['sleeve'], _NEVER)
+    collar = heads['neck01'] + [0, 0.0, garment.collar]
+    slope = np.array([0, -0.42, 0.91])
+    neck = -(p - collar) @ slope
+    if garment.vneck:
+        neck = np.minimum(
+            neck, np.where(p[:, 1] < collar[1], 0.9 * np.abs(p[:, 0]) + (collar[2] - 0.17 - p[:, 2]), _NEVER)
+        )
+    lower = np.where(data['arm'] > 0.5, _NEVER, p[:, 2] - hem)
+    field = np.minimum.reduce([sleeve, neck, lower])
+    if garment.open:
+        front = (p[:, 1] < heads['spine03'][1]) & (data['arm'] < 0.5)
+        field = np.minimum(field, np.where(front, np.abs(p[:, 0]) - garment.open, _NEVER))
+    return field
+
+
+def _finish(mesh: Mesh, garment: Garment, folds: float) -> Mesh:
+    wrinkle(mesh, folds, garment.seed)
+    data = mesh.data
+    colour = paint(garment.pattern, data, garment.colours, garment.size, garment.seed)
+    if garment.trim is not None:
+        edge = (data['field'] < 0.03) if garment.trim_on == 'edges' else data['arm'] > 0.55
+        if garment.trim_on == 'zip':
+            edge = (np.abs(data['position'][:, 0]) < 0.014) & (data['normal'][:, 1] < 0)
+        colour = np.where(edge[:, None], garment.trim, colour)
+    data['colour'] = colour
+    return mesh
+
+
+def _top(body: Body, garment: Garment, layer: float) -> Mesh:
+    root = body.heads['root'][2]
+    field = _top_field(body, garment, root + max(garment.length, -0.13))
+    # A loose top falls from the chest instead of following the waist; smoothing does the rest.
+    waist = np.exp(-(((body.mesh.position[:, 2] - body.heads['spine04'][2]) / 0.13) ** 2))
+    offset = layer + garment.loose * (1 + 0.8 * waist * (body.mesh.data['arm'] < 0.5))
+    splits = 2 if garment.pattern in _FINE else 1
+    upper = _finish(shell(body, field, offset, garment.smooth, splits), garment, 0.006 + 0.2 * garment.loose)
+    if garment.length > -0.13:
+        return upper
+    return merge([upper, _hang(body, garment, root + 0.06, root + garment.length, layer + 1.1 * garment.loose)])
+
+
+def _legs(body: Body, garment: Garment) -> Mesh:
+    data, heads, p = body.mesh.data, body.heads, body.mesh.position
+    waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
+    bottom = waist + (ankle - waist) * garment.length
+    field = np.where(data['arm'] > 0.3, -1.0, np.minimum(waist - p[:, 2], p[:, 2] - bottom))
+    down = np.clip((heads['root'][2] - p[:, 2]) / (heads['root'][2] - ankle), 0, 1)
+    return _finish(shell(body, field, 0.01 + garment.loose * (0.3 + down), 6, 1), garment, 0.008 + 0.1 * garment.loose)
+
+
+def _hang(body: Body, garment: Garment, top: float, bottom: float, gap: float) -> Mesh:
+    """A skirt or a coat's lower part: a loft over the hips that swings the more with the legs the lower it is."""
+    heads, p = body.heads, body.mesh.position
+    torso = body.mesh.data['arm'] < 0.3
+    cut = garment.open / 0.16
+    angle = np.linspace(cut, 2 * np.pi - cut, 97)[: None if cut else 96]
+    rings, hips = [], np.zeros(2)
+    for depth in np.linspace(0, 1, 40):
+        level = top + (bottom - top) * depth
+        if level > heads['upperleg02.L'][2] - 0.06:
+            near = p[torso & (np.abs(p[:, 2] - level) < 0.025)]
+            half = np.array([np.abs(near[:, 0]).max(), np.ptp(near[:, 1]) / 2]) + gap
+            centre, hips = (near[:, 1].max() + near[:, 1].min()) / 2, np.maximum(hips, half)
+        grown = hips * (1 + garment.flare * depth)
+        fold = 1 + garment.flare * 0.14 * depth * np.sin(angle * 11 + garment.seed % 7)
+        ring = [grown[0] * fold * np.sin(angle), centre - grown[1] * fold * np.cos(angle), np.full(len(angle), level)]
+        rings.append(np.stack(ring, 1))
+    mesh = loft(np.array(rings), closed=not cut)
+    q = mesh.position
+    follow = 0.75 * np.clip((heads['root'][2] - q[:, 2]) / (heads['root'][2] - heads['foot.L'][2]) * 2.2, 0, 1)
+    left = np.clip(0.5 + q[:, 0] / 0.2, 0, 1)
+    weights = np.zeros((len(q), len(BONES)))
+    weights[:, BONES.index('root')] = 1 - follow
+    weights[:, BONES.index('upperleg01.L')], weights[:, BONES.index('upperleg01.R')] = (
+        follow * left,
+        follow * (1 - left),
+    )
+    around = np.tile(np.where(angle > np.pi, angle - 2 * np.pi, angle) * 0.17, 40)
+    mesh.data |= {'weights': weights, 'u': around, 'v': q[:, 2] - heads['root'][2], 'field': q[:, 2] - bottom}
+    mesh.data |= {'normal': normals(q, mesh.faces), 'arm': 0 * follow}
+    return _finish(mesh, garment, 0.012)
+
+
+def _shoes(body: Body, garment: Garment) -> Mesh:
+    p = body.mesh.position
+    level = body.heads['foot.L'][2] + garment.length
+    field = np.where(body.mesh.data['leg'] > 0.5, level - p[:, 2], -1.0)
+    mesh = shell(body, field, np.full(len(p), 0.018 + garment.loose), 14, 1, least=-9)
+    ground = mesh.position[:, 2].min()
+    mesh.data['field'] = mesh.position[:, 2] - ground
+    return _finish(mesh, garment, 0.002)
+
+
+def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
+    """The body where no garment hides it, with eyes, brows, lips and cheeks."""
+    mesh = submesh(body.mesh, ~covered)
+    p, eye = mesh.position, body.eyes
+    colour = identity.skin * (0.92 + 0.16 * value_noise(p, 0.05, identity.seed))[:, None]
+    front = p[:, 1] < eye[1] + 0.02
+    aside = np.abs(np.abs(p[:, 0]) - 0.032)
+    marks = (
+        (front & (aside < 0.014) & (np.abs(p[:, 2] - eye[2]) < 0.007), np.array([0.04, 0.03, 0.03])),
+        (
+            front & (aside < 0.02) & (np.abs(p[:, 2] - eye[2] - 0.02) < 0.005),
+            0.3 * identity.skin + 0.3 * identity.hair_colour,
+        ),
+        (
+            front & (np.abs(p[:, 0]) < 0.022) & (np.abs(p[:, 2] - eye[2] + 0.072) < 0.008),
+            identity.skin * [0.85, 0.5, 0.5],
+        ),
+    )
+    for mask, value in marks:
+        colour = np.where(mask[:, None], value, colour)
+    if identity.beard:
+        jaw = front & (p[:, 2] < eye[2] - 0.05) & (p[:, 2] > eye[2] - 0.125) & (mesh.data['arm'] < 0.1)
+        colour = np.where(jaw[:, None], 0.25 * identity.skin + 0.6 * identity.hair_colour, colour)
+    return Mesh(mesh.faces, {'position': p, 'weights': mesh.data['weights'], 'colour': colour})
+
+
+def dress(body: Body, identity: Identity) -> Mesh:
+    """Everything of a person in one mesh in rest pose, with `weights` [V, len(BONES)] and `colour` [V, 3]."""
+    measure(body)
+    layers = [_top(body, identity.top, 0.014)]
+    if identity.outer:
+        layers.append(_top(body, identity.outer, 0.026))
+    add_straps(body, identity, layers[-1])
+    p, heads = body.mesh.position, body.heads
+    hidden = _top_field(body, identity.top, heads['root'][2] + identity.top.length) > 0.025
+    waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
+    bottom = waist + (ankle - waist) * identity.bottom.length
+    hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > bottom + 0.03)
+    hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
+    back = layers[-1].position[layers[-1].data['arm'] < 0.3][:, 1].max()
+    if identity.bottom.kind == 'skirt':
+        lower = _hang(body, identity.bottom, waist, bottom, 0.018)
+    else:
+        lower = _legs(body, identity.bottom)
+    parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes)]
+    parts += (
+        make_hair(body, identity) if identity.hat != 'beanie' or identity.hair in ('long', 'bob', 'ponytail') else []
+    )
+    parts += make_hat(body, identity) if identity.hat else []
+    parts += make_bag(body, identity, back) if identity.bag else []
+    whole = merge(parts)
+    return Mesh(whole.faces.astype(np.uint32), {k: v.astype(np.float32) for k, v in whole.data.items()})
