@@ -1,5 +1,6 @@
 """The package as users get it: a wheel in an environment of its own, and the import."""
 
+import shutil
 import site
 import subprocess
 import sys
@@ -22,8 +23,11 @@ def run(*command, cwd):
 def installed(tmp_path_factory):
     """An environment with the wheel, far from the repository; dependencies come from the tests' own environment."""
     folder = tmp_path_factory.mktemp('wheel')
+    # A copy, for what an earlier build has left in the repository would end up in the wheel.
+    ignored = shutil.ignore_patterns('.git', '.venv', 'build', 'dist', '*.egg-info', 'runs', '__pycache__')
+    source = shutil.copytree(REPOSITORY, folder / 'source', ignore=ignored)
     pip = [sys.executable, '-m', 'pip', '--quiet', '--disable-pip-version-check']
-    run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, REPOSITORY, cwd=folder)
+    run(*pip, 'wheel', '--no-deps', '--no-build-isolation', '--wheel-dir', folder, source, cwd=folder)
     (wheel,) = folder.glob('msinet_timm-*.whl')
     venv.create(folder / 'env', with_pip=False)
     python = folder / 'env' / 'bin' / 'python'

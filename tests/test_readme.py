@@ -22,7 +22,7 @@ SHORTER = {
     'make demo': f'-f {REPOSITORY}/Makefile -o .venv/.installed BIN={Path(sys.executable).parent} ARGS="--epochs 1"',
     'msinet-train -ds': '--epochs 1 --height 64 --width 32 --workers 0',
     'msinet-train --resume': '--epochs 2',
-    'msinet-data render': '--identities 2 --cameras 2 --pictures 1 --distractors 0 --junk 0 --samples 1 --workers 1',
+    'msinet-data render': '--identities 4 --cameras 2 --pictures 2 --samples 1 --width 32 --height 64 --workers 1',
 }
 # Runs all tests, this one among them; and installations, which test_packaging does from a wheel.
 ELSEWHERE = ('make test', 'pip install')
