@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from msinet_timm.commands import InputError, command, find_device, not_negative, positive
-from msinet_timm.datasets import ReIDDataset, create_dataset, list_datasets
+from msinet_timm.datasets import ReIDDataset, create_dataset, key_value, list_datasets, parse_options
 
 from .models import load_model
 from .protocol import Evaluation, evaluate
-from .report import table, write_ranked_lists
+from .report import FIGURES, table, write_ranked_lists
 
 __all__ = ['main']
 
@@ -31,6 +31,15 @@ def create_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('-ds', '--dataset', required=True, help=f'one of: {", ".join(list_datasets())}')
     parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    parser.add_argument(
+        '--data-option',
+        type=key_value,
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='options of the data set, see msinet-data list',
+    )
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
     parser.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
     parser.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
@@ -51,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     args = create_parser().parse_args(argv)
     device = find_device(args.device)
     _prepare_outputs(args)
-    dataset = create_dataset(args.dataset, args.data_dir)
+    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
     model, data_config = load_model(args.model, args.checkpoint, args.height, args.width)
     try:
         evaluation = evaluate(
@@ -65,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     except torch.OutOfMemoryError as e:
         raise InputError(f'{device} has not enough memory: give a --batch-size below {args.batch_size}') from e
     print(table([(f'{args.model} on {dataset.name}', evaluation.ranking)]))
+    for remark in dataset.remarks:
+        print(f'  {remark}')
     if args.features:
         evaluation.query.save(Path(args.features) / 'query.safetensors')
         evaluation.gallery.save(Path(args.features) / 'gallery.safetensors')
@@ -73,7 +84,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.ranked_lists:
         ranking = evaluation.ranking
         title = f'{args.model} on {dataset.name}: mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
-        write_ranked_lists(args.ranked_lists, evaluation.query, evaluation.gallery, ranking, title=title)
+        write_ranked_lists(
+            args.ranked_lists,
+            evaluation.query,
+            evaluation.gallery,
+            ranking,
+            title='; '.join([title, *dataset.remarks]),
+            same_clothes_removed=dataset.protocol.same_clothes_removed,
+        )
     return 0
 
 
@@ -100,12 +118,17 @@ def _figures(args: argparse.Namespace, dataset: ReIDDataset, evaluation: Evaluat
         'model': args.model,
         'checkpoint': args.checkpoint,
         'dataset': dataset.name,
+        'data_options': parse_options(args.data_option),
+        'remarks': list(dataset.remarks),
         'images': {part: len(features) for part, features in parts.items()},
         'identities': {part: len(features.identities.unique()) for part, features in parts.items()},
         'same_camera_removed': query.cameras is not None,
+        'same_clothes_removed': dataset.protocol.same_clothes_removed,
         'mAP': ranking.mAP,
         'mINP': ranking.mINP,
         'cmc': ranking.cmc.tolist(),
+        'draws': [{name: figure(draw) for name, figure in FIGURES.items()} for draw in ranking.draws],
+        'spread': {name: ranking.spread(figure) for name, figure in FIGURES.items()} if ranking.draws else None,
         'queries_skipped': ranking.num_skipped,
         'embedding_dim': query.embeddings.shape[1],
         'preprocessing': data_config,

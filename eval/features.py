@@ -29,15 +29,32 @@ class Features:
         identities: [N] int64.
         cameras: [N] int64, or None where they are unknown.
         paths: N image files.
+        clothes: [N] int64, or None where they are unknown.
+        boxes: [N, 4] int64, left, top, right and bottom of the part of the file that was embedded (0, 0, 0, 0 for all
+            of it); None where no picture has one.
     """
 
     embeddings: Tensor
     identities: Tensor
     cameras: Tensor | None
     paths: tuple[str, ...]
+    clothes: Tensor | None = None
+    boxes: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def subset(self, indices: Tensor) -> 'Features':
+        """Features of some of the pictures, given by their indices."""
+        tensors = {name: value[indices] for name, value in self._tensors().items()}
+        return Features(
+            **tensors | {'cameras': tensors.get('cameras')}, paths=tuple(self.paths[i] for i in indices.tolist())
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that is known, by attribute."""
+        names = ('embeddings', 'identities', 'cameras', 'clothes', 'boxes')
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def save(self, path: str | Path) -> None:
         """Writes one safetensors file, with the paths as JSON in its metadata.
@@ -45,9 +62,7 @@ class Features:
         Raises:
             InputError: the file cannot be written.
         """
-        tensors = {'embeddings': self.embeddings.contiguous(), 'identities': self.identities}
-        if self.cameras is not None:
-            tensors['cameras'] = self.cameras
+        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
         try:
             save_file(tensors, path, metadata={'paths': json.dumps(self.paths)})
         except (OSError, safetensors.SafetensorError) as e:
@@ -64,7 +79,7 @@ class Features:
             with safetensors.safe_open(path, 'pt') as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
                 paths = tuple(json.loads(file.metadata()['paths']))
-            return cls(tensors['embeddings'], tensors['identities'], tensors.get('cameras'), paths)
+            return cls(**{'cameras': None, **tensors}, paths=paths)
         except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as e:
             raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
 
@@ -149,6 +164,8 @@ def extract(
         identities=torch.tensor([r.identity for r in records]),
         cameras=cameras,
         paths=tuple(r.path for r in records),
+        clothes=None if any(r.clothes is None for r in records) else torch.tensor([r.clothes for r in records]),
+        boxes=torch.tensor([r.box or (0, 0, 0, 0) for r in records]) if any(r.box for r in records) else None,
     )
 
 

@@ -1,7 +1,7 @@
 """CMC, mAP and mINP of a ranking, without ever holding the distance matrix."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,12 +24,30 @@ class RankingResult:
         cmc: [min(max_rank, gallery)] share of queries with a match among the first k+1 pictures, 0-1.
         mINP: mean inverse negative penalty, 0-1: matches divided by the rank of the hardest match.
         average_precision: [Q] of each query, NaN where it has no match and was skipped.
+        draws: where the gallery was drawn several times, the result of each; the figures above are their means, and
+            `average_precision` is that of the first.
     """
 
     mAP: float
     cmc: np.ndarray
     mINP: float
     average_precision: np.ndarray
+    draws: tuple['RankingResult', ...] = ()
+
+    @classmethod
+    def mean(cls, draws: Sequence['RankingResult']) -> 'RankingResult':
+        """Mean of the results of several draws, two or more."""
+        return cls(
+            mAP=float(np.mean([d.mAP for d in draws])),
+            cmc=np.mean([d.cmc for d in draws], axis=0),
+            mINP=float(np.mean([d.mINP for d in draws])),
+            average_precision=draws[0].average_precision,
+            draws=tuple(draws),
+        )
+
+    def spread(self, figure: Callable[['RankingResult'], float]) -> float:
+        """Standard deviation over the draws of a figure, such as `lambda r: r.mAP`."""
+        return float(np.std([figure(d) for d in self.draws], ddof=1))
 
     @property
     def num_valid(self) -> int:
@@ -50,13 +68,16 @@ def evaluate_ranking(
     query_cameras=None,
     gallery_cameras=None,
     *,
+    query_clothes=None,
+    gallery_clothes=None,
     max_rank: int = 50,
     tile: int = 2**21,
 ) -> RankingResult:
     """Ranks the gallery for each query by squared Euclidean distance, and measures the rankings.
 
     Features are taken as they are (normalise them for cosine similarity). Where cameras are given, gallery pictures
-    of a query's identity *and* camera are taken out of its ranking. Queries without a match left are skipped.
+    of a query's identity *and* camera are taken out of its ranking; where clothes are given, so are those of its
+    identity and clothes. Queries without a match left are skipped.
     Average precision is the mean, over matches, of the precision at the match's rank.
 
     Distances are computed in float32; of two equal ones the lower gallery index comes first, as in a stable sort.
@@ -67,6 +88,7 @@ def evaluate_ranking(
         gallery: [G, D] array or tensor.
         query_ids: [Q] integers. Likewise `gallery_ids`, [G].
         query_cameras: [Q] integers, or None to keep pictures of the same camera. Likewise `gallery_cameras`, [G].
+        query_clothes: [Q] integers, or None to keep pictures of the same clothes. Likewise `gallery_clothes`, [G].
         max_rank: length of the CMC curve, unless the gallery is smaller.
         tile: the largest number of distances held at once (about 40 bytes each), but at least one query's.
 
@@ -78,11 +100,9 @@ def evaluate_ranking(
     query, gallery = _check_features(query, gallery)
     query_ids = _check_labels(query_ids, query, 'query_ids')
     gallery_ids = _check_labels(gallery_ids, gallery, 'gallery_ids')
-    if (query_cameras is None) != (gallery_cameras is None):
-        raise InputError('cameras are known for only one of query and gallery: give both or none')
-    if query_cameras is not None:
-        query_cameras = _check_labels(query_cameras, query, 'query_cameras')
-        gallery_cameras = _check_labels(gallery_cameras, gallery, 'gallery_cameras')
+    rules = _check_rules(
+        query, gallery, cameras=(query_cameras, gallery_cameras), clothes=(query_clothes, gallery_clothes)
+    )
 
     measured = []
     gallery_squares = _squares(gallery, 'gallery')
@@ -91,14 +111,17 @@ def evaluate_ranking(
     for rows in (slice(start, start + step) for start in range(0, len(query), step)):
         distances = _order_distances(query[rows], gallery, gallery_squares)
         same = query_ids[rows, None] == gallery_ids
-        removed = None if query_cameras is None else same & (query_cameras[rows, None] == gallery_cameras)
+        removed = _removed(same, rules, rows)
         matches = same if removed is None else same & ~removed
         measured.append(_measure(match_ranks(distances, matches, removed)))
     precision, penalty, first = (torch.cat(parts).cpu().numpy() for parts in zip(*measured, strict=True))
 
     valid = ~np.isnan(precision)
     if not valid.any():
-        raise InputError('no query has a match in the gallery: check that both have identities in common')
+        raise InputError(
+            'no query has a match in the gallery: check that both have identities in common'
+            + (f', under different {" and ".join(rules)}' if rules else '')
+        )
     length = min(max_rank, len(gallery))
     found = np.bincount(first[valid] - 1, minlength=length)[:length]
     return RankingResult(
@@ -142,7 +165,16 @@ def match_ranks(distances: Tensor, matches: Tensor, removed: Tensor | None = Non
 
 
 def nearest(
-    query, gallery, query_ids=None, gallery_ids=None, query_cameras=None, gallery_cameras=None, *, k: int = 10
+    query,
+    gallery,
+    query_ids=None,
+    gallery_ids=None,
+    query_cameras=None,
+    gallery_cameras=None,
+    *,
+    query_clothes=None,
+    gallery_clothes=None,
+    k: int = 10,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first pictures of a few queries' rankings, by the rules of `evaluate_ranking`.
 
@@ -155,13 +187,13 @@ def nearest(
     query_squares = _squares(query, 'query')
     distances = _order_distances(query, gallery, _squares(gallery, 'gallery'))
     keys = _sort_keys(distances)
-    if query_cameras is not None:
-        same = _check_labels(query_ids, query, 'query_ids')[:, None] == _check_labels(
-            gallery_ids, gallery, 'gallery_ids'
-        )
-        cameras = _check_labels(gallery_cameras, gallery, 'gallery_cameras')
-        same &= _check_labels(query_cameras, query, 'query_cameras')[:, None] == cameras
-        keys.masked_fill_(same, _FAR)
+    rules = _check_rules(
+        query, gallery, cameras=(query_cameras, gallery_cameras), clothes=(query_clothes, gallery_clothes)
+    )
+    if rules:
+        query_ids = _check_labels(query_ids, query, 'query_ids')
+        same = query_ids[:, None] == _check_labels(gallery_ids, gallery, 'gallery_ids')
+        keys.masked_fill_(_removed(same, rules), _FAR)
     keys, indices = keys.topk(min(k, len(gallery)), dim=1, largest=False)
     euclidean = (distances.gather(1, indices) + query_squares[:, None]).clamp(min=0).sqrt()
     kept = (keys != _FAR).cpu().numpy()
@@ -178,6 +210,15 @@ def _measure(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     positions = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
     precision = torch.where(matched, positions / ranks.double(), 0.0).sum(1) / counts
     return precision, counts / ranks.amax(1), ranks[:, 0]
+
+
+def _removed(same: Tensor, rules: dict[str, tuple[Tensor, Tensor]], rows: slice = slice(None)) -> Tensor | None:
+    """[B, G] which pictures of the same identity a rule takes out of the rankings; None without rules."""
+    removed = None
+    for of_query, of_gallery in rules.values():
+        like = same & (of_query[rows, None] == of_gallery)
+        removed = like if removed is None else removed | like
+    return removed
 
 
 def _order_distances(query: Tensor, gallery: Tensor, gallery_squares: Tensor) -> Tensor:
@@ -235,6 +276,18 @@ def _check_labels(labels, features: Tensor, name: str) -> Tensor:
     if labels.is_floating_point() or labels.is_complex():
         raise InputError(f'{name} must be integers, got {labels.dtype}')
     return labels.to(features.device)
+
+
+def _check_rules(query: Tensor, gallery: Tensor, **given: tuple) -> dict[str, tuple[Tensor, Tensor]]:
+    """The labels of query and gallery by name, without those that are not known."""
+    rules = {}
+    for name, (of_query, of_gallery) in given.items():
+        if (of_query is None) != (of_gallery is None):
+            raise InputError(f'{name} are known for only one of query and gallery: give both or none')
+        if of_query is not None:
+            of_query = _check_labels(of_query, query, f'query_{name}')
+            rules[name] = of_query, _check_labels(of_gallery, gallery, f'gallery_{name}')
+    return rules
 
 
 def _squares(features: Tensor, name: str) -> Tensor:

@@ -1,10 +1,11 @@
 """Results for people: a table of figures, and a picture of ranked lists."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from msinet_timm.commands import InputError
@@ -13,11 +14,26 @@ from msinet_timm.datasets.images import load_image
 from .features import Features
 from .metrics import RankingResult, nearest
 
-__all__ = ['Layout', 'draw_ranked_lists', 'pick_queries', 'table', 'write_ranked_lists']
+__all__ = ['FIGURES', 'Layout', 'draw_ranked_lists', 'pick_queries', 'table', 'write_ranked_lists']
 
 # green and red that colour-blind people tell apart; wrong pictures are also dashed and crossed
 RIGHT = (0, 158, 115)
 WRONG = (213, 60, 0)
+
+
+def _rank(k: int) -> Callable[[RankingResult], float]:
+    return lambda result: float(result.cmc[min(k, len(result.cmc)) - 1])
+
+
+#: What a table shows of a result.
+FIGURES: dict[str, Callable[[RankingResult], float]] = {
+    'mAP': lambda result: result.mAP,
+    'Rank-1': _rank(1),
+    'Rank-5': _rank(5),
+    'Rank-10': _rank(10),
+    'mINP': lambda result: result.mINP,
+}
+
 _QUERY = (40, 40, 40)
 _TEXT = (30, 30, 30)
 _FAINT = (110, 110, 110)
@@ -28,11 +44,15 @@ def table(rows: Sequence[tuple[str, RankingResult]]) -> str:
     """Aligned lines of text: a name and its mAP, Rank-1, Rank-5, Rank-10 and mINP in percent.
 
     A rank beyond the end of a short gallery's CMC curve is that curve's last figure, since there is nothing after it.
+    Where the gallery was drawn several times, the standard deviation over the draws follows each mean.
     """
-    lines = [['', 'mAP', 'Rank-1', 'Rank-5', 'Rank-10', 'mINP']]
+    lines = [['', *FIGURES]]
     for name, result in rows:
-        ranks = [result.cmc[min(rank, len(result.cmc)) - 1] for rank in (1, 5, 10)]
-        lines.append([name, *(f'{100 * figure:.1f}' for figure in (result.mAP, *ranks, result.mINP))])
+        cells = [f'{100 * figure(result):.1f}' for figure in FIGURES.values()]
+        if result.draws:
+            spreads = [result.spread(figure) for figure in FIGURES.values()]
+            cells = [f'{cell} ±{100 * spread:.1f}' for cell, spread in zip(cells, spreads, strict=True)]
+        lines.append([name, *cells])
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return '\n'.join(
         '  '.join([line[0].ljust(widths[0]), *(f.rjust(w) for f, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
@@ -80,6 +100,7 @@ def write_ranked_lists(
     queries: int = 8,
     top: int = 10,
     title: str = '',
+    same_clothes_removed: bool = False,
 ) -> None:
     """Writes a PNG of queries from worst to best, each with the first pictures of its ranking.
 
@@ -91,11 +112,14 @@ def write_ranked_lists(
         queries: how many to show.
         top: pictures for each, fewer where fewer are left.
         title: line above the picture.
+        same_clothes_removed: as given to `rank`.
 
     Raises:
         InputError: an unreadable picture, or a file that cannot be written.
     """
-    image = draw_ranked_lists(query, gallery, result, queries=queries, top=top, title=title)[0]
+    image = draw_ranked_lists(
+        query, gallery, result, queries=queries, top=top, title=title, same_clothes_removed=same_clothes_removed
+    )[0]
     try:
         image.save(path, format='PNG', optimize=True)
     except OSError as e:
@@ -103,15 +127,31 @@ def write_ranked_lists(
 
 
 def draw_ranked_lists(
-    query: Features, gallery: Features, result: RankingResult, *, queries: int, top: int, title: str = ''
+    query: Features,
+    gallery: Features,
+    result: RankingResult,
+    *,
+    queries: int,
+    top: int,
+    title: str = '',
+    same_clothes_removed: bool = False,
 ) -> tuple[Image.Image, Layout]:
     """The picture that `write_ranked_lists` writes, and where things are in it."""
     picked = pick_queries(result.average_precision, queries)
-    cameras = (None, None) if query.cameras is None else (query.cameras[picked], gallery.cameras)
-    identities = query.identities[picked]
-    lists = nearest(query.embeddings[picked], gallery.embeddings, identities, gallery.identities, *cameras, k=top)
+    asking = query.subset(torch.as_tensor(picked))
+    lists = nearest(
+        asking.embeddings,
+        gallery.embeddings,
+        asking.identities,
+        gallery.identities,
+        asking.cameras,
+        gallery.cameras,
+        query_clothes=asking.clothes if same_clothes_removed else None,
+        gallery_clothes=gallery.clothes if same_clothes_removed else None,
+        k=top,
+    )
 
-    pictures = [load_image(query.paths[index]) for index in picked]
+    pictures = [_load(query, index) for index in picked]
     layout = _fit_layout(pictures)
     canvas = Image.new('RGB', layout.size(len(picked), 1 + top), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
@@ -123,7 +163,7 @@ def draw_ranked_lists(
         _draw_caption(draw, layout, box, f'AP {100 * result.average_precision[index]:.1f} %', _label(query, index))
         for column, (other, distance) in enumerate(zip(found, distances, strict=True), start=1):
             box = layout.cell(row, column)
-            _paste(canvas, load_image(gallery.paths[other]), box)
+            _paste(canvas, _load(gallery, other), box)
             frame = _solid_frame if gallery.identities[other] == query.identities[index] else _crossed_frame
             frame(draw, box, layout.frame, RIGHT if frame is _solid_frame else WRONG)
             _draw_caption(draw, layout, box, f'{column}.  d {distance:.3f}', _label(gallery, other))
@@ -135,6 +175,11 @@ def _fit_layout(pictures: list[Image.Image]) -> Layout:
     height = Layout._field_defaults['cell_height']
     aspect = float(np.median([picture.width / picture.height for picture in pictures]))
     return Layout(cell_width=round(min(max(aspect * height, 88), 264)))
+
+
+def _load(features: Features, index: int) -> Image.Image:
+    box = (0, 0, 0, 0) if features.boxes is None else tuple(features.boxes[index].tolist())
+    return load_image(features.paths[index], box if any(box) else None)
 
 
 def _label(features: Features, index: int) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import InputError, command, fraction, not_negative, positive, positive_float
-from msinet_timm.datasets import list_datasets
+from msinet_timm.datasets import key_value, list_datasets
 
 from .engine import train
 from .recipe import list_recipes, load_recipe, parse_with_recipe
@@ -39,6 +39,15 @@ def create_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group('data')
     data.add_argument('-ds', '--dataset', help=f'one of: {", ".join(list_datasets())}')
     data.add_argument('--data-dir', default=None, metavar='DIR', help='folder of the data set')
+    data.add_argument(
+        '--data-option',
+        type=key_value,
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='options of the data set, see msinet-data list',
+    )
     data.add_argument('--height', type=positive, metavar='PIXELS', help='of the input')
     data.add_argument('--width', type=positive, metavar='PIXELS', help='of the input')
     data.add_argument(

@@ -33,10 +33,12 @@ def write_curves(summary: Path, picture: Path) -> None:
     for axes, (label, columns) in zip(figure.subplots(1, len(_PANELS)), _PANELS, strict=True):
         for column in columns:
             points = [(int(row['epoch']) + 1, float(row[column])) for row in rows if row[column]]
-            axes.plot(*zip(*points, strict=True), '.-' if column.startswith('eval') else '-', label=column)
+            if points:  # a data set to train on only is never measured
+                axes.plot(*zip(*points, strict=True), '.-' if column.startswith('eval') else '-', label=column)
         axes.set(xlabel='epoch', ylabel=label)
         axes.grid(alpha=0.3)
-        axes.legend()
+        if axes.lines:
+            axes.legend()
     partial = picture.with_suffix('.tmp')
     figure.savefig(partial, format='png')
     partial.replace(picture)

@@ -11,7 +11,7 @@ from msinet_eval.models import load_model
 from msinet_eval.protocol import evaluate
 from msinet_eval.report import table, write_ranked_lists
 from msinet_timm.commands import command
-from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets import create_dataset, parse_options
 
 from .cli import parse_args
 from .engine import create_training_model, train
@@ -29,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
     where = '--resume' if (Path(demo.output) / 'last.pth.tar').exists() else '--output'
     flags = [where, demo.output, *(['--epochs', demo.epochs] if demo.epochs else [])]
     args = parse_args(flags if where == '--resume' else ['--recipe', 'demo', *flags])
-    dataset = create_dataset(args.dataset, args.data_dir)
+    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
     random_seed(args.seed)
     untrained = create_training_model(args, num_classes=1)
     before = evaluate(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from msinet_eval.features import reid_data_config
 from msinet_eval.protocol import Evaluation, evaluate
 from msinet_timm.commands import InputError, find_device, progress
-from msinet_timm.datasets import ReIDDataset, create_dataset
+from msinet_timm.datasets import ReIDDataset, create_dataset, parse_options
 from msinet_timm.datasets.images import ReIDImages
 
 from .augment import training_transform
@@ -41,9 +41,9 @@ class TrainingResult:
 
     Attributes:
         folder: of the run.
-        best_mAP: of all evaluations, 0 to 1.
+        best_mAP: of all evaluations, 0 to 1; 0 for a data set without query and gallery.
         best_epoch: counted from 0.
-        last: evaluation after the last epoch; None if a resumed run had none left.
+        last: evaluation after the last epoch; None if a resumed run had none left, or there was nothing to measure.
     """
 
     folder: Path
@@ -213,7 +213,9 @@ def train(args: argparse.Namespace) -> TrainingResult:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
     device = find_device(args.device)
-    dataset = create_dataset(args.dataset, args.data_dir)
+    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+    if not dataset.train:
+        raise InputError(f"data set '{dataset.name}' has no pictures to train on")
     classes = {identity: k for k, identity in enumerate(sorted({r.identity for r in dataset.train}))}
     labels = torch.tensor([classes[r.identity] for r in dataset.train])
     random_seed(args.seed)
@@ -231,6 +233,8 @@ def train(args: argparse.Namespace) -> TrainingResult:
         f'{args.model} on {dataset.name}: {len(dataset.train)} images of {len(classes)} identities, '
         f'{args.epochs} epochs of {len(loader)} batches; run folder {folder.path}'
     )
+    for remark in (*dataset.remarks, *(() if dataset.gallery else ('nothing to measure: no query and gallery',))):
+        _logger.info(f'{dataset.name}: {remark}')
     evaluation, began = None, time.perf_counter()
     try:
         for epoch in range(start_epoch, args.epochs):
@@ -241,15 +245,16 @@ def train(args: argparse.Namespace) -> TrainingResult:
             figures |= train_one_epoch(task, loader, labels, optimizer, device, f'epoch {epoch + 1}/{args.epochs}')
             done = epoch + 1
             evaluation = None
-            if done == args.epochs or (args.eval_interval and done % args.eval_interval == 0):
+            due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
+            if due and dataset.gallery:
                 evaluation = evaluate(
                     model, dataset, data_config=data_config, workers=args.workers, batch_size=args.batch_size
                 )
             folder.add_summary(epoch, figures, evaluation and evaluation.ranking)
-            if evaluation is not None:
+            if due:
                 folder.save_model('last', model, data_config)
-                if saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric:
-                    folder.save_model('best', model, data_config)
+            if evaluation is not None and (saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric):
+                folder.save_model('best', model, data_config)
             saver.save_checkpoint(epoch, metric=evaluation and evaluation.ranking.mAP)
             left = (args.epochs - done) * (time.perf_counter() - began) / (done - start_epoch)
             _logger.info(describe(done, args.epochs, figures, evaluation, left))

@@ -1,24 +1,43 @@
 """Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the pictures."""
 
-from collections.abc import Callable
-from pathlib import Path
-
 from ..commands import InputError
-from .market1501 import read_market1501
-from .records import Record, ReIDDataset
+from .clothes import LTCC, PRCC
+from .folder import FOLDER
+from .market1501 import MARKET1501, RENDERED, SAMPLE
+from .msmt17 import MSMT17
+from .people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
+from .reader import Reader, key_value, parse_options
+from .records import Protocol, Record, ReIDDataset
+from .table import TABLE
+from .vehicles import VEHICLEID, VERI776, VERIWILD
 
-__all__ = ['ReIDDataset', 'Record', 'create_dataset', 'list_datasets']
+__all__ = [
+    'Protocol',
+    'ReIDDataset',
+    'Record',
+    'create_dataset',
+    'get_reader',
+    'key_value',
+    'list_datasets',
+    'parse_options',
+]
 
-
-def _read_sample(root: str | None) -> ReIDDataset:
-    """The rendered sample of the package, in the layout of Market-1501; `root` is another sample of that kind."""
-    return read_market1501(root or str(Path(__file__).parent / 'sample'), name='sample')
-
-
-# name -> reader(root), where root is None when the user named no folder
-_READERS: dict[str, Callable[[str | None], ReIDDataset]] = {
-    'market1501': read_market1501,
-    'sample': _read_sample,
+_READERS: dict[str, Reader] = {
+    'clonedperson': CLONEDPERSON,
+    'cuhk03': CUHK03,
+    'folder': FOLDER,
+    'ltcc': LTCC,
+    'market1501': MARKET1501,
+    'msmt17': MSMT17,
+    'personx': PERSONX,
+    'prcc': PRCC,
+    'randperson': RANDPERSON,
+    'rendered': RENDERED,
+    'sample': SAMPLE,
+    'table': TABLE,
+    'vehicleid': VEHICLEID,
+    'veri776': VERI776,
+    'veriwild': VERIWILD,
 }
 
 
@@ -27,16 +46,31 @@ def list_datasets() -> list[str]:
     return sorted(_READERS)
 
 
-def create_dataset(name: str, root: str | None = None) -> ReIDDataset:
+def get_reader(name: str) -> Reader:
+    """What is known of a data set without reading it: its options, layout and published counts.
+
+    Raises:
+        InputError: unknown name, or a data set that was withdrawn.
+    """
+    if 'duke' in name.lower():
+        raise InputError(
+            f"data set '{name}': DukeMTMC and what was made of it (DukeMTMC-reID, Occluded-Duke, ...) was withdrawn by "
+            'its creators in 2019 and is not read; use market1501, msmt17 or cuhk03'
+        )
+    if name not in _READERS:
+        raise InputError(f"unknown data set '{name}', choose from: {', '.join(list_datasets())}")
+    return _READERS[name]
+
+
+def create_dataset(name: str, root: str | None = None, **options) -> ReIDDataset:
     """Reads the list of pictures of a data set; the pictures themselves are not opened.
 
     Args:
         name: one of `list_datasets()`.
-        root: folder of the data set. `sample` comes with the package and needs none.
+        root: folder of the data set, or the file of a table. `sample` comes with the package and needs none.
+        options: see `get_reader(name).options`; values may be texts.
 
     Raises:
-        InputError: unknown name, missing folder, or a folder that is not laid out as the data set.
+        InputError: unknown name or option, missing folder, or a folder that is not laid out as the data set.
     """
-    if name not in _READERS:
-        raise InputError(f"unknown data set '{name}', choose from: {', '.join(list_datasets())}")
-    return _READERS[name](root)
+    return get_reader(name)(name, root, options)

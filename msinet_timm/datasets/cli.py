@@ -1,8 +1,9 @@
-"""msinet-data: makes data sets."""
+"""msinet-data: makes, lists, checks and converts data sets."""
 
 import argparse
 
 from ..commands import command
+from . import ReIDDataset, create_dataset, get_reader, key_value, list_datasets, parse_options
 
 __all__ = ['main']
 
@@ -35,12 +36,93 @@ def _render(args: argparse.Namespace) -> None:
     print(f'{args.output}: ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
 
 
+def _add_list(subparsers) -> None:
+    p = subparsers.add_parser('list', help='list the data sets that can be read, their folders and options')
+    p.set_defaults(run=_list)
+
+
+def _list(args: argparse.Namespace) -> None:
+    for name in list_datasets():
+        reader = get_reader(name)
+        print(f'{name:13} {reader.about}\n    expects  {reader.layout}')
+        for option in reader.options:
+            print(f'    option   {option}')
+        for choice, known in reader.known.items():
+            parts = (
+                f'{part} {pictures:,} of {identities:,} identities' for part, (identities, pictures) in known.items()
+            )
+            print(f'    pictures {", ".join(parts)}' + (f' ({choice})' if choice else ''))
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', metavar='NAME', help='of the data set, see msinet-data list')
+    parser.add_argument('root', metavar='ROOT', nargs='?', help='its folder, or the file of a table')
+    parser.add_argument(
+        '--data-option', type=key_value, nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='its options'
+    )
+
+
+def _open(args: argparse.Namespace) -> ReIDDataset:
+    return create_dataset(args.name, args.root, **parse_options(args.data_option))
+
+
+def _add_check(subparsers) -> None:
+    p = subparsers.add_parser(
+        'check',
+        help='look for what is wrong with a data set',
+        description='Compares counts with the published ones, and looks for identities with one picture or camera, or '
+        'in both train and test, and for unreadable, tiny and identical pictures. '
+        'Exit code 0: sound, 1: findings, 2: cannot be read.',
+    )
+    _add_dataset(p)
+    p.add_argument('--contact-sheet', metavar='FILE', help='write a PNG of some identities')
+    p.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from .check import check_dataset, summarize
+    from .contact_sheet import write_contact_sheet
+
+    dataset = _open(args)
+    print(f'{dataset.name}: {dataset.root}\n{summarize(dataset)}')
+    for remark in dataset.remarks:
+        print(f'  {remark}')
+    if args.contact_sheet:
+        write_contact_sheet(args.contact_sheet, dataset)
+    findings = check_dataset(dataset)
+    for finding in findings:
+        print(finding)
+    if not findings:
+        print('sound')
+    return int(bool(findings))
+
+
+def _add_convert(subparsers) -> None:
+    p = subparsers.add_parser(
+        'convert',
+        help='write a data set in another layout',
+        description='Pictures become hard links where possible, else copies; a table names them where they are.',
+    )
+    _add_dataset(p)
+    p.add_argument('--to', required=True, metavar='LAYOUT', help='folder, csv or market1501')
+    p.add_argument('--output', required=True, metavar='PATH', help='new or empty folder; for csv, a new file')
+    p.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from .convert import convert
+
+    counts = convert(_open(args), args.to, args.output)
+    print(f'{args.output}: ' + ', '.join(f'{n} {part}' for part, n in counts.items()))
+
+
 @command
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int | None:
     """Runs `msinet-data` with a list of arguments (None: those of the process)."""
-    parser = argparse.ArgumentParser('msinet-data', description='Makes data sets for object re-identification.')
+    parser = argparse.ArgumentParser('msinet-data', description='Data sets for object re-identification.')
     subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
-    _add_render(subparsers)
+    for add in (_add_render, _add_list, _add_check, _add_convert):
+        add(subparsers)
     args = parser.parse_args(argv)
     return args.run(args)
 

@@ -24,18 +24,27 @@ class UnreadableImageError(InputError):
         super().__init__(message)
 
 
-def load_image(path: str) -> Image.Image:
-    """Opens a picture as RGB, turned upright as its EXIF orientation says.
+def load_image(path: str, box: tuple[int, int, int, int] | None = None) -> Image.Image:
+    """Opens a picture as RGB, turned upright as its EXIF orientation says, and crops it.
+
+    Args:
+        path: image file.
+        box: left, top, right and bottom in pixels of the upright picture; None for all of it.
 
     Raises:
-        UnreadableImageError: missing, truncated, or no picture.
+        UnreadableImageError: missing, truncated, no picture, or smaller than its box.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert('RGB')
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert('RGB')
     except Exception as e:  # Pillow's decoders raise a dozen types for broken files
         reason = ' '.join(str(e).split()) or type(e).__name__
         raise UnreadableImageError(f'{path}: cannot read this picture ({reason}); replace or remove it') from None
+    if box is None:
+        return image
+    if box[2] > image.width or box[3] > image.height:
+        raise UnreadableImageError(f'{path}: the box {box} reaches beyond its {image.width}x{image.height} pixels')
+    return image.crop(box)
 
 
 class ReIDImages(Dataset):
@@ -54,4 +63,5 @@ class ReIDImages(Dataset):
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple:
-        return self.transform(load_image(self.records[index].path)), index
+        record = self.records[index]
+        return self.transform(load_image(record.path, record.box)), index

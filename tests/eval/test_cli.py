@@ -127,7 +127,7 @@ def test_workers_read_the_same(run, tmp_path):
     [
         ('no_such_model', [], "unknown model 'no_such_model'"),
         ('color_histogram', ['--data-dir', 'nowhere'], 'but nowhere is no folder'),
-        ('color_histogram', ['-ds', 'nothing'], "unknown data set 'nothing', choose from: market1501, sample"),
+        ('color_histogram', ['-ds', 'nothing'], "unknown data set 'nothing', choose from: clonedperson, "),
         ('color_histogram', ['--device', 'toaster'], '--device toaster cannot be used: '),
         ('color_histogram', ['--checkpoint', 'weights.pth'], "'color_histogram' has no weights to load"),
         ('color_histogram_stripes', ['--height', '4'], '6 stripes need an input height of at least 6, got 4'),

@@ -158,6 +158,22 @@ def test_save_and_load(gallery, tmp_path):
             assert torch.equal(loaded.cameras, features.cameras)
 
 
+def test_clothes_and_boxes_are_kept(market, tmp_path):
+    records = create_dataset('market1501', str(market)).gallery[:3]
+    boxes = [None, (0, 0, 10, 20), (2, 3, 24, 48)]
+    records = [r._replace(clothes=n, box=box) for n, (r, box) in enumerate(zip(records, boxes, strict=True))]
+    features = extract(Corner(), records, workers=0)
+    features.save(tmp_path / 'f.safetensors')
+    for found in (features, Features.load(tmp_path / 'f.safetensors')):
+        assert found.clothes.tolist() == [0, 1, 2]
+        assert found.boxes.tolist() == [[0, 0, 0, 0], [0, 0, 10, 20], [2, 3, 24, 48]]
+    part = features.subset(torch.tensor([2, 0]))
+    assert part.paths == (records[2].path, records[0].path)
+    assert part.clothes.tolist() == [2, 0]
+    assert torch.equal(part.embeddings, features.embeddings[[2, 0]])
+    assert extract(Corner(), [records[0]._replace(clothes=None)], workers=0).clothes is None
+
+
 def test_files_that_are_no_features(gallery, tmp_path):
     (tmp_path / 'text.safetensors').write_text('nothing')
     save_file({'weight': torch.zeros(1)}, tmp_path / 'weights.safetensors')

@@ -6,7 +6,7 @@ import torch
 from safetensors.numpy import load_file
 
 from msinet_eval import metrics
-from msinet_eval.metrics import evaluate_ranking, match_ranks, nearest
+from msinet_eval.metrics import RankingResult, evaluate_ranking, match_ranks, nearest
 from msinet_timm.commands import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'evaluation.safetensors'
@@ -19,13 +19,20 @@ def oracle_order(query, gallery, removed):
     return order[~removed[order]]
 
 
-def oracle(query, gallery, query_ids, gallery_ids, query_cameras=None, gallery_cameras=None, max_rank=50):
+def oracle_removed(case, i):
+    """Which gallery pictures no rule lets query i see."""
+    removed = np.zeros(len(case['gallery']), dtype=bool)
+    for kind in ('cameras', 'clothes'):
+        if f'query_{kind}' in case:
+            removed |= case[f'gallery_{kind}'] == case[f'query_{kind}'][i]
+    return removed & (case['gallery_ids'] == case['query_ids'][i])
+
+
+def oracle(max_rank=50, **case):
+    query, gallery, query_ids, gallery_ids = (case[n] for n in ('query', 'gallery', 'query_ids', 'gallery_ids'))
     cmc, precisions, penalties = np.zeros(min(max_rank, len(gallery))), [], []
     for i in range(len(query)):
-        removed = np.zeros(len(gallery), dtype=bool)
-        if query_cameras is not None:
-            removed = (gallery_ids == query_ids[i]) & (gallery_cameras == query_cameras[i])
-        hits = gallery_ids[oracle_order(query[i], gallery, removed)] == query_ids[i]
+        hits = gallery_ids[oracle_order(query[i], gallery, oracle_removed(case, i))] == query_ids[i]
         ranks = np.flatnonzero(hits) + 1
         if len(ranks) == 0:
             precisions.append(np.nan)
@@ -77,6 +84,46 @@ def test_equals_brute_force_on_real_numbers(seed):
     rng = np.random.default_rng(seed)
     case['query'], case['gallery'] = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 300))
     assert_like_oracle(evaluate_ranking(**case), case)
+
+
+def with_clothes(seed, clothes=3):
+    case, rng = random_case(seed), np.random.default_rng(100 + seed)
+    sizes = {part: len(case[part]) for part in ('query', 'gallery')}
+    return {**case, **{f'{part}_clothes': rng.integers(0, clothes, size) for part, size in sizes.items()}}
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('tile', [200, 2**21])
+def test_clothes_equal_brute_force_with_and_without_cameras(seed, tile):
+    case = with_clothes(seed)
+    assert_like_oracle(evaluate_ranking(**case, tile=tile), case)
+    assert_like_oracle(evaluate_ranking(**without_cameras(case), tile=tile), without_cameras(case))
+    assert evaluate_ranking(**case).mAP != evaluate_ranking(**random_case(seed)).mAP
+
+
+def test_clothes_of_other_identities_stay():
+    result = evaluate_ranking(
+        [[0.0]], [[0.1], [0.2], [0.3]], [1], [1, 2, 1], query_clothes=[5], gallery_clothes=[5, 5, 6]
+    )
+    assert result.average_precision.tolist() == [0.5]
+
+
+def test_same_clothes_and_cameras_leave_nothing():
+    with pytest.raises(InputError, match='have identities in common, under different cameras and clothes'):
+        evaluate_ranking(**with_clothes(0, clothes=1))
+
+
+def test_mean_and_spread_of_draws():
+    draws = [evaluate_ranking(**random_case(seed)) for seed in range(3)]
+    mean = RankingResult.mean(draws)
+    assert mean.mAP == pytest.approx(sum(d.mAP for d in draws) / 3)
+    assert mean.mINP == pytest.approx(sum(d.mINP for d in draws) / 3)
+    np.testing.assert_allclose(mean.cmc, np.stack([d.cmc for d in draws]).mean(0))
+    assert mean.average_precision is draws[0].average_precision
+    deviations = [(d.mAP - mean.mAP) ** 2 for d in draws]
+    assert mean.spread(lambda r: r.mAP) == pytest.approx((sum(deviations) / 2) ** 0.5)
+    assert mean.draws == tuple(draws)
+    assert draws[0].draws == ()
 
 
 def test_all_the_same_picture():
@@ -183,6 +230,15 @@ def test_nearest_follows_the_ranking(seed, removal):
         np.testing.assert_allclose(distances, exact, rtol=1e-6)
 
 
+@pytest.mark.parametrize('seed', range(3))
+def test_nearest_leaves_out_clothes(seed):
+    case = with_clothes(seed)
+    for given in (case, without_cameras(case)):
+        for i, (indices, _) in enumerate(nearest(**given, k=15)):
+            expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(given, i))[:15]
+            assert indices.tolist() == expected.tolist()
+
+
 def test_nearest_gives_no_more_than_is_left():
     ((indices, distances),) = nearest([[0.0]], [[3.0], [1.0], [2.0]], [1], [1, 2, 1], [5], [5, 5, 6], k=10)
     assert indices.tolist() == [1, 2]
@@ -200,6 +256,7 @@ def test_nearest_gives_no_more_than_is_left():
         ({'gallery_ids': np.zeros(71)}, 'gallery_ids must be integers, got torch.float64'),
         ({'gallery_cameras': [None] * 71}, 'gallery_cameras must be an array or tensor of numbers'),
         ({'gallery_cameras': None}, 'cameras are known for only one of query and gallery'),
+        ({'gallery_clothes': [1] * 71}, 'clothes are known for only one of query and gallery'),
         ({'query_ids': np.full(23, 99)}, 'no query has a match in the gallery'),
         ({'max_rank': 0}, 'max_rank and tile must be at least 1, got 0'),
     ],

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,36 @@ def test_frames_tell_right_from_wrong(features):
             # wrong ones are dashed, for those who cannot tell the colours apart
             assert frame_pixels(image, layout, row, column) == ({RIGHT} if color == RIGHT else {WRONG, white})
     assert image.size == layout.size(2, 5)
+
+
+def test_boxes_and_clothes_are_those_of_the_ranking(features):
+    query, gallery = features
+    for path in gallery.paths:
+        with Image.open(path) as picture:
+            sheet = Image.new('RGB', (90, 60), (1, 2, 3))
+            sheet.paste(picture, (60, 0))
+        sheet.save(path)
+    boxes = torch.tensor([[60, 0, 90, 60]] * 6)
+    query = replace(query, clothes=torch.tensor([7, 7, 7]))
+    gallery = replace(gallery, clothes=torch.tensor([1, 7, 7, 2, 2, 2]), boxes=boxes)
+    result = rank(query, gallery, same_clothes_removed=True)
+    assert result.average_precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    options = dict(queries=8, top=3, same_clothes_removed=True)
+    image, layout = draw_ranked_lists(query, gallery, result, **options)
+    # query 0 sees neither picture 0, of its camera, nor 1, of its clothes
+    left, top, right, bottom = layout.cell(0, 1)
+    assert image.getpixel(((left + right) // 2, (top + bottom) // 2)) == (0, 80, 180)
+
+
+def test_table_of_several_draws():
+    def result(mAP):
+        return RankingResult(mAP, np.array([mAP, 1.0]), 0.5, np.array([mAP]))
+
+    assert table([('drawn', RankingResult.mean([result(0.5), result(0.7)])), ('fixed', result(0.5))]).splitlines() == [
+        '              mAP      Rank-1      Rank-5     Rank-10       mINP',
+        'drawn  60.0 ±14.1  60.0 ±14.1  100.0 ±0.0  100.0 ±0.0  50.0 ±0.0',
+        'fixed        50.0        50.0       100.0       100.0       50.0',
+    ]
 
 
 def test_pictures_are_in_their_places(features):

@@ -73,7 +73,7 @@ def test_unreadable_recipe(tmp_path, text, message):
         (['--recipe', 'scrath'], '--recipe scrath: no such recipe or file .*scratch'),
         (['--resume', '/nowhere'], '--resume /nowhere: no run there'),
         (['--resume', 'x', '--recipe', 'scratch'], 'leave out --recipe'),
-        (['-ds', 'market1502'], 'market1502.*market1501, sample'),
+        (['-ds', 'market1502'], 'market1502.*market1501.*sample'),
         (['--data-dir', '/nowhere'], '/nowhere'),
         (['--lr', '-1'], 'must be greater than 0'),
         (['--erasing', '2'], 'must be between 0 and 1'),

@@ -179,6 +179,26 @@ def test_cosine_schedule():
     assert rates[2:] == sorted(rates[2:], reverse=True)
 
 
+def test_data_set_to_train_on_only(market, tmp_path, caplog):
+    options = ['--data-option', r'pattern=(?P<identity>\d+)_c(?P<camera>\d+)', 'test_share=0']
+    flags = ['-ds', 'folder', '--data-dir', str(market / 'bounding_box_train'), '--epochs', '1']
+    with caplog.at_level(logging.INFO):
+        result = run(market, tmp_path / 'run', *flags, *options)
+    assert 'folder: nothing to measure: no query and gallery' in caplog.text
+    assert 'folder: split by identity: 0% to test on, seed 0' in caplog.text
+    assert (result.last, result.best_mAP) == (None, 0)
+    assert rows(tmp_path / 'run')[0]['eval_mAP'] == ''
+    assert weights(tmp_path / 'run')
+    assert not (tmp_path / 'run' / 'best').exists()
+    assert (tmp_path / 'run' / 'curves.png').exists()
+    settings = yaml.safe_load((tmp_path / 'run' / 'args.yaml').read_text())
+    assert settings['data_option'] == options[1:]
+    again = parse_args(['--recipe', str(tmp_path / 'run' / 'args.yaml'), '--data-option', 'test_share=1'])
+    assert again.data_option == [*options[1:], 'test_share=1']
+    with pytest.raises(InputError, match="data set 'folder' has no pictures to train on"):
+        train(again)
+
+
 def test_broken_loss_names_the_pictures(market, tmp_path):
     with pytest.raises(InputError, match=r'the loss became nan.*--lr.*bounding_box_train/000\d_c'):
         run(market, tmp_path / 'run', '--epochs', '9', '--lr', '1e30', '--warmup-step', '0', '--eval-interval', '0')

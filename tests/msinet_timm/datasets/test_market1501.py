@@ -1,7 +1,9 @@
+import json
+
 import pytest
 
 from msinet_timm.commands import InputError
-from msinet_timm.datasets import Record, create_dataset, list_datasets
+from msinet_timm.datasets import Record, create_dataset
 
 FILES = {
     'bounding_box_train': ['0007_c3s3_077419_03.jpg', '0002_c1s1_000451_03.jpg', '0002_c2s1_000801_01.JPG'],
@@ -79,10 +81,39 @@ def test_picture_whose_name_does_not_parse(market, name):
         create_dataset('market1501', str(market))
 
 
-def test_unknown_name_lists_known_ones():
-    assert list_datasets() == ['market1501', 'sample']
-    with pytest.raises(InputError, match=r"unknown data set 'market', choose from: market1501, sample"):
-        create_dataset('market')
+def test_distractors_are_added_on_request(market):
+    (market / 'images').mkdir()
+    for name in ('0000_c1s1_000002_00.jpg', 'b.JPG', 'Thumbs.db'):
+        (market / 'images' / name).touch()
+    dataset = create_dataset('market1501', str(market), distractors_500k='true')
+    assert [r[1:3] for r in dataset.gallery] == [(0, 1), (1, 2), (0, 0), (0, 0)]
+    assert dataset.notes == ('with 2 more distractors',)
+    assert not dataset.known
+    assert len(create_dataset('market1501', str(market), distractors_500k=False).gallery) == 2
+
+
+def test_distractors_that_are_not_there(market):
+    (market / 'distractors_500k').mkdir()
+    with pytest.raises(InputError, match=r'has no distractors: expected pictures in a folder'):
+        create_dataset('market1501', str(market), distractors_500k=True)
+
+
+def test_known_counts(market):
+    known = create_dataset('market1501', str(market)).known
+    assert known == {'train': (751, 12936), 'query': (750, 3368), 'gallery': (751, 15913)}
+
+
+def test_rendered_tells_its_settings(market):
+    counts = {'train': 3, 'query': 2, 'gallery': 3, 'distractors': 1, 'junk': 1}
+    settings = {'seed': 5, 'domain': 'mall'}
+    (market / 'render.json').write_text(json.dumps({'settings': settings, 'counts': counts}))
+    dataset = create_dataset('rendered', str(market))
+    assert dataset.name == 'rendered'
+    assert dataset.notes == ('rendered: domain mall, seed 5',)
+    assert dataset.known == {'train': (None, 3), 'query': (None, 2), 'gallery': (None, 2)}
+    (market / 'render.json').write_text('{}')
+    with pytest.raises(InputError, match=r'render.json: not as msinet-data render writes it'):
+        create_dataset('rendered', str(market))
 
 
 def test_sample_reads_another_folder_of_its_kind(market):

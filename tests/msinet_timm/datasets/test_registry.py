@@ -1,0 +1,99 @@
+"""The registry: names, options, and what is refused."""
+
+import pytest
+
+from msinet_timm.commands import InputError
+from msinet_timm.datasets import Record, ReIDDataset, create_dataset, get_reader, list_datasets
+from msinet_timm.datasets.reader import Option, key_value, parse_options
+
+NAMES = 'clonedperson cuhk03 folder ltcc market1501 msmt17 personx prcc randperson rendered sample table'.split()
+NAMES += ['vehicleid', 'veri776', 'veriwild']
+
+
+def test_names():
+    assert list_datasets() == NAMES
+    with pytest.raises(InputError, match=r"unknown data set 'market', choose from: clonedperson, .*, veriwild"):
+        create_dataset('market')
+
+
+@pytest.mark.parametrize('name', ['dukemtmc', 'DukeMTMC-reID', 'occluded_duke'])
+def test_withdrawn(name):
+    with pytest.raises(InputError, match=rf"'{name}': DukeMTMC .* withdrawn .* in 2019 .* use market1501, msmt17"):
+        create_dataset(name, '/data')
+
+
+@pytest.mark.parametrize('name', [name for name in NAMES if name != 'sample'])
+def test_needs_a_root_that_is_there(name, tmp_path):
+    with pytest.raises(InputError, match=f"'{name}' needs its folder: give --data-dir"):
+        create_dataset(name)
+    with pytest.raises(InputError, match=r'nowhere is no f(older|ile)'):
+        create_dataset(name, str(tmp_path / 'nowhere'))
+
+
+def test_unknown_options():
+    with pytest.raises(InputError, match=r"'msmt17': unknown option 'spilt', its options are: split, version"):
+        create_dataset('msmt17', '/data', spilt='train')
+    with pytest.raises(InputError, match=r"'veri776': unknown option 'split', it has none"):
+        create_dataset('veri776', '/data', split='train')
+
+
+@pytest.mark.parametrize(
+    'default, choices, given, expected',
+    [
+        ('a', ('a', 'b'), 'b', 'b'),
+        (800, (800, 1600), '1600', 1600),
+        (0, (), '7', 7),
+        (0.5, (), '0.25', 0.25),
+        (False, (), 'True', True),
+        (False, (), True, True),
+        (None, (), 'x=y', 'x=y'),
+        (None, ('v1',), 'v1', 'v1'),
+    ],
+)
+def test_values_are_converted(default, choices, given, expected):
+    value = Option('key', default, 'about', choices).convert(given, 'set')
+    assert (value, type(value)) == (expected, type(expected))
+
+
+@pytest.mark.parametrize(
+    'default, choices, given, expected',
+    [
+        ('a', ('a', 'b'), 'c', 'a, b'),
+        (0, (), '1.5', 'an integer'),
+        (0.5, (), 'half', 'a number'),
+        (False, (), 'yes', 'true, false'),
+    ],
+)
+def test_wrong_values(default, choices, given, expected):
+    with pytest.raises(InputError, match=f"data set 'set': option key={given} must be one of: {expected}"):
+        Option('key', default, 'about', choices).convert(given, 'set')
+
+
+def test_options_of_a_command_line():
+    pairs = ['split=train', r'pattern=(?P<identity>\d+)', 'split=trainval', 'empty=']
+    assert [key_value(pair) for pair in pairs] == pairs
+    assert parse_options(pairs) == {'split': 'trainval', 'pattern': r'(?P<identity>\d+)', 'empty': ''}
+
+
+@pytest.mark.parametrize('text', ['split', '=train', 'runs/best'])
+def test_what_is_no_option_of_a_command_line(text):
+    with pytest.raises(Exception, match=f"expected KEY=VALUE, got '{text}'"):
+        key_value(text)
+
+
+def test_readers_describe_their_options():
+    lines = [str(option) for option in get_reader('msmt17').options]
+    assert lines == [
+        'split=trainval|train  pictures to train on; default trainval',
+        'version=v1|v2  needed only where both are there',
+    ]
+
+
+def test_remarks_say_that_no_camera_is_known():
+    def remarks(*cameras, notes=()):
+        records = tuple(Record('x.jpg', 1, camera) for camera in cameras)
+        return ReIDDataset('set', '/', (Record('y.jpg', 0),), records[:1], records[1:], notes=notes).remarks
+
+    off = 'no cameras known: pictures of the same camera count as matches'
+    assert remarks(None, None, notes=('note',)) == ('note', off)
+    assert remarks(1, 2) == remarks() == ()
