@@ -10,6 +10,8 @@ import torch
 
 from msinet_timm.commands import InputError, command, find_device, not_negative, positive
 from msinet_timm.datasets import ReIDDataset, create_dataset, key_value, list_datasets, parse_options
+from msinet_timm.datasets.cache import CACHE, open_cache
+from msinet_timm.datasets.verify import SKIP_BROKEN, drop_broken
 
 from .models import load_model
 from .protocol import Evaluation, evaluate
@@ -47,6 +49,8 @@ def create_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--workers', type=not_negative, default=2, metavar='N', help='processes that read images (default: 2)'
     )
+    parser.add_argument('--skip-broken', action='store_true', help=SKIP_BROKEN)
+    parser.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
     parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     parser.add_argument('--json', metavar='FILE', help='write the figures and how they came about')
     parser.add_argument('--ranked-lists', metavar='FILE', help='write a PNG of queries and what was found for them')
@@ -61,6 +65,9 @@ def main(argv: list[str] | None = None) -> int:
     device = find_device(args.device)
     _prepare_outputs(args)
     dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+    if args.skip_broken:
+        dataset = drop_broken(dataset, ('query', 'gallery'))
+    cache = open_cache(args.cache, args.workers)
     model, data_config = load_model(args.model, args.checkpoint, args.height, args.width)
     try:
         evaluation = evaluate(
@@ -70,6 +77,7 @@ def main(argv: list[str] | None = None) -> int:
             batch_size=args.batch_size,
             workers=args.workers,
             device=device,
+            cache=cache,
         )
     except torch.OutOfMemoryError as e:
         raise InputError(f'{device} has not enough memory: give a --batch-size below {args.batch_size}') from e

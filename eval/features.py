@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from msinet_timm.commands import InputError, progress
 from msinet_timm.datasets import Record
+from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages
 
 __all__ = ['Features', 'device_of', 'embed', 'extract', 'reid_data_config']
@@ -121,6 +122,8 @@ def extract(
     records: Sequence[Record],
     *,
     transform: Callable | None = None,
+    data_config: dict | None = None,
+    cache: ImageCache | None = None,
     batch_size: int = 64,
     workers: int = 2,
     device: str | torch.device | None = None,
@@ -133,22 +136,31 @@ def extract(
     Args:
         model: takes [B, 3, H, W], see `embed`.
         records: pictures, all with a camera or all without.
-        transform: PIL image -> [3, H, W]; None for the evaluation transform of `reid_data_config(model)`.
+        transform: PIL image -> [3, H, W]; None for the evaluation transform of `data_config`.
+        data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
+        cache: where resized pictures are kept; only without a `transform`.
         batch_size: images at once.
         workers: processes that read images; 0 reads them in this one.
         device: None for the one that the model is on.
         description: what the progress bar says.
 
     Raises:
-        InputError: no records, some without a camera, an unreadable picture, or an embedding that is not finite.
+        InputError: no records, some without a camera, an unreadable picture, an embedding that is not finite, or both
+            a transform and a cache.
     """
     if not records:
         raise InputError('no pictures to embed')
     cameras = _cameras(records)
-    transform = transform or create_transform(**reid_data_config(model))
+    if transform and cache:
+        raise InputError('a cache holds pictures as data_config asks for: leave out the transform, or the cache')
+    data_config = data_config or reid_data_config(model)
+    if cache is None:
+        images = ReIDImages(records, transform or create_transform(**data_config))
+    else:
+        images = cache.images(records, data_config)
     device = torch.device(device) if device is not None else device_of(model)
     loader = DataLoader(
-        ReIDImages(records, transform), batch_size, num_workers=workers, pin_memory=device.type == 'cuda'
+        images, batch_size, num_workers=workers, collate_fn=images.collate, pin_memory=device.type == 'cuda'
     )
     model.to(device)
     try:
@@ -172,9 +184,8 @@ def extract(
 def _run(model: nn.Module, loader: DataLoader, records: Sequence[Record], device: torch.device, bar) -> Tensor:
     """[N, D] normalised embeddings on the CPU."""
     embeddings = None
-    for images, indices in loader:
-        # convolutions are fastest on this layout, and other layers do not mind
-        images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+    for raw, indices in loader:
+        images = loader.dataset.to_input(raw, device)
         batch = nn.functional.normalize(embed(model, images).float(), dim=1).cpu()
         finite = batch.isfinite().all(1)
         if not finite.all():

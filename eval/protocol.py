@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from timm.data import create_transform
 from torch import nn
 
 from msinet_timm.commands import InputError
 from msinet_timm.datasets import ReIDDataset
+from msinet_timm.datasets.cache import ImageCache
 
 from .features import Features, device_of, extract, reid_data_config
 from .metrics import RankingResult, evaluate_ranking
@@ -41,6 +41,7 @@ def evaluate(
     batch_size: int = 64,
     workers: int = 2,
     device: str | torch.device | None = None,
+    cache: ImageCache | None = None,
 ) -> Evaluation:
     """Embeds query and gallery, and ranks one for the other by the data set's protocol.
 
@@ -51,6 +52,7 @@ def evaluate(
         batch_size: images at once.
         workers: processes that read images.
         device: None for the one that the model is on.
+        cache: where resized pictures are kept; None reads and resizes them each time.
 
     Raises:
         InputError: the data set is for training only; and see `extract` and `evaluate_ranking`.
@@ -58,8 +60,8 @@ def evaluate(
     if not dataset.gallery:
         raise InputError(f"data set '{dataset.name}' has no query and gallery: it is for training only")
     device = device or device_of(model)
-    transform = create_transform(**(data_config or reid_data_config(model)))
-    options = {'transform': transform, 'batch_size': batch_size, 'workers': workers, 'device': device}
+    config = data_config or reid_data_config(model)
+    options = {'data_config': config, 'batch_size': batch_size, 'workers': workers, 'device': device, 'cache': cache}
     start = time.perf_counter()
     query = extract(model, dataset.query, description='query', **options) if dataset.query else None
     gallery = extract(model, dataset.gallery, description='gallery', **options)

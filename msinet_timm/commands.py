@@ -4,6 +4,7 @@ import argparse
 import functools
 import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 __all__ = [
@@ -36,6 +37,8 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
     def run(argv: list[str] | None = None) -> int:
         logging.basicConfig(level=logging.INFO, format='%(message)s', stream=sys.stderr)
         logging.getLogger('timm').setLevel(logging.WARNING)
+        # load_image refuses what Pillow warns of here, and names the file
+        warnings.filterwarnings('ignore', 'Image size .* could be decompression bomb')
         try:
             return main(argv) or 0
         except InputError as e:

@@ -6,6 +6,8 @@ from pathlib import Path
 import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import InputError, command, fraction, not_negative, positive, positive_float
 from msinet_timm.datasets import key_value, list_datasets
+from msinet_timm.datasets.cache import CACHE
+from msinet_timm.datasets.verify import SKIP_BROKEN
 
 from .engine import train
 from .recipe import list_recipes, load_recipe, parse_with_recipe
@@ -47,6 +49,14 @@ def create_parser() -> argparse.ArgumentParser:
         default=[],
         metavar='KEY=VALUE',
         help='options of the data set, see msinet-data list',
+    )
+    data.add_argument('--skip-broken', action='store_true', default=False, help=SKIP_BROKEN)
+    data.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
+    data.add_argument(
+        '--draft',
+        action='store_true',
+        default=False,
+        help='decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
     )
     data.add_argument('--height', type=positive, metavar='PIXELS', help='of the input')
     data.add_argument('--width', type=positive, metavar='PIXELS', help='of the input')

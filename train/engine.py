@@ -22,9 +22,11 @@ from msinet_eval.features import reid_data_config
 from msinet_eval.protocol import Evaluation, evaluate
 from msinet_timm.commands import InputError, find_device, progress
 from msinet_timm.datasets import ReIDDataset, create_dataset, parse_options
+from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.datasets.images import ReIDImages
+from msinet_timm.datasets.verify import drop_broken
 
-from .augment import training_transform
+from .augment import PixelAugmentation, RandomErasing, training_transform
 from .curves import write_curves
 from .run_folder import RunFolder
 from .sampler import PKSampler
@@ -102,9 +104,13 @@ def create_training_model(args: argparse.Namespace, num_classes: int) -> nn.Modu
 
 
 def create_loader(
-    args: argparse.Namespace, dataset: ReIDDataset, data_config: dict, device: torch.device
+    args: argparse.Namespace,
+    dataset: ReIDDataset,
+    data_config: dict,
+    device: torch.device,
+    cache: ImageCache | None = None,
 ) -> DataLoader:
-    """PK batches of (images, their indices in `dataset.train`).
+    """PK batches of (what `loader.dataset.to_input` makes images of, their indices in `dataset.train`).
 
     Raises:
         InputError: a batch size that K doesn't divide, or too few identities.
@@ -114,8 +120,20 @@ def create_loader(
     sampler = PKSampler(
         [r.identity for r in dataset.train], args.batch_size // args.num_instance, args.num_instance, args.seed
     )
-    images = ReIDImages(dataset.train, training_transform(data_config, args.erasing, args.padding, args.color_jitter))
-    return DataLoader(images, batch_sampler=sampler, num_workers=args.workers, pin_memory=device.type == 'cuda')
+    if cache is None:
+        transform = training_transform(data_config, args.erasing, args.padding, args.color_jitter)
+        images = ReIDImages(dataset.train, transform, data_config['input_size'][1:] if args.draft else None)
+    else:
+        augment = PixelAugmentation(args.padding, args.color_jitter)
+        erase = RandomErasing(args.erasing) if args.erasing > 0 else None
+        images = cache.images(dataset.train, data_config, augment, erase, draft=args.draft)
+    return DataLoader(
+        images,
+        batch_sampler=sampler,
+        num_workers=args.workers,
+        collate_fn=images.collate,
+        pin_memory=device.type == 'cuda',
+    )
 
 
 def train_one_epoch(
@@ -142,8 +160,8 @@ def train_one_epoch(
     meters: dict[str, AverageMeter] = {}
     start, count = time.perf_counter(), 0
     with progress(total=len(loader) * loader.batch_sampler.batch_size, desc=description, leave=False) as bar:
-        for images, indices in loader:
-            images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
+        for batch, indices in loader:
+            images = loader.dataset.to_input(batch, device)
             target = labels[indices].to(device, non_blocking=True)
             output = task(images, target)
             optimizer.zero_grad()
@@ -216,6 +234,8 @@ def train(args: argparse.Namespace) -> TrainingResult:
     dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
     if not dataset.train:
         raise InputError(f"data set '{dataset.name}' has no pictures to train on")
+    if args.skip_broken:
+        dataset = drop_broken(dataset)
     classes = {identity: k for k, identity in enumerate(sorted({r.identity for r in dataset.train}))}
     labels = torch.tensor([classes[r.identity] for r in dataset.train])
     random_seed(args.seed)
@@ -224,7 +244,11 @@ def train(args: argparse.Namespace) -> TrainingResult:
     task = ReIDTask(model, args.margin, args.smoothing, device=device)
     optimizer = create_optimizer(args, model)
     scheduler = create_schedule(optimizer, args)
-    loader = create_loader(args, dataset, data_config, device)
+    cache = open_cache(args.cache, args.workers)
+    loader = create_loader(args, dataset, data_config, device, cache)
+    if cache:
+        for part in filter(None, (dataset.query, dataset.gallery)):
+            cache.images(part, data_config)  # a full disk should show now, not after the first epochs
     folder = RunFolder(args)
     saver = folder.create_saver(model=model, task=task, optimizer=optimizer)
     start_epoch = resume(folder, saver, model, optimizer) if args.resume else 0
@@ -248,7 +272,12 @@ def train(args: argparse.Namespace) -> TrainingResult:
             due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
             if due and dataset.gallery:
                 evaluation = evaluate(
-                    model, dataset, data_config=data_config, workers=args.workers, batch_size=args.batch_size
+                    model,
+                    dataset,
+                    data_config=data_config,
+                    workers=args.workers,
+                    batch_size=args.batch_size,
+                    cache=cache,
                 )
             folder.add_summary(epoch, figures, evaluation and evaluation.ranking)
             if due:

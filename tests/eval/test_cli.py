@@ -137,6 +137,7 @@ def test_workers_read_the_same(run, tmp_path):
             'lists.jpg: the file name must end in .png',
         ),
         ('test_vit4', ['--checkpoint', 'nowhere.pth'], 'nowhere.pth: no such checkpoint'),
+        ('color_histogram', ['--cache', '/dev/null'], '--cache /dev/null: cannot be used as a folder (File exists)'),
     ],
 )
 def test_wrong_input_ends_with_one_line_and_code_2(run, model, flags, message):
@@ -157,6 +158,38 @@ def test_broken_picture(run, market, workers):
     assert code == 2
     assert f'error: {path}: cannot read this picture (' in err
     assert 'Traceback' not in err
+
+
+def test_bomb_gives_one_line(run, market, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 48 * 24 - 1)
+    code, out, err = run('color_histogram')
+    assert (code, out, len(recwarn)) == (2, '', 0)
+    path = market / 'query' / '0001_c1s1_000000_00.jpg'
+    assert [line for line in err.splitlines() if 'embed' not in line] == [
+        f'error: {path}: cannot read this picture (24x48 pixels, more than the 1,151 that are safe to decode); '
+        'replace or remove it'
+    ]
+
+
+def test_skip_broken_is_said_wherever_figures_are(run, market, tmp_path):
+    path = market / 'query' / '0002_c1s1_000001_00.jpg'
+    path.write_bytes(path.read_bytes()[:300])
+    (market / 'bounding_box_train' / '0004_c1s1_000000_00.jpg').write_bytes(b'not looked at')
+    code, out, err = run('color_histogram', '--skip-broken', '--json', tmp_path / 'figures.json')
+    assert code == 0
+    remark = 'broken pictures skipped: 1 query, 0 gallery'
+    assert out.splitlines()[-1] == f'  {remark}'
+    figures = json.loads((tmp_path / 'figures.json').read_text())
+    assert figures['images'] == {'query': 2, 'gallery': 10} and figures['remarks'] == [remark]
+
+
+def test_cache_stays_and_gives_the_same(run, tmp_path):
+    for name, place in (('a', 'none'), ('b', tmp_path / 'cache'), ('c', tmp_path / 'cache'), ('d', 'memory')):
+        assert run('color_histogram', '--cache', place, '--features', tmp_path / name)[0] == 0
+    assert len(list((tmp_path / 'cache').glob('128x64-*.cache'))) == 2
+    for part in ('query', 'gallery'):
+        features = [Features.load(tmp_path / name / f'{part}.safetensors') for name in 'abcd']
+        assert all(torch.equal(f.embeddings, features[0].embeddings) for f in features)
 
 
 @pytest.mark.parametrize('flag', ['--json', '--ranked-lists', '--features'])

@@ -11,6 +11,7 @@ from msinet_eval.features import Features, embed, extract, reid_data_config
 from msinet_eval.protocol import evaluate
 from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image
 
 
@@ -196,3 +197,20 @@ def test_evaluate_removes_the_same_camera_where_cameras_are_known(market):
         evaluate(Corner(), replace(dataset, gallery=tuple(same)), workers=0)
     unknown = {part: tuple(r._replace(camera=None) for r in getattr(dataset, part)) for part in ('query', 'gallery')}
     assert evaluate(Corner(), replace(dataset, **unknown), workers=0).ranking.mAP == 1
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_cache_changes_no_embedding(market, model, tmp_path, workers):
+    dataset = create_dataset('market1501', str(market))
+    config = reid_data_config(model, 64, 32)
+    plain = evaluate(model, dataset, data_config=config, workers=0)
+    for place in ('memory', str(tmp_path / 'cache')):
+        cached = evaluate(model, dataset, data_config=config, workers=workers, cache=ImageCache(place, workers))
+        assert torch.equal(cached.query.embeddings, plain.query.embeddings)
+        assert torch.equal(cached.gallery.embeddings, plain.gallery.embeddings)
+    assert len(list((tmp_path / 'cache').glob('64x32-*.cache'))) == 2
+
+
+def test_transform_and_cache_exclude_each_other(gallery, small):
+    with pytest.raises(InputError, match='leave out the transform, or the cache'):
+        extract(Corner(), gallery, cache=ImageCache('memory'), **small)

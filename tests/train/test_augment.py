@@ -5,7 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from msinet_train.augment import RandomErasing, training_transform
+from msinet_timm.datasets import Record
+from msinet_timm.datasets.cache import ImageCache
+from msinet_timm.datasets.images import load_image
+from msinet_train.augment import PixelAugmentation, RandomErasing, training_transform
 
 CONFIG = dict(input_size=(3, 64, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation='bilinear')
 
@@ -72,3 +75,30 @@ def test_color_jitter():
     grey = [(transform(picture) * 0.2 + 0.5)[0, 0, 0].item() * 255 for _ in range(100)]
     assert 48 < min(grey) < 60 and 140 < max(grey) < 152
     assert torch.equal(training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0, 0, 0, 0))(picture), plain)
+
+
+@pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
+@pytest.mark.parametrize('padding, jitter', [(10, ()), (0, ()), (40, (0.2, 0.15, 0.15, 0.1))])
+def test_cached_pixels_are_those_of_the_transform(tmp_path, interpolation, padding, jitter):
+    rng = np.random.default_rng(0)
+    records = []
+    for number, shape in enumerate([(128, 64, 3), (200, 31, 3), (30, 50, 3), (64, 32, 3), (77, 200)]):
+        path = tmp_path / f'{number}.jpg'
+        Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(path)
+        records.append(Record(str(path), number, box=(3, 2, 25, 28) if number == 2 else None))
+    config = CONFIG | {'interpolation': interpolation}
+    cached = ImageCache('memory').images(
+        records, config, PixelAugmentation(padding, jitter), RandomErasing(0.5, value=(0.1, 0.2, 0.3))
+    )
+    transform = training_transform(config, 0, padding, jitter)
+    transform.transforms.append(RandomErasing(0.5, value=(0.1, 0.2, 0.3)))
+    order = [3, 0, 4, 1, 2] * 8
+    random.seed(1), torch.manual_seed(1)
+    batch, indices = cached.__getitems__(order)
+    images = cached.to_input(batch, torch.device('cpu'))
+    random.seed(1), torch.manual_seed(1)
+    expected = torch.stack([transform(load_image(records[i].path, records[i].box)) for i in order])
+    assert torch.equal(images, expected)
+    assert indices.tolist() == order
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert batch.rectangles.any(1).sum() in range(8, 33)
