@@ -29,7 +29,7 @@ TINY = dict(identities=2, cameras=2, pictures=2, samples=1, width=32, height=64,
 
 @pytest.fixture(autouse=True)
 def _packages(request):
-    if 'sample' not in request.node.name:
+    if 'sample' not in request.node.originalname:
         pytest.importorskip('anny')
         pytest.importorskip('mitsuba')
 
