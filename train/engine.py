@@ -2,6 +2,7 @@
 
 import argparse
 import datetime
+import functools
 import logging
 import math
 import time
@@ -218,6 +219,25 @@ def describe(done: int, epochs: int, figures: dict[str, float], evaluation: Eval
     return line
 
 
+def save_epoch(
+    epoch: int,
+    figures: dict[str, float],
+    evaluation: Evaluation | None,
+    due: bool,
+    model: nn.Module,
+    data_config: dict,
+    folder: RunFolder,
+    saver: CheckpointSaver,
+) -> None:
+    """Writes what an epoch leaves: its row, the models if they are `due`, and last the checkpoint that ends it."""
+    folder.add_summary(epoch, figures, evaluation and evaluation.ranking)
+    if due:
+        folder.save_model('last', model, data_config)
+    if evaluation is not None and (saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric):
+        folder.save_model('best', model, data_config)
+    saver.save_checkpoint(epoch, metric=evaluation and evaluation.ranking.mAP)
+
+
 def train(args: argparse.Namespace) -> TrainingResult:
     """Runs a training, or what is left of one.
 
@@ -259,6 +279,9 @@ def train(args: argparse.Namespace) -> TrainingResult:
     )
     for remark in (*dataset.remarks, *(() if dataset.gallery else ('nothing to measure: no query and gallery',))):
         _logger.info(f'{dataset.name}: {remark}')
+    measure = functools.partial(
+        evaluate, model, dataset, data_config=data_config, workers=args.workers, batch_size=args.batch_size, cache=cache
+    )
     evaluation, began = None, time.perf_counter()
     try:
         for epoch in range(start_epoch, args.epochs):
@@ -268,23 +291,9 @@ def train(args: argparse.Namespace) -> TrainingResult:
             figures = {'lr': optimizer.param_groups[0]['lr']}
             figures |= train_one_epoch(task, loader, labels, optimizer, device, f'epoch {epoch + 1}/{args.epochs}')
             done = epoch + 1
-            evaluation = None
             due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
-            if due and dataset.gallery:
-                evaluation = evaluate(
-                    model,
-                    dataset,
-                    data_config=data_config,
-                    workers=args.workers,
-                    batch_size=args.batch_size,
-                    cache=cache,
-                )
-            folder.add_summary(epoch, figures, evaluation and evaluation.ranking)
-            if due:
-                folder.save_model('last', model, data_config)
-            if evaluation is not None and (saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric):
-                folder.save_model('best', model, data_config)
-            saver.save_checkpoint(epoch, metric=evaluation and evaluation.ranking.mAP)
+            evaluation = measure() if due and dataset.gallery else None
+            save_epoch(epoch, figures, evaluation, due, model, data_config, folder, saver)
             left = (args.epochs - done) * (time.perf_counter() - began) / (done - start_epoch)
             _logger.info(describe(done, args.epochs, figures, evaluation, left))
     except KeyboardInterrupt:
