@@ -5,6 +5,7 @@ import datetime
 import functools
 import logging
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -250,6 +251,8 @@ def train(args: argparse.Namespace) -> TrainingResult:
     Raises:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        raise InputError('training runs in one process so far: start msinet-train without torchrun')
     device = find_device(args.device)
     dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
     if not dataset.train:

@@ -224,6 +224,13 @@ def test_wrong_settings(market, tmp_path, flags, message):
     assert not (tmp_path / 'run').exists()
 
 
+def test_several_processes_are_refused(market, tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(InputError, match='without torchrun'):
+        run(market, tmp_path / 'run', '--epochs', '1')
+    assert not (tmp_path / 'run').exists()
+
+
 def test_a_run_is_not_overwritten(market, tmp_path):
     run(market, tmp_path / 'run', '--epochs', '1')
     with pytest.raises(InputError, match='holds a run already; continue it with --resume'):
