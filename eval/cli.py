@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from msinet_timm.commands import InputError, command, find_device, not_negative, positive
-from msinet_timm.datasets import ReIDDataset, create_dataset, key_value, list_datasets, parse_options
+from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
 from msinet_timm.datasets.cache import CACHE, open_cache
 from msinet_timm.datasets.verify import SKIP_BROKEN, drop_broken
 
@@ -33,15 +33,7 @@ def create_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('-ds', '--dataset', required=True, help=f'one of: {", ".join(list_datasets())}')
     parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
-    parser.add_argument(
-        '--data-option',
-        type=key_value,
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='options of the data set, see msinet-data list',
-    )
+    add_data_option(parser)
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
     parser.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
     parser.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")

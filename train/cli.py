@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import InputError, command, fraction, not_negative, positive, positive_float
-from msinet_timm.datasets import key_value, list_datasets
+from msinet_timm.datasets import add_data_option, list_datasets
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.verify import SKIP_BROKEN
 
@@ -41,15 +41,7 @@ def create_parser() -> argparse.ArgumentParser:
     data = parser.add_argument_group('data')
     data.add_argument('-ds', '--dataset', help=f'one of: {", ".join(list_datasets())}')
     data.add_argument('--data-dir', default=None, metavar='DIR', help='folder of the data set')
-    data.add_argument(
-        '--data-option',
-        type=key_value,
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='KEY=VALUE',
-        help='options of the data set, see msinet-data list',
-    )
+    add_data_option(data)
     data.add_argument('--skip-broken', action='store_true', default=False, help=SKIP_BROKEN)
     data.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
     data.add_argument(

@@ -6,7 +6,7 @@ from .folder import FOLDER
 from .market1501 import MARKET1501, RENDERED, SAMPLE
 from .msmt17 import MSMT17
 from .people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
-from .reader import Reader, key_value, parse_options
+from .reader import Reader, add_data_option, parse_options
 from .records import Protocol, Record, ReIDDataset
 from .table import TABLE
 from .vehicles import VEHICLEID, VERI776, VERIWILD
@@ -15,9 +15,9 @@ __all__ = [
     'Protocol',
     'ReIDDataset',
     'Record',
+    'add_data_option',
     'create_dataset',
     'get_reader',
-    'key_value',
     'list_datasets',
     'parse_options',
 ]

@@ -3,7 +3,7 @@
 import argparse
 
 from ..commands import command
-from . import ReIDDataset, create_dataset, get_reader, key_value, list_datasets, parse_options
+from . import ReIDDataset, add_data_option, create_dataset, get_reader, list_datasets, parse_options
 
 __all__ = ['main']
 
@@ -57,9 +57,7 @@ def _list(args: argparse.Namespace) -> None:
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', metavar='NAME', help='of the data set, see msinet-data list')
     parser.add_argument('root', metavar='ROOT', nargs='?', help='its folder, or the file of a table')
-    parser.add_argument(
-        '--data-option', type=key_value, nargs='+', action='extend', default=[], metavar='KEY=VALUE', help='its options'
-    )
+    add_data_option(parser)
 
 
 def _open(args: argparse.Namespace) -> ReIDDataset:

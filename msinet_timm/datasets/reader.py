@@ -1,12 +1,13 @@
 """What a reader of a data set declares: its options, the folders it expects, and the published counts."""
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..commands import InputError
 from .records import Counts, ReIDDataset
 
-__all__ = ['Option', 'Reader', 'key_value', 'parse_options']
+__all__ = ['Option', 'Reader', 'add_data_option', 'key_value', 'parse_options']
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,21 @@ class Reader:
 def key_value(text: str) -> str:
     """Type of a flag for argparse: `KEY=VALUE`, unchanged."""
     if not text.partition('=')[0].isidentifier() or '=' not in text:
-        import argparse
-
         raise argparse.ArgumentTypeError(f'expected KEY=VALUE, got {text!r}')
     return text
+
+
+def add_data_option(parser: argparse._ActionsContainer) -> None:
+    """Gives a command the flag `--data-option KEY=VALUE ...`, whose values `parse_options` takes."""
+    parser.add_argument(
+        '--data-option',
+        type=key_value,
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='options of the data set, see msinet-data list',
+    )
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, str]:
