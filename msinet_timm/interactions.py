@@ -43,11 +43,12 @@ class ChannelGate(nn.Module):
         self.fc2 = nn.Conv2d(hidden, channels, 1, **dd)
         self.gate = nn.Sigmoid()
 
-    def _gate(self, x: torch.Tensor) -> torch.Tensor:
-        return x * self.gate(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
+    def weights(self, x: torch.Tensor) -> torch.Tensor:
+        """A branch [B, C, H, W] to the weights of its channels, [B, C, 1, 1] between 0 and 1."""
+        return self.gate(self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True)))))
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._gate(a), self._gate(b)
+        return a * self.weights(a), b * self.weights(b)
 
 
 class CrossAttention(nn.Module):

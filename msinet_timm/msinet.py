@@ -98,14 +98,23 @@ class Cell(nn.Module):
 
     Args:
         in_chs: channels of the input.
-        out_chs: channels of the output; each branch has a quarter of them.
+        out_chs: channels of the output.
         interactions: names of the two interactions.
+        mid_chs: channels of each branch; None for a quarter of the output's.
     """
 
-    def __init__(self, in_chs: int, out_chs: int, interactions: tuple[str, str], device=None, dtype=None) -> None:
+    def __init__(
+        self,
+        in_chs: int,
+        out_chs: int,
+        interactions: tuple[str, str],
+        mid_chs: int | None = None,
+        device=None,
+        dtype=None,
+    ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
-        mid_chs = out_chs // 4
+        mid_chs = mid_chs or out_chs // 4
         self.reduce_a = ConvBlock(in_chs, mid_chs, **dd)
         self.reduce_b = ConvBlock(in_chs, mid_chs, **dd)
         self.first_a = LightConv(mid_chs, **dd)

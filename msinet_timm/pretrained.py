@@ -14,7 +14,7 @@ from timm.models import clean_state_dict
 
 from .commands import InputError
 
-__all__ = ['CheckpointError', 'checkpoint_filter_fn', 'is_published', 'load_default_cfgs']
+__all__ = ['CheckpointError', 'checkpoint_filter_fn', 'is_published', 'load_default_cfgs', 'published_names']
 
 _logger = logging.getLogger(__name__)
 
@@ -106,9 +106,11 @@ _PUBLISHED_CELL = {
     'conv2a': 'first_a',
     'conv2b': 'first_b',
     '_op2': 'interaction1',
+    '_op2s': 'interaction1.ops',
     'conv3a': 'second_a',
     'conv3b': 'second_b',
     '_op3': 'interaction2',
+    '_op3s': 'interaction2.ops',
     'conv4a': 'expand_a',
     'conv4b': 'expand_b',
     'downsample': 'shortcut',
@@ -137,7 +139,12 @@ def _published_name(name: str) -> str:
     return f'{_PUBLISHED_TRUNK[part]}.{rest}'
 
 
-def _convert_published(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+def published_names(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a published checkpoint under our names, without what we have no part for.
+
+    Raises:
+        CheckpointError: a bias that the published training freezes at zero isn't.
+    """
     for name, tensor in state_dict.items():
         if name in _FROZEN_BIASES:
             if tensor.any():
@@ -182,7 +189,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     """
     state_dict = clean_state_dict(state_dict.get('state_dict', state_dict))
     if is_published(state_dict):
-        state_dict = dict(_convert_published(state_dict))
+        state_dict = dict(published_names(state_dict))
     own = model.state_dict()
     if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):
         _fill_local_branch(state_dict, own)
