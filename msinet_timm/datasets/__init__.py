@@ -8,6 +8,7 @@ from .msmt17 import MSMT17
 from .people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
 from .reader import Reader, add_data_option, parse_options
 from .records import Protocol, Record, ReIDDataset
+from .shard_index import SHARDS
 from .table import TABLE
 from .vehicles import VEHICLEID, VERI776, VERIWILD
 
@@ -34,6 +35,7 @@ _READERS: dict[str, Reader] = {
     'randperson': RANDPERSON,
     'rendered': RENDERED,
     'sample': SAMPLE,
+    'shards': SHARDS,
     'table': TABLE,
     'vehicleid': VEHICLEID,
     'veri776': VERI776,

@@ -22,6 +22,7 @@ from ..commands import InputError, progress
 from .cached_images import CachedImages, Erasing, PixelFile
 from .images import ReIDImages, UnreadableImageError
 from .records import Record
+from .shards import picture_file
 
 __all__ = ['CACHE', 'ImageCache', 'open_cache']
 
@@ -113,7 +114,7 @@ class ImageCache:
         stamps = []
         for record in records:
             try:
-                status = os.stat(record.path)
+                status = os.stat(picture_file(record.path))
             except OSError as e:
                 raise InputError(
                     f'--cache {self.place}: {record.path} has vanished or cannot be read ({e.strerror}): '

@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..commands import progress
 from .images import UnreadableImageError, load_image
 from .records import Record, ReIDDataset
+from .shards import read_picture
 
 __all__ = ['Finding', 'check_dataset', 'summarize']
 
@@ -129,7 +129,7 @@ def _inspect(record: Record) -> tuple[str, int, bytes]:
     """What keeps a picture from being read, else its shorter side in pixels and a hash of file and box."""
     try:
         size = load_image(record.path, record.box).size
-        content = Path(record.path).read_bytes()
+        content = read_picture(record.path)
     except (UnreadableImageError, OSError) as e:
         return str(e), 0, b''
     return '', min(size), hashlib.sha256(content + repr(record.box).encode()).digest()

@@ -2,7 +2,7 @@
 
 import argparse
 
-from ..commands import command
+from ..commands import command, positive
 from . import ReIDDataset, add_data_option, create_dataset, get_reader, list_datasets, parse_options
 
 __all__ = ['main']
@@ -99,18 +99,20 @@ def _add_convert(subparsers) -> None:
     p = subparsers.add_parser(
         'convert',
         help='write a data set in another layout',
-        description='Pictures become hard links where possible, else copies; a table names them where they are.',
+        description='Pictures become hard links where possible, else copies; a table names them where they are. '
+        'Shards hold them in tar archives with an index, to be trained on as a stream.',
     )
     _add_dataset(p)
-    p.add_argument('--to', required=True, metavar='LAYOUT', help='folder, csv or market1501')
+    p.add_argument('--to', required=True, metavar='LAYOUT', help='folder, csv, market1501 or shards')
     p.add_argument('--output', required=True, metavar='PATH', help='new or empty folder; for csv, a new file')
+    p.add_argument('--shard-size', type=positive, metavar='N', help='pictures in a shard (default: 1,000)')
     p.set_defaults(run=_convert)
 
 
 def _convert(args: argparse.Namespace) -> None:
     from .convert import convert
 
-    counts = convert(_open(args), args.to, args.output)
+    counts = convert(_open(args), args.to, args.output, args.shard_size)
     print(f'{args.output}: ' + ', '.join(f'{n} {part}' for part, n in counts.items()))
 
 

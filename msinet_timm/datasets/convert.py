@@ -1,30 +1,43 @@
-"""From any data set to another layout: folders, a table, or Market-1501's names."""
+"""From any data set to another layout: folders, a table, Market-1501's names, or shards."""
 
 import csv
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 from ..commands import InputError, progress
 from .images import load_image
 from .labels import FIELDS
 from .market1501 import PARTS
 from .records import Record, ReIDDataset
+from .shard_index import write_index
+from .shards import read_picture, split_path
 
-__all__ = ['LAYOUTS', 'convert']
+__all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
+#: Pictures in a shard.
+SHARD_SIZE = 1000
+#: Pictures of one identity side by side in shards to train on, at most.
+GROUP = 16
 _PARTS = ('train', 'query', 'gallery')
 
 
-def convert(dataset: ReIDDataset, layout: str, output: str | Path) -> dict[str, int]:
+def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: int | None = None) -> dict[str, int]:
     """Writes a data set in another layout. Pictures are hard links where possible, else copies; crops are new files.
 
     Args:
         dataset: what to write.
         layout: one of `LAYOUTS`: `folder` and `market1501` make a folder of pictures, `csv` a table of the pictures
-            where they are.
+            where they are, `shards` a folder of WebDataset shards with the files as they are, boxes in the labels.
+            There pictures to train on are shuffled in groups of up to `GROUP` of an identity, always in the same way.
         output: new or empty folder, or the table's file.
+        shard_size: pictures in a shard, for `shards` alone; None for `SHARD_SIZE`.
 
     Returns:
         Pictures written by part.
@@ -36,8 +49,11 @@ def convert(dataset: ReIDDataset, layout: str, output: str | Path) -> dict[str, 
         raise InputError(f"unknown layout '{layout}', choose from: {', '.join(LAYOUTS)}")
     if dataset.protocol.draws and not dataset.query:
         raise InputError(f"data set '{dataset.name}' draws its queries at random, which no other layout can tell")
+    if shard_size is not None and layout != 'shards':
+        raise InputError(f'--shard-size {shard_size}: the layout {layout} has no shards')
+    options = {} if shard_size is None else {'shard_size': shard_size}
     try:
-        LAYOUTS[layout](dataset, Path(output))
+        LAYOUTS[layout](dataset, Path(output), **options)
     except OSError as e:
         raise InputError(f'--output {output}: cannot write ({e})') from e
     return {part: len(getattr(dataset, part)) for part in _PARTS}
@@ -91,9 +107,13 @@ def _to_market1501(dataset: ReIDDataset, output: Path) -> None:
     _write_pictures(dataset, output, name)
 
 
-def _write_pictures(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
+def _require_empty(output: Path) -> None:
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f'--output {output}: give a new or empty folder')
+
+
+def _write_pictures(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
+    _require_empty(output)
     records = [(part, number, r) for part in _PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
     for part, number, record in progress(records, desc='convert', unit='picture'):
         suffix = Path(record.path).suffix.lower() if record.box is None else '.png'
@@ -106,6 +126,9 @@ def _write_pictures(dataset: ReIDDataset, output: Path, name: Callable[[str, int
 
 
 def _link(source: str, target: Path) -> None:
+    if split_path(source):
+        target.write_bytes(_read(source))
+        return
     try:
         # of a symbolic link, what it points to
         os.link(os.path.realpath(source), target)
@@ -113,9 +136,74 @@ def _link(source: str, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _read(path: str) -> bytes:
+    try:
+        return read_picture(path)
+    except OSError as e:
+        raise InputError(f'{path}: cannot read this picture ({e.strerror or e}); replace or remove it') from e
+
+
+def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
+    _require_empty(output)
+    try:
+        from webdataset import TarWriter
+    except ImportError as e:
+        raise InputError('--to shards needs webdataset: pip install "msinet-timm[shards]"') from e
+    output.mkdir(parents=True, exist_ok=True)
+    suffixes = Image.registered_extensions()
+    total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
+    written: dict[str, list[Record]] = {part: [] for part in _PARTS}
+    with progress(total=total, desc='convert', unit='picture') as bar:
+        for part in _PARTS:
+            records = getattr(dataset, part)
+            groups = _in_groups(records, min(GROUP, shard_size)) if part == 'train' else [[r] for r in records]
+            for number, shard in enumerate(_pack(groups, shard_size)):
+                path = output / f'{part}-{number:06d}.tar'
+                # without times, so that the same data set always gives the same files
+                with open(path, 'wb') as file, TarWriter(file, encoder=False, mtime=0) as tar:
+                    for record in shard:
+                        key, suffix = f'{len(written[part]):06d}', Path(record.path).suffix.lower()
+                        suffix = suffix if suffix in suffixes else '.jpg'  # what it is decides its content
+                        tar.write({'__key__': key, suffix[1:]: _read(record.path), 'json': _label(record)})
+                        written[part].append(record._replace(path=f'{path}/{key}{suffix}'))
+                        bar.update()
+    write_index(output, written)
+
+
+def _in_groups(records: Sequence[Record], size: int) -> list[list[Record]]:
+    """Shuffled groups of pictures of one identity, of up to so many, all of an identity's nearly equally large."""
+    rng = np.random.default_rng(0)
+    people = defaultdict(list)
+    for record in records:
+        people[record.identity].append(record)
+    groups = []
+    for pictures in people.values():
+        order, count = rng.permutation(len(pictures)), -(-len(pictures) // size)
+        groups += [[pictures[i] for i in order[start::count]] for start in range(count)]
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _pack(groups: Sequence[list[Record]], size: int) -> Iterator[list[Record]]:
+    """Shards of whole groups."""
+    shard: list[Record] = []
+    for group in groups:
+        if len(shard) + len(group) > size:
+            yield shard
+            shard = []
+        shard += group
+    if shard:
+        yield shard
+
+
+def _label(record: Record) -> bytes:
+    known = {name: value for name, value in record._asdict().items() if name != 'path' and value is not None}
+    return json.dumps(known).encode()
+
+
 #: Layout -> what writes it.
-LAYOUTS: dict[str, Callable[[ReIDDataset, Path], None]] = {
+LAYOUTS: dict[str, Callable[..., None]] = {
     'folder': _to_folder,
     'csv': _to_table,
     'market1501': _to_market1501,
+    'shards': _to_shards,
 }

@@ -1,5 +1,6 @@
 """The pictures of records: one way to open a file, and a torch data set for training and evaluation."""
 
+import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch.utils.data import Dataset, default_collate
 
 from ..commands import InputError
 from .records import Record
+from .shards import read_picture, split_path
 
 __all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']
 
@@ -27,7 +29,10 @@ class UnreadableImageError(InputError):
 
 
 def load_image(
-    path: str, box: tuple[int, int, int, int] | None = None, at_least: tuple[int, int] | None = None
+    path: str,
+    box: tuple[int, int, int, int] | None = None,
+    at_least: tuple[int, int] | None = None,
+    content: bytes | None = None,
 ) -> Image.Image:
     """Opens a picture as RGB, turned upright as its EXIF orientation says, and crops it.
 
@@ -35,17 +40,20 @@ def load_image(
     the colours are those that Pillow's `convert('RGB')` gives, and so torchvision's loaders.
 
     Args:
-        path: image file.
+        path: image file, or member of a local shard.
         box: left, top, right and bottom in pixels of the upright picture; None for all of it.
         at_least: height and width down to which a JPEG without a box may be decoded at a half, a quarter or an eighth
             of its size: faster, but its pixels differ slightly from those of a resize. None decodes at full size.
+        content: of the file, where it has been read already.
 
     Raises:
         UnreadableImageError: missing, truncated, no picture, larger than Pillow's `Image.MAX_IMAGE_PIXELS`, numbers
             that are no colours, or smaller than its box.
     """
     try:
-        with Image.open(path) as file:
+        if content is None and split_path(path):
+            content = read_picture(path)
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             _refuse_bombs(file)
             if at_least and box is None:
                 height, width = at_least

@@ -38,16 +38,18 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Protocol:
-    """How a data set's rankings are measured, over the rule that a query's own camera is left out.
+    """How a data set's rankings are measured.
 
     Attributes:
         same_clothes_removed: gallery pictures of a query's identity in the same clothes are left out, too.
         draws: 0 where the gallery is fixed. Otherwise it is drawn so many times, by seeds 0, 1, ...: one picture of
             each identity. The rest of the gallery asks if the data set has no queries, and is left out otherwise.
+        same_camera_removed: gallery pictures of a query's identity and camera are left out, where cameras are known.
     """
 
     same_clothes_removed: bool = False
     draws: int = 0
+    same_camera_removed: bool = True
 
 
 @dataclass(frozen=True)

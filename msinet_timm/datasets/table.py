@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from .clothes import CLOTHES_OPTION, clothes_protocol
 from .labels import FIELDS, make_records
 from .reader import Option, Reader
 from .records import ReIDDataset
+from .shards import picture_file
 
 __all__ = ['COLUMNS', 'TABLE', 'read_table']
 
@@ -161,7 +163,7 @@ class _Checker:
         for name in _REQUIRED:
             if name not in row:
                 yield name, 'empty'
-        if 'path' in row and not (self.images / row['path']).is_file():
+        if 'path' in row and not os.path.isfile(picture_file(self.images / row['path'])):
             yield 'path', f'no such file: {self.images / row["path"]}'
         if 'split' in row and row['split'] not in _PARTS:
             yield 'split', f"'{row['split']}' must be one of {', '.join(_PARTS)}"

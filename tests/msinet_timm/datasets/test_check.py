@@ -171,6 +171,6 @@ def test_what_cannot_be_read(capsys, argv, message):
 def test_list(capsys):
     assert main(['list']) == 0
     out = capsys.readouterr().out
-    assert out.count('    expects  ') == 15
+    assert out.count('    expects  ') == 16
     assert '    option   split=trainval|train  pictures to train on; default trainval' in out
     assert '    pictures train 12,936 of 751 identities, query 3,368 of 750 identities, gallery 15,913 of 751' in out

@@ -1,7 +1,8 @@
 """msinet-data convert: what comes back is what went in."""
 
 import os
-from pathlib import Path
+from collections import Counter
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from msinet_timm.datasets.cli import main
 from msinet_timm.datasets.convert import LAYOUTS, convert
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.records import Protocol
+from msinet_timm.datasets.shards import read_picture
 
 MARKET = {
     'bounding_box_train': ['0007_c3s3_077419_03.png', '0002_c1s1_000451_03.png', '0002_c2s1_000801_01.png'],
@@ -32,7 +34,7 @@ def market(paint, tmp_path):
 def content(dataset):
     """What must not change, with the pictures' bytes."""
     return {
-        part: sorted((r.identity, r.camera, Path(r.path).read_bytes()) for r in getattr(dataset, part))
+        part: sorted((r.identity, r.camera, read_picture(r.path)) for r in getattr(dataset, part))
         for part in ('train', 'query', 'gallery')
     }
 
@@ -119,7 +121,8 @@ def test_table_holds_all_that_is_known(paint, tmp_path):
 @pytest.mark.parametrize(
     'layout, name, message',
     [
-        ('shards', 'out', r"unknown layout 'shards', choose from: folder, csv, market1501"),
+        ('parquet', 'out', r"unknown layout 'parquet', choose from: folder, csv, market1501, shards"),
+        ('shards', '.', r'--output .*: give a new or empty folder'),
         ('folder', '.', r'--output .*: give a new or empty folder'),
         ('csv', 'people.txt', r'people.txt: give a new file \*.csv'),
         ('folder', 'file/below', r'--output .*file/below: cannot write'),
@@ -148,3 +151,60 @@ def test_what_a_layout_cannot_hold(paint, tmp_path):
     refuse("'set' has no query: Market-1501's layout needs all three parts", with_camera, (), ())
     refuse(r"b.png has no camera: Market-1501's names need one", with_camera, without, without)
     refuse("'set' draws its queries at random", with_camera, (), with_camera, protocol=Protocol(draws=2))
+
+
+def test_shards_become_folders_and_tables(market, tmp_path):
+    convert(market, 'shards', tmp_path / 'shards', shard_size=2)
+    shards = create_dataset('shards', str(tmp_path / 'shards'))
+    for layout, name, target in (('folder', 'folder', 'people'), ('csv', 'table', 'people.csv')):
+        convert(shards, layout, tmp_path / target)
+        assert content(create_dataset(name, str(tmp_path / target))) == content(market)
+
+
+def test_training_shards_are_made_for_pk_batches(paint, tmp_path):
+    """Groups of up to 16 of an identity, nearly equally large, none over two shards, neither they nor identities in
+    order; the rest as it was."""
+    paths = [str(paint(f'{n}.png')) for n in range(90)]
+    identities = [0] * 33 + [1] * 16 + [2] * 3 + [3] * 38
+    train = tuple(Record(path, identity, n) for n, (path, identity) in enumerate(zip(paths, identities, strict=True)))
+    dataset = ReIDDataset('set', '/', train, train[:5], train[5:10])
+    convert(dataset, 'shards', tmp_path / 'a', shard_size=20)
+    shards = create_dataset('shards', str(tmp_path / 'a'))
+    assert content(shards) == content(dataset)
+    assert [r.camera for r in shards.query + shards.gallery] == list(range(10))
+    sizes = Counter(r.path.split('/')[-2] for r in shards.train)
+    assert max(sizes.values()) <= 20 and sizes.keys() == {f'train-00000{n}.tar' for n in range(len(sizes))}
+    runs = [(i, len(list(run))) for i, run in groupby(r.identity for r in shards.train)]
+    groups = {(0, 11): 3, (1, 16): 1, (2, 3): 1, (3, 13): 2, (3, 12): 1}
+    assert sum(i * n for i, n in runs) == sum(i * n * times for (i, n), times in groups.items())
+    by_shard = Counter((r.path.split('/')[-2], r.identity) for r in shards.train)
+    assert all(count in (3, 11, 12, 13, 16) for count in by_shard.values())
+    assert [i for i, _ in runs] != sorted(i for i, _ in runs)
+    cameras = [r.camera for r in shards.train if r.identity == 1]
+    assert sorted(cameras) == list(range(33, 49)) != cameras
+    convert(dataset, 'shards', tmp_path / 'b', shard_size=20)
+    for path in (tmp_path / 'a').iterdir():
+        assert path.read_bytes() == (tmp_path / 'b' / path.name).read_bytes()
+
+
+def test_shard_size_of_the_command(market, tmp_path, capsys):
+    command = ['convert', 'market1501', market.root, '--output', str(tmp_path / 'out'), '--shard-size', '1', '--to']
+    assert main([*command, 'folder']) == 2
+    assert '--shard-size 1: the layout folder has no shards' in capsys.readouterr().err
+    assert main([*command, 'shards']) == 0
+    assert len(list((tmp_path / 'out').glob('*.tar'))) == 7
+
+
+def test_suffixes_in_shards(paint, tmp_path):
+    jpeg = paint('a.jpg')
+    odd, none = jpeg.rename(tmp_path / 'a.part'), paint('b.PNG').rename(tmp_path / 'b')
+    records = (Record(str(odd), 1, 1), Record(str(none), 2, 1), Record(str(paint('c.BMP')), 3, 1))
+    convert(ReIDDataset('set', '/', (), records[:1], records), 'shards', tmp_path / 'out')
+    names = [r.path.rpartition('/')[2] for r in create_dataset('shards', str(tmp_path / 'out')).gallery]
+    assert names == ['000000.jpg', '000001.jpg', '000002.bmp']
+
+
+def test_pictures_that_cannot_be_read(market, tmp_path):
+    os.remove(market.query[0].path)
+    with pytest.raises(InputError, match=r'query/0001_c1s1_001051_00.png: cannot read this picture \(No such file'):
+        convert(market, 'shards', tmp_path / 'out')
