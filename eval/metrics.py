@@ -1,18 +1,19 @@
 """CMC, mAP and mINP of a ranking, without ever holding the distance matrix."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from msinet_timm.commands import InputError
 
-__all__ = ['RankingResult', 'evaluate_ranking', 'match_ranks', 'nearest']
+from .checks import Relatives, check_features, check_labels, check_rules
+from .counting import choose_kernel, match_ranks
+from .distances import DistanceRows, EuclideanRows, GivenRows, blocks
+from .nearest import nearest, nearest_by_distance
 
-_FAR = torch.iinfo(torch.int64).max  # key of what is not in a query's ranking
+__all__ = ['RankingResult', 'evaluate_distances', 'evaluate_ranking', 'nearest', 'nearest_by_distance']
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +25,21 @@ class RankingResult:
         cmc: [min(max_rank, gallery)] share of queries with a match among the first k+1 pictures, 0-1.
         mINP: mean inverse negative penalty, 0-1: matches divided by the rank of the hardest match.
         average_precision: [Q] of each query, NaN where it has no match and was skipped.
+        inverse_negative_penalty: [Q] of each query, NaN where it was skipped.
+        first_match_rank: [Q] rank of each query's first match, 1 or larger; 0 where it was skipped.
+        skipped: number of skipped queries by reason: 'identity not in gallery', and 'only under the same cameras' (or
+            'clothes', or 'cameras or clothes') where the rules have removed all that were there.
         draws: where the gallery was drawn several times, the result of each; the figures above are their means, and
-            `average_precision` is that of the first.
+            the arrays and `skipped` are those of the first.
     """
 
     mAP: float
     cmc: np.ndarray
     mINP: float
     average_precision: np.ndarray
+    inverse_negative_penalty: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    first_match_rank: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    skipped: Mapping[str, int] = field(default_factory=dict)
     draws: tuple['RankingResult', ...] = ()
 
     @classmethod
@@ -42,6 +50,9 @@ class RankingResult:
             cmc=np.mean([d.cmc for d in draws], axis=0),
             mINP=float(np.mean([d.mINP for d in draws])),
             average_precision=draws[0].average_precision,
+            inverse_negative_penalty=draws[0].inverse_negative_penalty,
+            first_match_rank=draws[0].first_match_rank,
+            skipped=draws[0].skipped,
             draws=tuple(draws),
         )
 
@@ -71,14 +82,16 @@ def evaluate_ranking(
     query_clothes=None,
     gallery_clothes=None,
     max_rank: int = 50,
-    tile: int = 2**21,
+    tile: int = 2**24,
+    kernel: str = 'auto',
+    precision: str = 'full',
 ) -> RankingResult:
     """Ranks the gallery for each query by squared Euclidean distance, and measures the rankings.
 
-    Features are taken as they are (normalise them for cosine similarity). Where cameras are given, gallery pictures
-    of a query's identity *and* camera are taken out of its ranking; where clothes are given, so are those of its
-    identity and clothes. Queries without a match left are skipped.
-    Average precision is the mean, over matches, of the precision at the match's rank.
+    Features are taken as they are (normalise them for cosine similarity); one that is all zeros is a point like any
+    other. Where cameras are given, gallery pictures of a query's identity *and* camera are taken out of its ranking;
+    where clothes are given, so are those of its identity and clothes. Queries without a match left are skipped.
+    Average precision is the mean, over matches, of the precision at the match's rank: the rectangular form.
 
     Distances are computed in float32; of two equal ones the lower gallery index comes first, as in a stable sort.
     The work is done on the device of `query`.
@@ -90,214 +103,124 @@ def evaluate_ranking(
         query_cameras: [Q] integers, or None to keep pictures of the same camera. Likewise `gallery_cameras`, [G].
         query_clothes: [Q] integers, or None to keep pictures of the same clothes. Likewise `gallery_clothes`, [G].
         max_rank: length of the CMC curve, unless the gallery is smaller.
-        tile: the largest number of distances held at once (about 40 bytes each), but at least one query's.
+        tile: the largest number of distances held at once (about 5 bytes each), but at least one query's.
+        kernel: how ranks are counted, see `msinet_eval.counting`: 'tensor', 'numba' (on the CPU, needs the extra
+            `fast`), or 'auto', which is numba where it can run and pays. The result is the same.
+        precision: 'half' multiplies in float16, which is faster on most GPUs, but rounds distances to three digits:
+            ranks change, and so do the figures, a little.
 
     Raises:
         InputError: sizes that do not fit, features that are not finite, or no query with a match.
     """
-    if max_rank < 1 or tile < 1:
-        raise InputError(f'max_rank and tile must be at least 1, got {max_rank} and {tile}')
-    query, gallery = _check_features(query, gallery)
-    query_ids = _check_labels(query_ids, query, 'query_ids')
-    gallery_ids = _check_labels(gallery_ids, gallery, 'gallery_ids')
-    rules = _check_rules(
-        query, gallery, cameras=(query_cameras, gallery_cameras), clothes=(query_clothes, gallery_clothes)
-    )
-
-    measured = []
-    gallery_squares = _squares(gallery, 'gallery')
-    _squares(query, 'query')
-    step = max(1, tile // len(gallery))
-    for rows in (slice(start, start + step) for start in range(0, len(query), step)):
-        distances = _order_distances(query[rows], gallery, gallery_squares)
-        same = query_ids[rows, None] == gallery_ids
-        removed = _removed(same, rules, rows)
-        matches = same if removed is None else same & ~removed
-        measured.append(_measure(match_ranks(distances, matches, removed)))
-    precision, penalty, first = (torch.cat(parts).cpu().numpy() for parts in zip(*measured, strict=True))
-
-    valid = ~np.isnan(precision)
-    if not valid.any():
-        raise InputError(
-            'no query has a match in the gallery: check that both have identities in common'
-            + (f', under different {" and ".join(rules)}' if rules else '')
-        )
-    length = min(max_rank, len(gallery))
-    found = np.bincount(first[valid] - 1, minlength=length)[:length]
-    return RankingResult(
-        mAP=float(precision[valid].mean()),
-        cmc=found.cumsum() / valid.sum(),
-        mINP=float(penalty[valid].mean()),
-        average_precision=precision,
+    rows = EuclideanRows(*check_features(query, gallery), precision)
+    return _evaluate(
+        rows,
+        query_ids,
+        gallery_ids,
+        cameras=(query_cameras, gallery_cameras),
+        clothes=(query_clothes, gallery_clothes),
+        max_rank=max_rank,
+        tile=tile,
+        kernel=kernel,
     )
 
 
-def match_ranks(distances: Tensor, matches: Tensor, removed: Tensor | None = None) -> Tensor:
-    """Ranks of all matches, counted exactly and without sorting the gallery.
-
-    A match's rank is 1 + the number of gallery pictures before it: those that are nearer, and those that are equally
-    near and have a lower index.
-
-    Args:
-        distances: [B, G] float32, finite.
-        matches: [B, G] bool.
-        removed: [B, G] bool, pictures that are not in the ranking; none of them may be a match.
-
-    Returns:
-        [B, M] int64, ascending, with M the largest number of matches of a query; 0 where a query has fewer.
-    """
-    keys = _sort_keys(distances)
-    if removed is not None:
-        keys.masked_fill_(removed, _FAR)
-    counts = matches.sum(1)
-    width = int(counts.max())
-    columns = torch.arange(width, device=keys.device)
-    filled = columns < counts[:, None]
-    match_keys = keys.new_full((len(keys), width), _FAR)
-    match_keys[filled] = keys[matches]  # both run through the queries in order
-    match_keys = match_keys.sort(1).values
-
-    # each picture comes before all matches from its bin on; a match counts itself, which is the 1 of the rank
-    bins = torch.searchsorted(match_keys, keys)
-    bins += torch.arange(len(keys), device=keys.device)[:, None] * (width + 1)
-    histogram = torch.bincount(bins.flatten(), minlength=len(keys) * (width + 1)).view(len(keys), width + 1)
-    return histogram[:, :width].cumsum(1) * filled
-
-
-def nearest(
-    query,
-    gallery,
-    query_ids=None,
-    gallery_ids=None,
+def evaluate_distances(
+    distances,
+    query_ids,
+    gallery_ids,
     query_cameras=None,
     gallery_cameras=None,
     *,
     query_clothes=None,
     gallery_clothes=None,
-    k: int = 10,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first pictures of a few queries' rankings, by the rules of `evaluate_ranking`.
+    max_rank: int = 50,
+    tile: int = 2**22,
+    kernel: str = 'auto',
+) -> RankingResult:
+    """Measures rankings by given distances, such as re-ranked ones; otherwise as `evaluate_ranking`.
 
-    Takes the same features and labels. Holds the distances of all given queries at once.
+    Args:
+        distances: [Q, G] array or tensor, or an object with that `shape` whose `[slice]` computes the rows of some
+            queries on demand, such as `msinet_eval.rerank.ReRanking`. Infinite ones are allowed, NaN is not.
+        query_ids: as for `evaluate_ranking`, and so for all that follow.
 
-    Returns:
-        For each query, gallery indices and Euclidean distances of the k nearest pictures, fewer if fewer are left.
+    Raises:
+        InputError: sizes that do not fit, distances that are NaN, or no query with a match.
     """
-    query, gallery = _check_features(query, gallery)
-    query_squares = _squares(query, 'query')
-    distances = _order_distances(query, gallery, _squares(gallery, 'gallery'))
-    keys = _sort_keys(distances)
-    rules = _check_rules(
-        query, gallery, cameras=(query_cameras, gallery_cameras), clothes=(query_clothes, gallery_clothes)
+    return _evaluate(
+        GivenRows(distances),
+        query_ids,
+        gallery_ids,
+        cameras=(query_cameras, gallery_cameras),
+        clothes=(query_clothes, gallery_clothes),
+        max_rank=max_rank,
+        tile=tile,
+        kernel=kernel,
     )
-    if rules:
-        query_ids = _check_labels(query_ids, query, 'query_ids')
-        same = query_ids[:, None] == _check_labels(gallery_ids, gallery, 'gallery_ids')
-        keys.masked_fill_(_removed(same, rules), _FAR)
-    keys, indices = keys.topk(min(k, len(gallery)), dim=1, largest=False)
-    euclidean = (distances.gather(1, indices) + query_squares[:, None]).clamp(min=0).sqrt()
-    kept = (keys != _FAR).cpu().numpy()
-    rows = zip(indices.cpu().numpy(), euclidean.cpu().numpy(), kept, strict=True)
-    return [(index[keep], distance[keep]) for index, distance, keep in rows]
 
 
-def _measure(ranks: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """[B, M] ranks -> average precision (NaN without matches), inverse negative penalty and first rank, [B] each."""
-    if ranks.shape[1] == 0:
-        ranks = ranks.new_zeros(len(ranks), 1)
-    matched = ranks > 0
-    counts = matched.sum(1).double()
-    positions = torch.arange(1, ranks.shape[1] + 1, device=ranks.device)
-    precision = torch.where(matched, positions / ranks.double(), 0.0).sum(1) / counts
-    return precision, counts / ranks.amax(1), ranks[:, 0]
+def _evaluate(
+    rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, max_rank: int, tile: int, kernel: str
+) -> RankingResult:
+    if max_rank < 1 or tile < 1:
+        raise InputError(f'max_rank and tile must be at least 1, got {max_rank} and {tile}')
+    (queries, gallery), device = rows.shape, rows.device
+    kernel = choose_kernel(kernel, device, queries * gallery)
+    pictures = [torch.empty(number, 0, device=device) for number in rows.shape]
+    rules = check_rules(*pictures, cameras=cameras, clothes=clothes)
+    relatives = Relatives(
+        check_labels(query_ids, pictures[0], 'query_ids'), check_labels(gallery_ids, pictures[1], 'gallery_ids'), rules
+    )
+    ranks, related, matched = [], [], []
+    for block in blocks(rows, tile):
+        of_row, columns, removed = relatives.of(block)
+        size = block.stop - block.start
+        related.append(torch.bincount(of_row, minlength=size))
+        matched.append(torch.bincount(of_row[~removed], minlength=size))
+        ranks.append(match_ranks(rows[block], of_row, columns, removed, kernel=kernel))
+    ranks, related, matched = (torch.cat(parts).cpu().numpy() for parts in (ranks, related, matched))
+    return _measure(ranks, related, matched, tuple(rules), min(max_rank, gallery))
 
 
-def _removed(same: Tensor, rules: dict[str, tuple[Tensor, Tensor]], rows: slice = slice(None)) -> Tensor | None:
-    """[B, G] which pictures of the same identity a rule takes out of the rankings; None without rules."""
-    removed = None
-    for of_query, of_gallery in rules.values():
-        like = same & (of_query[rows, None] == of_gallery)
-        removed = like if removed is None else removed | like
-    return removed
+def _measure(
+    ranks: np.ndarray, related: np.ndarray, matched: np.ndarray, rules: tuple[str, ...], length: int
+) -> RankingResult:
+    """Figures of all queries.
 
-
-def _order_distances(query: Tensor, gallery: Tensor, gallery_squares: Tensor) -> Tensor:
-    """[B, G] squared Euclidean distances less the query's own square, which orders a row alike and rounds less."""
-    with _full_precision(query.device):
-        return torch.addmm(gallery_squares, query, gallery.T, alpha=-2)
-
-
-def _sort_keys(distances: Tensor) -> Tensor:
-    """float32 [B, G] -> int64 keys, all different in a row, that sort as (distance, gallery index) does."""
-    bits = (distances + 0.0).view(torch.int32)  # + 0.0 makes one zero of two
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats sort backwards by their bits
-    return ordered.long().mul_(2**32).add_(torch.arange(distances.shape[1], device=distances.device))
-
-
-@contextlib.contextmanager
-def _full_precision(device: torch.device) -> Iterator[None]:
-    """Float32 products in float32, whatever a surrounding training has chosen: TF32 would swap near neighbours."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
-    before = [backend.fp32_precision for backend in backends]
-    for backend in backends:
-        backend.fp32_precision = 'ieee'
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        for backend, precision in zip(backends, before, strict=True):
-            backend.fp32_precision = precision
-
-
-def _as_tensor(values, name: str) -> Tensor:
-    try:
-        return torch.as_tensor(values)
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise InputError(f'{name} must be an array or tensor of numbers ({e})') from e
-
-
-def _check_features(query, gallery) -> tuple[Tensor, Tensor]:
-    """Both as float32 on the query's device."""
-    query = _as_tensor(query, 'query features').detach()
-    gallery = _as_tensor(gallery, 'gallery features').detach()
-    for features, name in ((query, 'query'), (gallery, 'gallery')):
-        if features.ndim != 2 or 0 in features.shape:
-            raise InputError(f'{name} features must be [pictures, dimensions], not empty; got {list(features.shape)}')
-    if query.shape[1] != gallery.shape[1]:
-        raise InputError(f'query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}')
-    return query.float(), gallery.to(query.device).float()
-
-
-def _check_labels(labels, features: Tensor, name: str) -> Tensor:
-    """Labels as an integer tensor on the features' device."""
-    labels = _as_tensor(labels, name)
-    if labels.shape != features.shape[:1]:
-        raise InputError(f'{name} must be one label for each of {len(features)} features, got {list(labels.shape)}')
-    if labels.is_floating_point() or labels.is_complex():
-        raise InputError(f'{name} must be integers, got {labels.dtype}')
-    return labels.to(features.device)
-
-
-def _check_rules(query: Tensor, gallery: Tensor, **given: tuple) -> dict[str, tuple[Tensor, Tensor]]:
-    """The labels of query and gallery by name, without those that are not known."""
-    rules = {}
-    for name, (of_query, of_gallery) in given.items():
-        if (of_query is None) != (of_gallery is None):
-            raise InputError(f'{name} are known for only one of query and gallery: give both or none')
-        if of_query is not None:
-            of_query = _check_labels(of_query, query, f'query_{name}')
-            rules[name] = of_query, _check_labels(of_gallery, gallery, f'gallery_{name}')
-    return rules
-
-
-def _squares(features: Tensor, name: str) -> Tensor:
-    """[N] squared norms, which also tell of features that no distance can be computed from."""
-    with _full_precision(features.device):
-        squares = torch.einsum('nd,nd->n', features, features)
-    bad = ~squares.isfinite()
-    if bad.any():
+    Args:
+        ranks: [M] of all matches, query by query and ascending in each.
+        related: [Q] number of gallery pictures of a query's identity.
+        matched: [Q] how many of them no rule removes.
+        rules: what they have in common with the query when one does.
+        length: of the CMC curve.
+    """
+    valid = matched > 0
+    reasons = {'identity not in gallery': related == 0, f'only under the same {" or ".join(rules)}': related > 0}
+    skipped = {reason: int((applies & ~valid).sum()) for reason, applies in reasons.items()}
+    if not valid.any():
         raise InputError(
-            f'{name} features of {int(bad.sum())} pictures are not finite (or too large to square in float32), '
-            f'the first is number {int(bad.nonzero()[0])}'
+            'no query has a match in the gallery: check that both have identities in common'
+            + (f', under different {" and ".join(rules)}' if rules else '')
+            + f' ({", ".join(f"{number} queries: {reason}" for reason, number in skipped.items() if number)})'
         )
-    return squares
+    ends = matched.cumsum()
+    starts = ends - matched
+    query = np.repeat(np.arange(len(matched)), matched)
+    precision = (np.arange(len(ranks)) - starts[query] + 1) / ranks
+    average = np.full(len(matched), np.nan)
+    average[valid] = np.bincount(query, precision, len(matched))[valid] / matched[valid]
+    penalty = np.full(len(matched), np.nan)
+    penalty[valid] = matched[valid] / ranks[ends[valid] - 1]
+    first = np.zeros(len(matched), dtype=np.int64)
+    first[valid] = ranks[starts[valid]]
+    found = np.bincount(first[valid] - 1, minlength=length)[:length]
+    return RankingResult(
+        mAP=float(average[valid].mean()),
+        cmc=found.cumsum() / valid.sum(),
+        mINP=float(penalty[valid].mean()),
+        average_precision=average,
+        inverse_negative_penalty=penalty,
+        first_match_rank=first,
+        skipped={reason: number for reason, number in skipped.items() if number},
+    )

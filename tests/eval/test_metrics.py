@@ -3,10 +3,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from msinet_eval import metrics
-from msinet_eval.metrics import RankingResult, evaluate_ranking, match_ranks, nearest
+from msinet_eval.counting import match_ranks
+from msinet_eval.metrics import RankingResult, evaluate_distances, evaluate_ranking, nearest, nearest_by_distance
 from msinet_timm.commands import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'evaluation.safetensors'
@@ -66,8 +69,78 @@ def assert_like_oracle(result, case, **kwargs):
     np.testing.assert_allclose(result.cmc, cmc, rtol=1e-12)
     assert result.mAP == pytest.approx(mAP, rel=1e-12)
     assert result.mINP == pytest.approx(mINP, rel=1e-12)
-    assert result.num_skipped == np.isnan(precisions).sum()
-    assert result.num_valid == np.isfinite(precisions).sum()
+    valid = np.isfinite(precisions)
+    assert result.num_skipped == (~valid).sum()
+    assert result.num_valid == valid.sum()
+
+    assert (np.isfinite(result.inverse_negative_penalty) == valid).all()
+    assert np.nanmean(result.inverse_negative_penalty) == pytest.approx(mINP, rel=1e-12)
+    assert ((result.first_match_rank > 0) == valid).all()
+    firsts = [(result.first_match_rank[valid] <= k).mean() for k in range(1, len(cmc) + 1)]
+    np.testing.assert_allclose(firsts, cmc, rtol=1e-12)
+    rules = [name for name in ('cameras', 'clothes') if f'query_{name}' in case]
+    missing = sum(i not in case['gallery_ids'] for i in case['query_ids'])
+    reasons = {
+        'identity not in gallery': missing,
+        f'only under the same {" or ".join(rules)}': (~valid).sum() - missing,
+    }
+    assert result.skipped == {reason: number for reason, number in reasons.items() if number}
+
+
+@st.composite
+def cases(draw):
+    """Up to 9 queries and 40 pictures at whole numbers: ties, duplicates, zeros, one camera, no matches, any rules."""
+    case = random_case(
+        draw(st.integers(0, 2**32 - 1)),
+        queries=draw(st.integers(1, 9)),
+        gallery=draw(st.integers(1, 40)),
+        dimensions=draw(st.integers(1, 3)),
+        identities=draw(st.integers(1, 9)),
+        cameras=draw(st.integers(1, 4)),
+    )
+    if draw(st.booleans()):
+        rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+        case |= {f'{part}_clothes': rng.integers(0, 3, len(case[part])) for part in ('query', 'gallery')}
+    return case if draw(st.booleans()) else without_cameras(case)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    case=cases(),
+    tile=st.sampled_from([1, 50, 2**24]),
+    max_rank=st.integers(1, 60),
+    kernel=st.sampled_from(['tensor', 'numba']),
+    form=st.sampled_from(['features', 'array', 'tensor', 'on demand']),
+)
+def test_equals_brute_force(case, tile, max_rank, kernel, form):
+    labels = {name: value for name, value in case.items() if name not in ('query', 'gallery')}
+    distances = ((case['query'][:, None] - case['gallery']) ** 2).sum(2)
+    given_as = {'array': distances, 'tensor': torch.tensor(distances), 'on demand': OnDemand(distances)}
+
+    def measure():
+        if form == 'features':
+            return evaluate_ranking(**case, tile=tile, max_rank=max_rank, kernel=kernel)
+        return evaluate_distances(given_as[form], **labels, tile=tile, max_rank=max_rank, kernel=kernel)
+
+    removed = [oracle_removed(case, i) for i in range(len(case['query']))]
+    matches = case['query_ids'][:, None] == case['gallery_ids']
+    if (matches & ~np.array(removed)).any():
+        assert_like_oracle(measure(), case, max_rank=max_rank)
+    else:
+        with pytest.raises(InputError, match='no query has a match in the gallery'):
+            measure()
+
+
+class OnDemand:
+    """Distances that only ever exist a few rows at a time."""
+
+    def __init__(self, distances):
+        self.distances, self.shape, self.largest = distances, distances.shape, 0
+
+    def __getitem__(self, rows):
+        block = torch.tensor(self.distances[rows])
+        self.largest = max(self.largest, len(block))
+        return block
 
 
 @pytest.mark.parametrize('seed', range(8))
@@ -168,9 +241,9 @@ def test_published_figures(removal):
 def test_never_holds_more_distances_than_a_tile(monkeypatch):
     held = []
 
-    def spy(distances, *args):
+    def spy(distances, *args, **kwargs):
         held.append(distances.numel())
-        return match_ranks(distances, *args)
+        return match_ranks(distances, *args, **kwargs)
 
     monkeypatch.setattr(metrics, 'match_ranks', spy)
     case = random_case(0)
@@ -179,11 +252,63 @@ def test_never_holds_more_distances_than_a_tile(monkeypatch):
     assert sum(held) == 23 * 71
 
 
-def test_negative_zero_ties_with_zero():
-    distances = torch.tensor([[0.0, -0.0, -1.0, 0.0, 2.0]])
-    matches = torch.tensor([[False, True, False, True, True]])
-    assert match_ranks(distances, matches).tolist() == [[3, 4, 5]]
-    assert match_ranks(distances, matches, torch.tensor([[True, False, True, False, False]])).tolist() == [[1, 2, 3]]
+def test_distances_on_demand_are_asked_for_a_tile_at_a_time():
+    case = random_case(0)
+    distances = OnDemand(((case['query'][:, None] - case['gallery']) ** 2).sum(2))
+    evaluate_distances(distances, case['query_ids'], case['gallery_ids'], tile=300)
+    assert distances.largest == 300 // 71
+
+
+@pytest.mark.parametrize('dtype', [np.float64, np.float16, np.int64])
+def test_distances_keep_their_precision(dtype):
+    """Farther by less than float32 can tell, the match is the second."""
+    far = np.nextafter(1, 2) if dtype == np.float64 else 2
+    assert evaluate_distances(np.array([[far, 1]], dtype), [1], [1, 2]).mAP == 0.5
+    assert nearest_by_distance(np.array([[far, 1]], dtype))[0][0].tolist() == [1, 0]
+
+
+def test_infinite_distances_come_last_in_order():
+    distances = np.array([[np.inf, 1, np.inf, -np.inf, np.inf]], dtype=np.float32)
+    for kernel in ('tensor', 'numba'):
+        result = evaluate_distances(distances, [1], [0, 0, 1, 0, 1], kernel=kernel)
+        assert result.average_precision.tolist() == [(1 / 4 + 2 / 5) / 2]
+
+
+@pytest.mark.parametrize(
+    ('distances', 'message'),
+    [
+        (np.zeros(3), r'distances must be \[queries, gallery pictures\], not empty; got \[3\]'),
+        (np.zeros((0, 3)), r'got \[0, 3\]'),
+        ([['a']], 'distances must be an array or tensor of numbers'),
+        (np.array([[0, 1], [0, np.nan]]), '1 distances are NaN, the first is that of query 1 to gallery picture 1'),
+        (np.zeros((3, 2)), r'query_ids must be one label for each of 3 pictures, got \[2\]'),
+    ],
+)
+def test_wrong_distances(distances, message):
+    with pytest.raises(InputError, match=message):
+        evaluate_distances(distances, [1, 2], [1, 2], tile=1)
+
+
+def test_zeros_are_points_like_any_other():
+    """Of a query without direction, all normalised pictures are equally near: the order is that of the gallery."""
+    gallery = np.array([[0, 1], [0, 0], [1, 0], [-1, 0]], dtype=np.float32)
+    result = evaluate_ranking(np.zeros((1, 2)), gallery, [1], [0, 0, 1, 1])
+    assert result.average_precision.tolist() == [(1 / 3 + 2 / 4) / 2]
+    assert nearest(np.zeros((1, 2)), gallery)[0][0].tolist() == [1, 0, 2, 3]
+
+
+def test_half_precision_merges_near_neighbours():
+    pictures = [[0.9999, 0.014], [1.0, 0.0]]  # the second is the query itself
+    assert evaluate_ranking([[1.0, 0.0]], pictures, [1], [0, 1]).mAP == 1
+    assert evaluate_ranking([[1.0, 0.0]], pictures, [1], [0, 1], precision='half').mAP == 0.5
+    case = random_case(4, queries=40, gallery=300)
+    rng = np.random.default_rng(4)
+    case['query'], case['gallery'] = (1e4 * rng.normal(size=(n, 64)).astype(np.float32) for n in (40, 300))
+    full, half = (evaluate_ranking(**case, precision=precision) for precision in ('full', 'half'))
+    assert half.mAP == pytest.approx(full.mAP, abs=0.01)
+    assert not np.array_equal(half.average_precision, full.average_precision, equal_nan=True)
+    with pytest.raises(InputError, match="precision must be full or half, got 'double'"):
+        evaluate_ranking(**case, precision='double')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -213,8 +338,8 @@ def test_takes_tensors_lists_and_half_precision():
     tensors = {name: torch.as_tensor(value) for name, value in case.items()}
     tensors['query'] = tensors['query'].half().requires_grad_()
     lists = {name: value.tolist() for name, value in case.items()}
-    for given in (tensors, lists):
-        assert_like_oracle(evaluate_ranking(**given), case)
+    for inputs in (tensors, lists):
+        assert_like_oracle(evaluate_ranking(**inputs), case)
 
 
 @pytest.mark.parametrize('seed', range(3))
@@ -230,12 +355,26 @@ def test_nearest_follows_the_ranking(seed, removal):
         np.testing.assert_allclose(distances, exact, rtol=1e-6)
 
 
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), k=st.integers(1, 45), given_as=st.sampled_from([np.asarray, torch.tensor, OnDemand]))
+def test_nearest_by_distance_is_nearest(case, k, given_as):
+    distances = ((case['query'][:, None] - case['gallery']) ** 2).sum(2)
+    labels = {name: value for name, value in case.items() if name not in ('query', 'gallery')}
+    found = nearest_by_distance(given_as(distances), **labels, k=k)
+    for i, (indices, near) in enumerate(found):
+        expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(case, i))[:k]
+        assert indices.tolist() == expected.tolist()
+        assert near.tolist() == distances[i, expected].tolist()
+    for (indices, _), (others, _) in zip(nearest(**case, k=k), found, strict=True):
+        assert indices.tolist() == others.tolist()
+
+
 @pytest.mark.parametrize('seed', range(3))
 def test_nearest_leaves_out_clothes(seed):
     case = with_clothes(seed)
-    for given in (case, without_cameras(case)):
-        for i, (indices, _) in enumerate(nearest(**given, k=15)):
-            expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(given, i))[:15]
+    for inputs in (case, without_cameras(case)):
+        for i, (indices, _) in enumerate(nearest(**inputs, k=15)):
+            expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(inputs, i))[:15]
             assert indices.tolist() == expected.tolist()
 
 
@@ -252,7 +391,7 @@ def test_nearest_gives_no_more_than_is_left():
         ({'gallery': np.zeros(71)}, r'gallery features must be \[pictures, dimensions\], not empty; got \[71\]'),
         ({'gallery': np.zeros((0, 3)), 'gallery_ids': []}, r'gallery features must be .* got \[0, 3\]'),
         ({'query': [['a']]}, 'query features must be an array or tensor of numbers'),
-        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 features, got \[22\]'),
+        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 pictures, got \[22\]'),
         ({'gallery_ids': np.zeros(71)}, 'gallery_ids must be integers, got torch.float64'),
         ({'gallery_cameras': [None] * 71}, 'gallery_cameras must be an array or tensor of numbers'),
         ({'gallery_cameras': None}, 'cameras are known for only one of query and gallery'),
