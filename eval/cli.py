@@ -1,144 +1,168 @@
-"""The command `msinet-eval`: measures a model on a data set."""
+"""The command `msinet-eval`: measures models on data sets; and the commands that are called by its first word."""
 
 import argparse
-import json
-import platform
-from importlib.metadata import version
-from pathlib import Path
+import importlib
+import sys
 
-import torch
+from msinet_timm.commands import command, fraction, not_negative, positive
+from msinet_timm.datasets import add_data_option, list_datasets
+from msinet_timm.datasets.cache import CACHE
+from msinet_timm.datasets.verify import SKIP_BROKEN
 
-from msinet_timm.commands import InputError, command, find_device, not_negative, positive
-from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
-from msinet_timm.datasets.cache import CACHE, open_cache
-from msinet_timm.datasets.verify import SKIP_BROKEN, drop_broken
-
-from .models import load_model
-from .protocol import Evaluation, evaluate
-from .report import FIGURES, table, write_ranked_lists
+from .forward import AMP, PARTS
+from .run import run
 
 __all__ = ['main']
 
-_PACKAGES = ('msinet-timm', 'torch', 'torchvision', 'timm', 'numpy', 'Pillow')
+#: First words that call another command: the module with its `add_arguments` and `run`, and what it does.
+COMMANDS = {
+    'compare': ('compare', 'whether one model is better than another, and on which queries'),
+    'pair': ('pair', 'whether two pictures show the same one'),
+    'search': ('search', 'the nearest pictures of a gallery of any size'),
+}
+_EPILOG = 'other commands: ' + '; '.join(f'msinet-eval {word}: {about}' for word, (_, about) in COMMANDS.items())
 
 
 def create_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     parser = argparse.ArgumentParser(
-        prog='msinet-eval', description='Measures a model on a ReID data set: mAP, CMC, mINP.'
+        prog='msinet-eval',
+        description='Measures models on ReID data sets: mAP (mean over matches of the precision at their ranks, that '
+        'is, rectangular AP, without interpolation), CMC, mINP.',
+        epilog=_EPILOG,
     )
     parser.add_argument(
-        'model',
-        help='name that timm knows, hf-hub:OWNER/NAME, a run or model folder, color_histogram[_stripes]',
+        'models',
+        nargs='*',
+        metavar='MODEL',
+        help='name that timm knows, hf-hub:OWNER/NAME, a run or model folder, color_histogram[_stripes], '
+        'or a checkpoint file with --model; several are measured one after another',
     )
-    parser.add_argument('-ds', '--dataset', required=True, help=f'one of: {", ".join(list_datasets())}')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
-    add_data_option(parser)
-    parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
-    parser.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
-    parser.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
-    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once (default: 64)')
-    parser.add_argument(
+    _add_data(parser.add_argument_group('data'))
+    _add_model(parser.add_argument_group('model'))
+    _add_test_time(parser.add_argument_group('ranking'))
+    _add_outputs(parser.add_argument_group('results'))
+    return parser
+
+
+def _add_data(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '-ds',
+        '--dataset',
+        nargs='+',
+        metavar='DATASET',
+        help=f'one or more of: {", ".join(list_datasets())}',
+    )
+    group.add_argument('--data-dir', nargs='+', metavar='DIR', help='folder of all data sets, or one for each')
+    add_data_option(group)
+    group.add_argument(
+        '--protocol',
+        nargs='+',
+        metavar='RULE',
+        help="measure by these rules instead of the data set's: standard, or some of clothes-changing, all-cameras "
+        "(pictures of a query's own camera count) and draws=N (one gallery picture of each identity, drawn N times)",
+    )
+    group.add_argument('--skip-broken', action='store_true', help=SKIP_BROKEN)
+    group.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
+    group.add_argument(
+        '--embeddings',
+        nargs='+',
+        metavar='FILE',
+        help='measure embeddings instead of a model: of queries and gallery, .safetensors or .npy '
+        '(of the gallery alone with --protocol draws=N)',
+    )
+    group.add_argument(
+        '--labels',
+        metavar='CSV',
+        help='who the embeddings are of: columns part (query, gallery), identity, and perhaps camera, clothes, '
+        'tracklet, domain, path, in the order of the embeddings; not needed for files that --features wrote',
+    )
+
+
+def _add_model(group: argparse._ArgumentGroup) -> None:
+    group.add_argument('--model', metavar='NAME', help='the network of a checkpoint file')
+    group.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
+    group.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
+    group.add_argument('--flip', action='store_true', help='mean of the embeddings of a picture and its mirror image')
+    group.add_argument('--part', default='all', choices=PARTS, help='part of the embedding (default: all)')
+    group.add_argument('--neck', action='store_true', help='take the features behind the necks')
+    group.add_argument('--amp', choices=list(AMP), help='compute in half precision; embeddings stay float32')
+    group.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once (default: 64)')
+    group.add_argument(
         '--workers', type=not_negative, default=2, metavar='N', help='processes that read images (default: 2)'
     )
-    parser.add_argument('--skip-broken', action='store_true', help=SKIP_BROKEN)
-    parser.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    parser.add_argument('--json', metavar='FILE', help='write the figures and how they came about')
-    parser.add_argument('--ranked-lists', metavar='FILE', help='write a PNG of queries and what was found for them')
-    parser.add_argument('--features', metavar='DIR', help='write query.safetensors and gallery.safetensors there')
-    return parser
+    group.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    group.add_argument(
+        '--features',
+        metavar='DIR',
+        help='keep query.safetensors and gallery.safetensors there: an interrupted extraction goes on, a finished one '
+        'is not repeated; under torchrun all processes share it',
+    )
+
+
+def _add_test_time(group: argparse._ArgumentGroup) -> None:
+    group.add_argument('--camera-mean', action='store_true', help="take each camera's mean from its embeddings")
+    group.add_argument('--multi-shot', action='store_true', help='rank tracklets, each by the mean of its pictures')
+    group.add_argument(
+        '--query-expansion', type=positive, metavar='K', help='mean of each query and its K nearest gallery pictures'
+    )
+    group.add_argument(
+        '--database-augmentation',
+        type=positive,
+        metavar='K',
+        help='mean of each gallery picture and the K nearest',
+    )
+    group.add_argument('--rerank', action='store_true', help='re-rank by k-reciprocal neighbours (CVPR 2017)')
+    group.add_argument('--k1', type=positive, metavar='N', help='neighbours of a picture (default: 20)')
+    group.add_argument('--k2', type=positive, metavar='N', help='neighbours to average over (default: 6)')
+    group.add_argument(
+        '--lambda-value', type=fraction, metavar='SHARE', help='share of the original distance (default: 0.3)'
+    )
+
+
+def _add_outputs(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        '--ranks', type=positive, nargs='+', default=[1, 5, 10], metavar='K', help='Rank-k to show (default: 1 5 10)'
+    )
+    group.add_argument(
+        '--intervals',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='show bootstrap 95 %% intervals over query identities (default: on)',
+    )
+    group.add_argument(
+        '--thresholds',
+        action='store_true',
+        help='show how well distances tell same from different: AUC, EER, TPR at FPR',
+    )
+    group.add_argument(
+        '--breakdown', action='store_true', help='show mAP for each pair of cameras and of domains, as far as known'
+    )
+    group.add_argument(
+        '--calibrate',
+        action='store_true',
+        help="keep the distance at a false positive rate of 0.1 %% in the model's folder, for msinet-eval pair",
+    )
+    group.add_argument('--json', metavar='FILE', help='write the figures and how they came about')
+    group.add_argument('--summary', metavar='CSV', help='append a line of figures')
+    group.add_argument('--html', metavar='FILE', help='write a report with curves, ranked lists and what was matched')
+    group.add_argument('--ranked-lists', metavar='FILE', help='write a PNG of queries and what was found for them')
 
 
 @command
 def main(argv: list[str] | None = None) -> int:
     """Runs the command."""
-    args = create_parser().parse_args(argv)
-    device = find_device(args.device)
-    _prepare_outputs(args)
-    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
-    if args.skip_broken:
-        dataset = drop_broken(dataset, ('query', 'gallery'))
-    cache = open_cache(args.cache, args.workers)
-    model, data_config = load_model(args.model, args.checkpoint, args.height, args.width)
-    try:
-        evaluation = evaluate(
-            model,
-            dataset,
-            data_config=data_config,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            device=device,
-            cache=cache,
-        )
-    except torch.OutOfMemoryError as e:
-        raise InputError(f'{device} has not enough memory: give a --batch-size below {args.batch_size}') from e
-    print(table([(f'{args.model} on {dataset.name}', evaluation.ranking)]))
-    for remark in dataset.remarks:
-        print(f'  {remark}')
-    if args.features:
-        evaluation.query.save(Path(args.features) / 'query.safetensors')
-        evaluation.gallery.save(Path(args.features) / 'gallery.safetensors')
-    if args.json:
-        _write_json(args.json, _figures(args, dataset, evaluation, data_config))
-    if args.ranked_lists:
-        ranking = evaluation.ranking
-        title = f'{args.model} on {dataset.name}: mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
-        write_ranked_lists(
-            args.ranked_lists,
-            evaluation.query,
-            evaluation.gallery,
-            ranking,
-            title='; '.join([title, *dataset.remarks]),
-            same_clothes_removed=dataset.protocol.same_clothes_removed,
-        )
-    return 0
-
-
-def _prepare_outputs(args: argparse.Namespace) -> None:
-    """Folders for what will be written, so that a wrong path shows before the work and not after it."""
-    if args.ranked_lists and not args.ranked_lists.lower().endswith('.png'):
-        raise InputError(f'--ranked-lists {args.ranked_lists}: the file name must end in .png')
-    for flag, folder in (
-        ('--json', args.json and Path(args.json).parent),
-        ('--ranked-lists', args.ranked_lists and Path(args.ranked_lists).parent),
-        ('--features', args.features),
-    ):
-        try:
-            if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise InputError(f'{flag}: cannot create the folder {folder} ({e.strerror})') from e
-
-
-def _figures(args: argparse.Namespace, dataset: ReIDDataset, evaluation: Evaluation, data_config: dict) -> dict:
-    ranking, query, gallery, rate = evaluation
-    parts = {'query': query, 'gallery': gallery}
-    return {
-        'model': args.model,
-        'checkpoint': args.checkpoint,
-        'dataset': dataset.name,
-        'data_options': parse_options(args.data_option),
-        'remarks': list(dataset.remarks),
-        'images': {part: len(features) for part, features in parts.items()},
-        'identities': {part: len(features.identities.unique()) for part, features in parts.items()},
-        'same_camera_removed': query.cameras is not None,
-        'same_clothes_removed': dataset.protocol.same_clothes_removed,
-        'mAP': ranking.mAP,
-        'mINP': ranking.mINP,
-        'cmc': ranking.cmc.tolist(),
-        'draws': [{name: figure(draw) for name, figure in FIGURES.items()} for draw in ranking.draws],
-        'spread': {name: ranking.spread(figure) for name, figure in FIGURES.items()} if ranking.draws else None,
-        'queries_skipped': ranking.num_skipped,
-        'embedding_dim': query.embeddings.shape[1],
-        'preprocessing': data_config,
-        'images_per_second': round(rate, 1),
-        'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
-    }
-
-
-def _write_json(path: str, figures: dict) -> None:
-    try:
-        Path(path).write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
-    except OSError as e:
-        raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] in COMMANDS:
+        name, about = COMMANDS[argv[0]]
+        module = importlib.import_module(f'.{name}', __package__)
+        parser = argparse.ArgumentParser(prog=f'msinet-eval {argv[0]}', description=f'Tells {about}.')
+        module.add_arguments(parser)
+        return module.run(parser.parse_args(argv[1:]))
+    parser = create_parser()
+    args = parser.parse_args(argv)
+    if not args.embeddings:
+        missing = [name for name, value in (('MODEL', args.models), ('-ds/--dataset', args.dataset)) if not value]
+        if missing:
+            parser.error(f'the following arguments are required: {", ".join(missing)} (or --embeddings)')
+    return run(args)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,9 +15,18 @@ from torch.utils.data import DataLoader
 from msinet_timm.commands import InputError, progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache
+from msinet_timm.datasets.cached_images import CachedImages
 from msinet_timm.datasets.images import ReIDImages
+from msinet_timm.datasets.shard_stream import StreamedBatches, StreamedImages, in_shards
+
+from .distributed import is_primary, share_out
+from .feature_file import FeatureFile, describe, fill
+from .forward import AMP, device_of, embed, evaluation_mode
 
 __all__ = ['Features', 'device_of', 'embed', 'extract', 'reid_data_config']
+
+_TENSORS = ('embeddings', 'identities', 'cameras', 'clothes', 'boxes', 'tracklets')
+_TEXTS = ('paths', 'domains')
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +41,8 @@ class Features:
         clothes: [N] int64, or None where they are unknown.
         boxes: [N, 4] int64, left, top, right and bottom of the part of the file that was embedded (0, 0, 0, 0 for all
             of it); None where no picture has one.
+        tracklets: [N] int64, or None where they are unknown.
+        domains: N names of places or sources, or None where they are unknown.
     """
 
     embeddings: Tensor
@@ -41,31 +51,35 @@ class Features:
     paths: tuple[str, ...]
     clothes: Tensor | None = None
     boxes: Tensor | None = None
+    tracklets: Tensor | None = None
+    domains: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def subset(self, indices: Tensor) -> 'Features':
         """Features of some of the pictures, given by their indices."""
-        tensors = {name: value[indices] for name, value in self._tensors().items()}
-        return Features(
-            **tensors | {'cameras': tensors.get('cameras')}, paths=tuple(self.paths[i] for i in indices.tolist())
-        )
+        tensors = {name: None if value is None else value[indices] for name, value in self._tensors().items()}
+        chosen = indices.tolist()
+        texts = {n: None if value is None else tuple(value[i] for i in chosen) for n, value in self._texts().items()}
+        return Features(**tensors, **texts)
 
-    def _tensors(self) -> dict[str, Tensor]:
-        """All that is known, by attribute."""
-        names = ('embeddings', 'identities', 'cameras', 'clothes', 'boxes')
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    def _tensors(self) -> dict[str, Tensor | None]:
+        return {name: getattr(self, name) for name in _TENSORS}
 
-    def save(self, path: str | Path) -> None:
-        """Writes one safetensors file, with the paths as JSON in its metadata.
+    def _texts(self) -> dict[str, tuple[str, ...] | None]:
+        return {name: getattr(self, name) for name in _TEXTS}
+
+    def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> None:
+        """Writes one safetensors file, with paths and domains as JSON in its metadata, and further texts if any.
 
         Raises:
             InputError: the file cannot be written.
         """
-        tensors = {name: tensor.contiguous() for name, tensor in self._tensors().items()}
+        tensors = {name: value.contiguous() for name, value in self._tensors().items() if value is not None}
+        texts = {name: json.dumps(value) for name, value in self._texts().items() if value is not None}
         try:
-            save_file(tensors, path, metadata={'paths': json.dumps(self.paths)})
+            save_file(tensors, path, metadata={**(metadata or {}), **texts})
         except (OSError, safetensors.SafetensorError) as e:
             raise InputError(f'{path}: cannot write features ({e})') from e
 
@@ -79,9 +93,9 @@ class Features:
         try:
             with safetensors.safe_open(path, 'pt') as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-                paths = tuple(json.loads(file.metadata()['paths']))
-            return cls(**{'cameras': None, **tensors}, paths=paths)
-        except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError) as e:
+                texts = {name: tuple(json.loads(text)) for name, text in file.metadata().items() if name in _TEXTS}
+            return cls(**{'cameras': None, **tensors}, **texts)
+        except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as e:
             raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
 
 
@@ -98,25 +112,6 @@ def reid_data_config(model: nn.Module, height: int | None = None, width: int | N
     return {**config, 'input_size': size, 'crop_pct': 1.0, 'crop_mode': 'squash'}
 
 
-def embed(model: nn.Module, images: Tensor) -> Tensor:
-    """Embeddings before any classifier: [B, 3, H, W] -> [B, D], not normalised.
-
-    A model without classes (`num_classes` 0, or no such attribute) is called as it is, another one through timm's
-    `forward_features` and `forward_head(pre_logits=True)`, so that a model in training needs no change.
-
-    Raises:
-        InputError: what comes out is no tensor of that shape.
-    """
-    if getattr(model, 'num_classes', 0):
-        embeddings = model.forward_head(model.forward_features(images), pre_logits=True)
-    else:
-        embeddings = model(images)
-    if not isinstance(embeddings, Tensor) or embeddings.shape[:-1] != images.shape[:1]:
-        shape = list(embeddings.shape) if isinstance(embeddings, Tensor) else type(embeddings).__name__
-        raise InputError(f'{type(model).__name__} gives {shape} instead of one vector for each of {len(images)} images')
-    return embeddings
-
-
 def extract(
     model: nn.Module,
     records: Sequence[Record],
@@ -127,6 +122,12 @@ def extract(
     batch_size: int = 64,
     workers: int = 2,
     device: str | torch.device | None = None,
+    flip: bool = False,
+    part: str = 'all',
+    neck: bool = False,
+    amp: str | None = None,
+    file: str | Path | None = None,
+    distributed: bool = False,
     description: str = 'images',
 ) -> Features:
     """Embeds pictures, in the order of the records.
@@ -134,7 +135,8 @@ def extract(
     The model runs in evaluation mode and is left in the mode it came in; it moves to `device` for good.
 
     Args:
-        model: takes [B, 3, H, W], see `embed`.
+        model: takes [B, 3, H, W], see `embed`, and so for `flip`, `part` and `neck`. What it gives is normalised to
+            length 1 at the very end: with `flip`, after the mean.
         records: pictures, all with a camera or all without.
         transform: PIL image -> [3, H, W]; None for the evaluation transform of `data_config`.
         data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
@@ -142,60 +144,93 @@ def extract(
         batch_size: images at once.
         workers: processes that read images; 0 reads them in this one.
         device: None for the one that the model is on.
+        amp: `'bfloat16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
+        file: where the features are kept, see `msinet_eval.feature_file.FeatureFile`: an interrupted extraction goes
+            on there, and a finished one is only read. Not with a `transform`, which cannot be compared.
+        distributed: share the pictures out among the processes of torch's process group. All of them call this with
+            the same arguments, and all get the features of all pictures.
         description: what the progress bar says.
 
     Raises:
-        InputError: no records, some without a camera, an unreadable picture, an embedding that is not finite, or both
-            a transform and a cache.
+        InputError: no records, some without a camera, an unreadable picture, an embedding that is not finite, a
+            transform with a cache or a file, or a file that holds something else.
     """
     if not records:
         raise InputError('no pictures to embed')
     cameras = _cameras(records)
-    if transform and cache:
-        raise InputError('a cache holds pictures as data_config asks for: leave out the transform, or the cache')
+    if transform and (cache or file):
+        raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
+    if amp not in (None, *AMP):
+        raise InputError(f"amp '{amp}' must be one of {', '.join(AMP)}, or None")
     data_config = data_config or reid_data_config(model)
-    if cache is None:
-        images = ReIDImages(records, transform or create_transform(**data_config))
-    else:
-        images = cache.images(records, data_config)
     device = torch.device(device) if device is not None else device_of(model)
-    loader = DataLoader(
-        images, batch_size, num_workers=workers, collate_fn=images.collate, pin_memory=device.type == 'cuda'
-    )
-    model.to(device)
+    options = {'flip': flip, 'part': part, 'neck': neck}
+
+    def run(batches: Sequence[range], bar) -> Iterator[Tensor]:
+        if cache is None:
+            read = StreamedImages if in_shards(records) else ReIDImages
+            images = read(records, transform or create_transform(**data_config))
+        else:
+            images = cache.images(records, data_config)
+        autocast = torch.autocast(device.type, AMP[amp] if amp else None, enabled=amp is not None)
+        model.to(device)
+        with evaluation_mode(model):
+            for raw, indices in _loader(images, batches, workers, device):
+                with torch.inference_mode(), autocast:
+                    batch = nn.functional.normalize(embed(model, images.to_input(raw, device), **options).float())
+                yield _check_finite(batch.cpu(), indices, records)
+                bar.update(len(indices))
+
+    batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
     try:
-        bar = progress(total=len(records), desc=description, unit='img')
-        with _evaluation_mode(model), torch.inference_mode(), bar:
-            embeddings = _run(model, loader, records, device, bar)
+        if file is None and not distributed:
+            with progress(total=len(records), desc=description, unit='img') as bar:
+                embeddings = fill(len(records), zip(batches, run(batches, bar), strict=True))
+        else:
+            kind = {**options, 'amp': amp}
+            place = file and FeatureFile(file, lambda: describe(model, records, data_config, kind))
+            embeddings = share_out(run, batches, place, distributed, description)
     except InputError as e:
         # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
         raise e.with_traceback(None) from None
-    return Features(
-        # a copy outside of inference mode is free to be used in autograd
-        embeddings=embeddings.clone(),
+    features = Features(
+        embeddings=embeddings,
         identities=torch.tensor([r.identity for r in records]),
         cameras=cameras,
         paths=tuple(r.path for r in records),
-        clothes=None if any(r.clothes is None for r in records) else torch.tensor([r.clothes for r in records]),
+        clothes=_labels(records, 'clothes'),
         boxes=torch.tensor([r.box or (0, 0, 0, 0) for r in records]) if any(r.box for r in records) else None,
+        tracklets=_labels(records, 'tracklet'),
+        domains=None if any(r.domain is None for r in records) else tuple(r.domain for r in records),
+    )
+    if file is not None and (is_primary() or not distributed):
+        place.finish(features.save)
+    return features
+
+
+def _loader(images: ReIDImages | CachedImages, batches: Sequence[range], workers: int, device: torch.device):
+    """Gives (raw images, indices) of each batch, in order: the one place where pictures are read."""
+    return DataLoader(
+        images,
+        batch_sampler=StreamedBatches(images.records, batches) if isinstance(images, StreamedImages) else batches,
+        num_workers=workers,
+        collate_fn=images.collate,
+        pin_memory=device.type == 'cuda',
     )
 
 
-def _run(model: nn.Module, loader: DataLoader, records: Sequence[Record], device: torch.device, bar) -> Tensor:
-    """[N, D] normalised embeddings on the CPU."""
-    embeddings = None
-    for raw, indices in loader:
-        images = loader.dataset.to_input(raw, device)
-        batch = nn.functional.normalize(embed(model, images).float(), dim=1).cpu()
-        finite = batch.isfinite().all(1)
-        if not finite.all():
-            path = records[int(indices[~finite][0])].path
-            raise InputError(f'the model gives NaN or infinity for {path}: its weights are broken')
-        if embeddings is None:
-            embeddings = batch.new_empty(len(records), batch.shape[1])
-        embeddings[indices] = batch
-        bar.update(len(images))
+def _check_finite(embeddings: Tensor, indices: Tensor, records: Sequence[Record]) -> Tensor:
+    finite = embeddings.isfinite().all(1)
+    if not finite.all():
+        path = records[int(indices[~finite][0])].path
+        raise InputError(f'the model gives NaN or infinity for {path}: its weights are broken')
     return embeddings
+
+
+def _labels(records: Sequence[Record], field: str) -> Tensor | None:
+    """[N] int64, or None where some are unknown."""
+    labels = [getattr(record, field) for record in records]
+    return None if None in labels else torch.tensor(labels)
 
 
 def _cameras(records: Sequence[Record]) -> Tensor | None:
@@ -205,22 +240,3 @@ def _cameras(records: Sequence[Record]) -> Tensor | None:
     if len(unknown) == len(records):
         return None
     raise InputError(f'{unknown[0].path} has no camera but other pictures have: give all of them one, or none')
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter or buffer is; the CPU if it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device('cpu')
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Modules keep their modes one by one: a training may have frozen some of them."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training

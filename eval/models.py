@@ -2,24 +2,47 @@
 
 import difflib
 import logging
-import sys
 from pathlib import Path
 
 import timm
 import torch
-from timm.models import is_model_pretrained, load_checkpoint, resolve_model_input_args
+from timm.models import is_model_pretrained, resolve_model_input_args
 from torch import nn
 
 from msinet_timm.commands import InputError
 
 from .baselines import BASELINES
+from .checkpoints import fill, is_checkpoint, one_line, read_family
 from .features import reid_data_config
 
-__all__ = ['load_model']
+__all__ = ['find_model', 'load_model']
 
 _logger = logging.getLogger(__name__)
 
-_CHECKPOINT_SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin')
+_FILE_OF = 'a checkpoint file, and --model'
+
+
+def find_model(name: str, architecture: str | None) -> dict:
+    """Arguments `name` and `checkpoint` of `load_model` for what a command line says.
+
+    Args:
+        name: a model, or a checkpoint file.
+        architecture: `--model`: the model that the checkpoint is of.
+
+    Raises:
+        InputError: a checkpoint without an architecture, or the other way round.
+    """
+    if not is_checkpoint(name):
+        if architecture:
+            raise InputError(f"--model {architecture} is the network of a checkpoint file, but '{name}' is none")
+        return {'name': name}
+    if architecture:
+        return {'name': architecture, 'checkpoint': name}
+    if not Path(name).is_file():
+        raise InputError(f'{name}: no such checkpoint')
+    known, telltale = read_family(name)
+    hint = f'; it looks like a {known}: it has {telltale}' if known else ''
+    raise InputError(f'{name} is a checkpoint: say by --model which network it is of, like --model msinet_x1_0{hint}')
 
 
 def load_model(
@@ -44,7 +67,7 @@ def load_model(
         raise InputError(f'input size must be at least 1 x 1, got height {height}, width {width}')
     if name in BASELINES:
         if checkpoint:
-            raise InputError(f"'{name}' has no weights to load: leave out --checkpoint")
+            raise InputError(f"'{name}' has no weights to load from {checkpoint}")
         model = BASELINES[name]()
     else:
         model = _create(_resolve(name), checkpoint, height, width)
@@ -90,12 +113,12 @@ def _create(name: str, checkpoint: str | Path | None, height: int | None, width:
         raise
     except Exception as e:  # downloads, files and networks fail in too many ways to list
         at = f' for input {size[1]} x {size[2]}' if size else ''
-        offline = '; offline, give its weights with --checkpoint' if isinstance(e, OSError) and ':' not in name else ''
-        raise InputError(f"cannot create model '{name}'{at}: {_one_line(e)}{offline}") from e
+        offline = f'; offline, give {_FILE_OF} {name}' if isinstance(e, OSError) and ':' not in name else ''
+        raise InputError(f"cannot create model '{name}'{at}: {one_line(e)}{offline}") from e
     if checkpoint:
-        _fill(model, Path(checkpoint))
+        fill(model, Path(checkpoint))
     elif not pretrained:
-        _logger.warning("'%s' has no pretrained weights and stays UNTRAINED: give --checkpoint to fill it", name)
+        _logger.warning("'%s' has no pretrained weights and stays UNTRAINED: give %s %s", name, _FILE_OF, name)
     return model
 
 
@@ -103,36 +126,3 @@ def _try_size(model: nn.Module, size: tuple[int, int, int]) -> None:
     """Fails now, with a network's own words, if it does not take the input size."""
     with torch.inference_mode():
         model.eval()(torch.zeros(1, *size))
-
-
-def _fill(model: nn.Module, path: Path) -> None:
-    """Loads weights into a model without classifiers; every tensor of the model must be in the file."""
-    if not path.is_file():
-        raise InputError(f'{path}: no such checkpoint')
-    if path.suffix.lower() not in _CHECKPOINT_SUFFIXES:
-        raise InputError(f'{path}: checkpoints end in one of {", ".join(_CHECKPOINT_SUFFIXES)}')
-    try:
-        # never anything but tensors: an unsafe pickle is refused, not run
-        load_checkpoint(model, str(path), filter_fn=_fit, weights_only=True)
-    except InputError as e:
-        raise InputError(f'{path}: {e}') from e
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
-        raise InputError(f'{path}: cannot load this checkpoint into {type(model).__name__}: {_one_line(e)}') from e
-
-
-def _fit(state_dict: dict[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Converts other implementations' names as timm does for pretrained weights, and drops classifiers."""
-    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if convert:
-        state_dict = convert(state_dict, model)
-    own = model.state_dict().keys()
-    classifiers = model.pretrained_cfg.get('classifier') or ()
-    prefixes = tuple(f'{c}.' for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
-    return {name: tensor for name, tensor in state_dict.items() if name in own or not name.startswith(prefixes)}
-
-
-def _one_line(error: Exception, limit: int = 400) -> str:
-    text = ' '.join(str(error).split())
-    if not text or isinstance(error, KeyError):  # whose text is only the key
-        text = f'{type(error).__name__} {text}'.strip()
-    return text if len(text) <= limit else f'{text[:limit]} ...'

@@ -1,6 +1,10 @@
 """The published protocol: how a model is measured on a data set, by the command and after a training's epochs."""
 
+import re
 import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -8,13 +12,30 @@ import torch
 from torch import nn
 
 from msinet_timm.commands import InputError
-from msinet_timm.datasets import ReIDDataset
-from msinet_timm.datasets.cache import ImageCache
+from msinet_timm.datasets import Protocol, ReIDDataset
 
-from .features import Features, device_of, extract, reid_data_config
-from .metrics import RankingResult, evaluate_ranking
+from .features import Features, device_of, extract
+from .metrics import RankingResult, evaluate_distances, evaluate_ranking
+from .rerank import ReRanking
 
-__all__ = ['Evaluation', 'draw_gallery', 'evaluate', 'rank']
+__all__ = ['Embedded', 'Evaluation', 'draw_gallery', 'embed_dataset', 'evaluate', 'measure', 'parse_protocol', 'rank']
+
+#: Takes and gives query and gallery.
+Refine = Callable[[Features, Features], tuple[Features, Features]]
+
+
+class Embedded(NamedTuple):
+    """Features of a data set.
+
+    Attributes:
+        query: of all queries; None where they are drawn from the gallery.
+        gallery: of the gallery.
+        images_per_second: rate of reading and embedding both; None if nothing was embedded.
+    """
+
+    query: Features | None
+    gallery: Features
+    images_per_second: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -22,55 +43,103 @@ class Evaluation(NamedTuple):
 
     Attributes:
         ranking: CMC, mAP and mINP; where the gallery is drawn several times, means over the draws.
-        query: features of the queries, of the first draw.
-        gallery: features of the gallery, of the first draw.
-        images_per_second: rate of reading and embedding both.
+        query: features of the queries as they were ranked, of the first draw; without cameras where the protocol does
+            not ask for them.
+        gallery: features of the gallery, likewise.
+        images_per_second: rate of reading and embedding both; None if nothing was embedded.
     """
 
     ranking: RankingResult
     query: Features
     gallery: Features
-    images_per_second: float
+    images_per_second: float | None
 
 
 def evaluate(
     model: nn.Module,
     dataset: ReIDDataset,
     *,
-    data_config: dict | None = None,
-    batch_size: int = 64,
-    workers: int = 2,
+    refine: Refine | None = None,
+    rerank: dict | None = None,
+    max_rank: int = 50,
     device: str | torch.device | None = None,
-    cache: ImageCache | None = None,
+    **options,
 ) -> Evaluation:
     """Embeds query and gallery, and ranks one for the other by the data set's protocol.
 
     Args:
-        model: in training or not, with classifiers or without, see `msinet_eval.features.embed`.
+        model: in training or not, with classifiers or without, see `msinet_eval.forward.embed`.
         dataset: its train part is not used.
-        data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
-        batch_size: images at once.
-        workers: processes that read images.
+        refine: see `measure`, and so `rerank` and `max_rank`.
         device: None for the one that the model is on.
-        cache: where resized pictures are kept; None reads and resizes them each time.
+        options: of `extract`: `data_config`, `batch_size`, `workers`, `cache`, `flip`, ...
 
     Raises:
         InputError: the data set is for training only; and see `extract` and `evaluate_ranking`.
     """
+    device = device or device_of(model)
+    embedded = embed_dataset(model, dataset, device=device, **options)
+    return measure(embedded, dataset.protocol, refine=refine, rerank=rerank, max_rank=max_rank, device=device)
+
+
+def embed_dataset(model: nn.Module, dataset: ReIDDataset, *, folder: str | Path | None = None, **options) -> Embedded:
+    """Embeds query and gallery.
+
+    Args:
+        model: see `evaluate`.
+        dataset: its train part is not used.
+        folder: where `query.safetensors` and `gallery.safetensors` are kept, see the argument `file` of `extract`.
+        options: of `extract`.
+
+    Raises:
+        InputError: the data set is for training only; and see `extract`.
+    """
     if not dataset.gallery:
         raise InputError(f"data set '{dataset.name}' has no query and gallery: it is for training only")
-    device = device or device_of(model)
-    config = data_config or reid_data_config(model)
-    options = {'data_config': config, 'batch_size': batch_size, 'workers': workers, 'device': device, 'cache': cache}
     start = time.perf_counter()
-    query = extract(model, dataset.query, description='query', **options) if dataset.query else None
-    gallery = extract(model, dataset.gallery, description='gallery', **options)
-    rate = (len(dataset.query) + len(gallery)) / (time.perf_counter() - start)
-    rules = {'device': device, 'same_clothes_removed': dataset.protocol.same_clothes_removed}
-    if not dataset.protocol.draws:
-        return Evaluation(rank(query, gallery, **rules), query, gallery, rate)
-    results = [rank(*draw_gallery(query, gallery, seed), **rules) for seed in range(dataset.protocol.draws)]
-    return Evaluation(RankingResult.mean(results), *draw_gallery(query, gallery, 0), rate)
+    parts = []
+    for part, records in (('query', dataset.query), ('gallery', dataset.gallery)):
+        file = folder and Path(folder) / f'{part}.safetensors'
+        parts.append(extract(model, records, description=part, file=file, **options) if records else None)
+    rate = (len(dataset.query) + len(dataset.gallery)) / (time.perf_counter() - start)
+    return Embedded(*parts, rate)
+
+
+def measure(
+    embedded: Embedded,
+    protocol: Protocol,
+    *,
+    refine: Refine | None = None,
+    rerank: dict | None = None,
+    max_rank: int = 50,
+    device: str | torch.device | None = None,
+) -> Evaluation:
+    """Ranks features by a protocol.
+
+    Args:
+        embedded: query and gallery, as a model gives them.
+        protocol: what is left out of the rankings, and whether the gallery is drawn.
+        refine: what is done to query and gallery, in each draw anew, before they are ranked; None for nothing.
+        rerank: `k1`, `k2` and `lambda_value` of a re-ranking by k-reciprocal neighbours; None for none.
+        max_rank: length of the CMC curve, unless the gallery is smaller.
+        device: where to compute; None for the CPU.
+
+    Raises:
+        InputError: there are no queries though the protocol draws none; and see `evaluate_ranking` and `ReRanking`.
+    """
+    rules = {'same_clothes_removed': protocol.same_clothes_removed, 'rerank': rerank, 'max_rank': max_rank}
+    if embedded.query is None and not protocol.draws:
+        raise InputError('there are no queries: give some, or have them drawn from the gallery (--protocol draws=10)')
+    results, first = [], None
+    for seed in range(protocol.draws or 1):
+        pair = embedded[:2] if not protocol.draws else draw_gallery(*embedded[:2], seed)
+        pair = refine(*pair) if refine else pair
+        if not protocol.same_camera_removed:
+            pair = tuple(replace(features, cameras=None) for features in pair)
+        first = first or pair
+        results.append(rank(*pair, **rules, device=device))
+    ranking = RankingResult.mean(results) if len(results) > 1 else results[0]
+    return Evaluation(ranking, *first, embedded.images_per_second)
 
 
 def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[Features, Features]:
@@ -80,13 +149,19 @@ def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[
         query: who asks; None for all pictures that are not drawn.
         gallery: what is drawn from.
         seed: two draws of one seed are the same.
+
+    Raises:
+        InputError: no identity has a second picture, which could ask.
     """
     order = np.random.default_rng(seed).permutation(len(gallery))
     _, first = np.unique(gallery.identities.numpy()[order], return_index=True)
     drawn = torch.zeros(len(gallery), dtype=torch.bool)
     drawn[torch.as_tensor(order[first])] = True
-    rest = gallery.subset((~drawn).nonzero()[:, 0]) if query is None else query
-    return rest, gallery.subset(drawn.nonzero()[:, 0])
+    if query is None:
+        if drawn.all():
+            raise InputError('no identity has a second picture, so that none is left to ask when galleries are drawn')
+        query = gallery.subset((~drawn).nonzero()[:, 0])
+    return query, gallery.subset(drawn.nonzero()[:, 0])
 
 
 def rank(
@@ -95,6 +170,8 @@ def rank(
     *,
     device: str | torch.device | None = None,
     same_clothes_removed: bool = False,
+    rerank: dict | None = None,
+    max_rank: int = 50,
 ) -> RankingResult:
     """Measures features; pictures of a query's identity and camera are removed wherever cameras are known.
 
@@ -103,14 +180,43 @@ def rank(
         gallery: what is ranked.
         device: where to compute; None for the CPU.
         same_clothes_removed: take out pictures of a query's identity and clothes, too.
+        rerank: see `measure`, and so `max_rank`.
     """
-    return evaluate_ranking(
-        query.embeddings.to(device or 'cpu'),
-        gallery.embeddings,
-        query.identities,
-        gallery.identities,
-        query.cameras,
-        gallery.cameras,
-        query_clothes=query.clothes if same_clothes_removed else None,
-        gallery_clothes=gallery.clothes if same_clothes_removed else None,
-    )
+    labels = query.identities, gallery.identities, query.cameras, gallery.cameras
+    clothes = {}
+    if same_clothes_removed:
+        if query.clothes is None or gallery.clothes is None:
+            raise InputError('the clothes-changing protocol needs the clothes of all pictures, which are not known')
+        clothes = {'query_clothes': query.clothes, 'gallery_clothes': gallery.clothes}
+    embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
+    if rerank is None:
+        return evaluate_ranking(*embeddings, *labels, **clothes, max_rank=max_rank)
+    return evaluate_distances(ReRanking(*embeddings, **rerank), *labels, **clothes, max_rank=max_rank)
+
+
+_DRAWS = re.compile(r'draws=(\d+)')
+
+
+def parse_protocol(rules: Sequence[str]) -> Protocol:
+    """The protocol that `--protocol` forces.
+
+    Args:
+        rules: `standard` alone, or some of `clothes-changing`, `all-cameras` (keep pictures of a query's own camera)
+            and `draws=N`.
+
+    Raises:
+        InputError: another rule, or one that excludes another.
+    """
+    protocol = Protocol()
+    for rule in rules:
+        draws = _DRAWS.fullmatch(rule)
+        if draws and int(draws[1]):
+            protocol = replace(protocol, draws=int(draws[1]))
+        elif rule == 'clothes-changing':
+            protocol = replace(protocol, same_clothes_removed=True)
+        elif rule == 'all-cameras':
+            protocol = replace(protocol, same_camera_removed=False)
+        elif rule != 'standard' or len(rules) > 1:
+            known = 'standard alone, or some of clothes-changing, all-cameras and draws=N'
+            raise InputError(f'--protocol {" ".join(rules)}: give {known}')
+    return protocol

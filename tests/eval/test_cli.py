@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from msinet_eval import cli
+from msinet_eval import run as command
 from msinet_eval.cli import main
 from msinet_eval.features import Features
-from msinet_eval.protocol import evaluate, rank
+from msinet_eval.protocol import embed_dataset, rank
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def run(market, capsys):
     """Runs the command on the small folder; gives exit code, standard output and standard error."""
 
     def call(model, *flags, dataset='market1501'):
-        code = main([model, '-ds', dataset, '--data-dir', str(market), '--workers', '0', *map(str, flags)])
+        code = main([str(model), '-ds', dataset, '--data-dir', str(market), '--workers', '0', *map(str, flags)])
         return code, *capsys.readouterr()
 
     return call
@@ -27,6 +27,11 @@ def test_prints_one_table(run):
     code, out, _ = run('color_histogram')
     assert code == 0
     assert out.splitlines() == [
+        '                                       mAP       Rank-1       Rank-5      Rank-10         mINP',
+        'color_histogram on market1501        100.0        100.0        100.0        100.0        100.0',
+        '  95 % interval                100.0-100.0  100.0-100.0  100.0-100.0  100.0-100.0  100.0-100.0',
+    ]
+    assert run('color_histogram', '--no-intervals')[1].splitlines() == [
         '                                 mAP  Rank-1  Rank-5  Rank-10   mINP',
         'color_histogram on market1501  100.0   100.0   100.0    100.0  100.0',
     ]
@@ -38,7 +43,7 @@ def test_network_from_checkpoint_to_all_outputs(run, tmp_path):
     out = tmp_path / 'new' / 'folder'
     flags = ('--json', out / 'figures.json', '--ranked-lists', out / 'lists.png', '--features', out / 'features')
     code, printed, _ = run(
-        'test_resnet', '--checkpoint', tmp_path / 'weights.safetensors', '--height', 64, '--width', 32, *flags
+        tmp_path / 'weights.safetensors', '--model', 'test_resnet', '--height', 64, '--width', 32, *flags
     )
     assert code == 0
 
@@ -98,9 +103,9 @@ def test_flags_reach_the_evaluation(run, monkeypatch):
 
     def spy(model, dataset, **options):
         given.update(options)
-        return evaluate(model, dataset, **options)
+        return embed_dataset(model, dataset, **options)
 
-    monkeypatch.setattr(cli, 'evaluate', spy)
+    monkeypatch.setattr(command, 'embed_dataset', spy)
     assert run('color_histogram', '--device', 'cpu:0', '--workers', 1, '--batch-size', 5)[0] == 0
     assert (given['device'], given['workers'], given['batch_size']) == (torch.device('cpu:0'), 1, 5)
 
@@ -109,7 +114,7 @@ def test_too_large_batch_is_explained(run, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError('2 GiB')
 
-    monkeypatch.setattr(cli, 'evaluate', full)
+    monkeypatch.setattr(command, 'embed_dataset', full)
     code, _, err = run('color_histogram', '--device', 'cpu', '--batch-size', 512)
     assert code == 2
     assert 'error: cpu has not enough memory: give a --batch-size below 512' in err
@@ -129,14 +134,16 @@ def test_workers_read_the_same(run, tmp_path):
         ('color_histogram', ['--data-dir', 'nowhere'], 'but nowhere is no folder'),
         ('color_histogram', ['-ds', 'nothing'], "unknown data set 'nothing', choose from: clonedperson, "),
         ('color_histogram', ['--device', 'toaster'], '--device toaster cannot be used: '),
-        ('color_histogram', ['--checkpoint', 'weights.pth'], "'color_histogram' has no weights to load"),
+        ('weights.pth', ['--model', 'color_histogram'], "'color_histogram' has no weights to load from weights.pth"),
+        ('weights.pth', [], 'weights.pth: no such checkpoint'),
+        ('color_histogram', ['--model', 'test_vit4'], "but 'color_histogram' is none"),
         ('color_histogram_stripes', ['--height', '4'], '6 stripes need an input height of at least 6, got 4'),
         (
             'color_histogram',
             ['--ranked-lists', 'lists.jpg'],
             'lists.jpg: the file name must end in .png',
         ),
-        ('test_vit4', ['--checkpoint', 'nowhere.pth'], 'nowhere.pth: no such checkpoint'),
+        ('nowhere.pth', ['--model', 'test_vit4'], 'nowhere.pth: no such checkpoint'),
         ('color_histogram', ['--cache', '/dev/null'], '--cache /dev/null: cannot be used as a folder (File exists)'),
     ],
 )
@@ -210,7 +217,7 @@ def test_json_that_is_a_folder(run, tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        ([], 'required: -ds/--dataset'),
+        ([], 'required: -ds/--dataset (or --embeddings)'),
         (['-ds', 'sample', '--batch-size', '0'], 'argument --batch-size: must be at least 1, got 0'),
         (['-ds', 'sample', '--workers', '-1'], 'argument --workers: must be at least 0, got -1'),
         (['-ds', 'sample', '--height', 'tall'], 'argument --height: invalid'),

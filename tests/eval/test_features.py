@@ -212,5 +212,5 @@ def test_cache_changes_no_embedding(market, model, tmp_path, workers):
 
 
 def test_transform_and_cache_exclude_each_other(gallery, small):
-    with pytest.raises(InputError, match='leave out the transform, or the cache'):
+    with pytest.raises(InputError, match='leave out the transform, or the cache and the file'):
         extract(Corner(), gallery, cache=ImageCache('memory'), **small)

@@ -9,7 +9,7 @@ from timm.models import save_for_hf
 
 from msinet_eval import models
 from msinet_eval.baselines import ColorHistogram
-from msinet_eval.models import load_model
+from msinet_eval.models import find_model, load_model
 from msinet_timm.commands import InputError
 
 
@@ -97,15 +97,64 @@ def test_checkpoints_that_do_not_fit(trained, tmp_path):
     state = trained.state_dict()
     del state['conv1.0.weight']
     save_file(state, tmp_path / 'missing.safetensors')
-    with pytest.raises(InputError, match='missing.safetensors: .*Missing key.*conv1.0.weight'):
+    with pytest.raises(InputError, match=r'missing.safetensors: .* does not fit ResNet: 1 missing \(conv1.0.weight\)'):
         load_model('test_resnet', checkpoint=tmp_path / 'missing.safetensors')
-    with pytest.raises(InputError, match='missing.safetensors: cannot load this checkpoint into VisionTransformer'):
+    with pytest.raises(InputError, match='looks like a ResNet: it has layer1.0.conv1.weight'):
         load_model('test_vit4', checkpoint=tmp_path / 'missing.safetensors')
     with pytest.raises(InputError, match='nowhere.pth: no such checkpoint'):
         load_model('test_resnet', checkpoint=tmp_path / 'nowhere.pth')
     (tmp_path / 'weights.npz').touch()
     with pytest.raises(InputError, match=r'weights.npz: checkpoints end in one of .safetensors'):
         load_model('test_resnet', checkpoint=tmp_path / 'weights.npz')
+
+
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'module.'])
+def test_checkpoint_of_another_network_says_whose(tmp_path, prefix, caplog):
+    networks = {'test_resnet': 'ResNet', 'test_vit': 'vision transformer', 'test_convnext': 'ConvNeXt'}
+    for name, family in networks.items():
+        state = timm.create_model(name, num_classes=3).state_dict()
+        save_file({f'{prefix}{key}': value.clone() for key, value in state.items()}, tmp_path / 'x.safetensors')
+        with pytest.raises(
+            InputError, match=rf'x.safetensors: .* does not fit MSINet: .* looks like a {family}: it has'
+        ):
+            load_model('msinet_x0_25', checkpoint=tmp_path / 'x.safetensors')
+    assert caplog.text == ''  # no advice on what MSINets may lack
+
+
+def test_checkpoint_of_another_width_says_which(tmp_path):
+    save_file(timm.create_model('msinet_x0_5', num_classes=0).state_dict(), tmp_path / 'x.safetensors')
+    with pytest.raises(InputError, match=r'of another shape \(stem.conv.weight \[32, 3, 7, 7\] instead of \[16, ') as e:
+        load_model('msinet_x0_25', checkpoint=tmp_path / 'x.safetensors')
+    assert str(e.value).endswith('--model msinet_x0_5 has tensors of these names and shapes')
+    plain = timm.create_model('msinet_x0_5', num_classes=0, genotype=['none'] * 12)
+    save_file(plain.state_dict(), tmp_path / 'x.safetensors')
+    with pytest.raises(
+        InputError, match=r'does not fit MSINet: 27 missing \(stages.0.0.interaction1.* another genotype'
+    ):
+        load_model('msinet_x0_5', checkpoint=tmp_path / 'x.safetensors')
+
+
+@pytest.mark.parametrize('network', ['test_resnet', 'msinet_x0_25'])
+def test_classifier_is_dropped_and_said_once(tmp_path, caplog, network):
+    source = timm.create_model(network, num_classes=751)
+    torch.save({'state_dict': {f'module.{k}': v for k, v in source.state_dict().items()}}, tmp_path / 'x.pth')
+    with caplog.at_level(logging.INFO):
+        load_model(network, checkpoint=tmp_path / 'x.pth')
+    said = [r.message for r in caplog.records if r.name.startswith('msinet')]
+    assert said == [f'{tmp_path / "x.pth"}: its classifier of 751 classes is left out']
+
+
+def test_a_checkpoint_needs_the_name_of_its_network(tmp_path):
+    path = str(tmp_path / 'x.safetensors')
+    save_file(timm.create_model('test_resnet', num_classes=0).state_dict(), path)
+    assert find_model(path, 'test_resnet') == {'name': 'test_resnet', 'checkpoint': path}
+    assert find_model('test_resnet', None) == {'name': 'test_resnet'}
+    with pytest.raises(
+        InputError, match='x.safetensors is a checkpoint: say by --model .* looks like a ResNet: it has '
+    ):
+        find_model(path, None)
+    with pytest.raises(InputError, match="--model a is the network of a checkpoint file, but 'test_resnet' is none"):
+        find_model('test_resnet', 'a')
 
 
 def test_unknown_name_gives_close_ones():
@@ -134,7 +183,9 @@ def test_name_with_weights_gets_them(monkeypatch, caplog):
         raise OSError('no route\nto the hub')
 
     monkeypatch.setattr(models.timm, 'create_model', offline)
-    with pytest.raises(InputError, match='no route to the hub; offline, give its weights with --checkpoint'):
+    with pytest.raises(
+        InputError, match='no route to the hub; offline, give a checkpoint file, and --model test_resnet'
+    ):
         load_model('test_resnet')
     assert asked == [True]
 
@@ -174,5 +225,5 @@ def test_baselines():
     assert model.stripes == 6
     assert config['mean'] == (0, 0, 0)
     assert config['std'] == (1, 1, 1)
-    with pytest.raises(InputError, match="'color_histogram' has no weights to load: leave out --checkpoint"):
+    with pytest.raises(InputError, match="'color_histogram' has no weights to load from weights.pth"):
         load_model('color_histogram', checkpoint='weights.pth')

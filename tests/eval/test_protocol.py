@@ -5,11 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import nn
 
-from msinet_eval import protocol, report
+from msinet_eval import protocol, ranked_lists
 from msinet_eval.cli import main
 from msinet_eval.metrics import evaluate_ranking
 from msinet_eval.protocol import draw_gallery, evaluate, rank
@@ -130,7 +129,7 @@ def test_data_set_to_train_on_only():
 
 def test_reports_of_drawn_galleries(vehicles, tmp_path, capsys, monkeypatch):
     titles = []
-    monkeypatch.setattr(report, '_draw_header', lambda draw, layout, title, width: titles.append(title))
+    monkeypatch.setattr(ranked_lists, '_draw_header', lambda draw, layout, title, width: titles.append(title))
     files = {flag: tmp_path / name for flag, name in (('--json', 'f.json'), ('--ranked-lists', 'l.png'))}
     flags = [text for flag, file in files.items() for text in (flag, str(file))]
     argv = ['color_histogram', '-ds', 'vehicleid', '--data-dir', str(vehicles), '--workers', '0']
@@ -151,7 +150,9 @@ def test_reports_of_drawn_galleries(vehicles, tmp_path, capsys, monkeypatch):
     for name in ('mAP', 'Rank-1', 'mINP'):
         assert figures['spread'][name] == pytest.approx(np.std([draw[name] for draw in figures['draws']], ddof=1))
     assert titles[0].endswith('; '.join(['', *remarks]))
-    assert torch.is_tensor(protocol.Features.load(tmp_path / 'query.safetensors').embeddings)
+    # what the model gave, before any draw
+    assert len(protocol.Features.load(tmp_path / 'gallery.safetensors')) == 21
+    assert not (tmp_path / 'query.safetensors').exists()
 
 
 def test_reports_without_draws_have_no_spread(market, tmp_path, capsys):

@@ -1,0 +1,189 @@
+"""Embeddings on disk while they are made, so that an interrupted extraction can be taken up again."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from msinet_timm.commands import InputError
+from msinet_timm.datasets import Record
+from msinet_timm.datasets.shards import picture_file
+
+__all__ = ['FeatureFile', 'describe', 'fill']
+
+# a shard is written when it has so many pictures, or after so many seconds
+SHARD_PICTURES = 16384
+SHARD_SECONDS = 30.0
+
+
+def fill(count: int, parts: Iterable[tuple[range, Tensor]], out: Tensor | None = None) -> Tensor:
+    """[count, D] of rows that come in parts, each with its range; `out` to go on with, where some are there."""
+    for rows, embeddings in parts:
+        if out is None:
+            out = torch.empty(count, embeddings.shape[1])
+        if embeddings.shape[1] != out.shape[1]:
+            raise InputError(f'embeddings of {out.shape[1]} and of {embeddings.shape[1]} dimensions cannot be mixed')
+        out[rows.start : rows.stop] = embeddings
+    return out
+
+
+def describe(model: nn.Module, records: Sequence[Record], data_config: dict, options: dict) -> dict[str, str]:
+    """What embeddings depend on, as digests: the weights, the preprocessing, the options and the pictures.
+
+    Pictures count with name, box, size and time of change; their labels don't, as no embedding depends on them.
+    """
+    weights = hashlib.sha256(f'{model!r} {getattr(model, "num_features", None)}'.encode())
+    for name, tensor in model.state_dict().items():
+        weights.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
+        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    pictures = hashlib.sha256()
+    for record in records:
+        pictures.update(json.dumps([record.path, record.box, *_stamp(record.path)]).encode())
+    return {
+        'weights': weights.hexdigest()[:32],
+        'preprocessing': json.dumps(data_config, sort_keys=True, default=str),
+        'options': json.dumps(options, sort_keys=True),
+        'pictures': pictures.hexdigest()[:32],
+    }
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(picture_file(path))
+    except OSError:  # also a shard that is not local; reading it will tell
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+class FeatureFile:
+    """A features file that is written in shards, which an interrupted extraction leaves for the next one.
+
+    Beside `gallery.safetensors`, the folder `gallery.shards` holds files named by their rows, `START-STOP.safetensors`,
+    each written under another name and renamed when it is whole, and `key.json`, which tells what they were made from.
+    Another number of processes or another batch size may go on with them. When nothing is missing, they become the
+    file and go.
+
+    Args:
+        path: the file, `*.safetensors`. For several machines its folder must be one that all of them share.
+        key: gives what embeddings depend on, see `describe`; only called where it is needed.
+    """
+
+    def __init__(self, path: str | Path, key: Callable[[], dict[str, str]]) -> None:
+        self.path = Path(path)
+        self.folder = self.path.with_suffix('.shards')
+        self._key = functools.cache(key)
+
+    def pending(self, batches: Sequence[range]) -> list[range]:
+        """Batches that are not there; makes the folder if any is missing.
+
+        Raises:
+            InputError: what is there was made from something else, or the folder cannot be made.
+        """
+        key = self._key()
+        if self.path.exists():
+            _compare(_read_key(self.path), key, self.path)
+            return []
+        description = self.folder / 'key.json'
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not description.exists():
+                _replace(description, lambda path: path.write_text(json.dumps(key), encoding='utf-8'))
+            found = json.loads(description.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as e:
+            raise InputError(f'{self.folder}: cannot be used as a folder of features ({e})') from e
+        _compare(found, key, self.folder)
+        present = self._present(batches[-1].stop)
+        return [batch for batch in batches if not present[batch.start : batch.stop].all()]
+
+    def _present(self, count: int) -> Tensor:
+        """[count] bool: whether a shard has the row."""
+        present = torch.zeros(count, dtype=torch.bool)
+        for rows, _ in self._shards():
+            present[rows.start : rows.stop] = True
+        return present
+
+    def write(self, parts: Iterable[tuple[range, Tensor]]) -> None:
+        """Writes shards of parts that come in order, also when they end with an error."""
+        held: list[tuple[range, Tensor]] = []
+        since = time.monotonic()
+        try:
+            for rows, embeddings in parts:
+                gap = held and held[-1][0].stop != rows.start
+                full = held and rows.stop - held[0][0].start > SHARD_PICTURES
+                if gap or full or time.monotonic() - since > SHARD_SECONDS:
+                    self._write_shard(held)
+                    held, since = [], time.monotonic()
+                held.append((rows, embeddings))
+        finally:
+            self._write_shard(held)
+
+    def _write_shard(self, held: list[tuple[range, Tensor]]) -> None:
+        if not held:
+            return
+        path = self.folder / f'{held[0][0].start:012d}-{held[-1][0].stop:012d}.safetensors'
+        embeddings = torch.cat([embeddings for _, embeddings in held])
+        try:
+            _replace(path, lambda path: save_file({'embeddings': embeddings}, path))
+        except (OSError, safetensors.SafetensorError) as e:
+            raise InputError(f'{path}: cannot write features ({e})') from e
+
+    def _shards(self) -> Iterator[tuple[range, Path]]:
+        for path in sorted(self.folder.glob('*.safetensors')):
+            start, _, stop = path.stem.partition('-')
+            yield range(int(start), int(stop)), path
+
+    def join(self, count: int, patience: float = 60.0) -> Tensor:
+        """All embeddings [count, D]; waits some seconds for shards that a shared folder is slow to show.
+
+        Raises:
+            InputError: some are still missing then.
+        """
+        if self.path.exists():
+            return load_file(self.path)['embeddings']
+        end = time.monotonic() + patience
+        while not self._present(count).all():
+            if time.monotonic() > end:
+                raise InputError(f'{self.folder}: lacks shards of other processes: all machines must share this folder')
+            time.sleep(0.2)
+        return fill(count, ((rows, load_file(path)['embeddings']) for rows, path in self._shards()))
+
+    def finish(self, save: Callable[[Path, dict[str, str]], None]) -> None:
+        """Writes the file by `save(path, metadata)`, unless it is there, and removes the shards."""
+        if not self.path.exists():
+            _replace(self.path, lambda path: save(path, {'key': json.dumps(self._key())}))
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _compare(found: dict[str, str], key: dict[str, str], place: Path) -> None:
+    different = [name for name in key if found.get(name) != key[name]]
+    if different:
+        raise InputError(
+            f'{place}: holds features of other {" and ".join(different)}: give another folder, or remove this one'
+        )
+
+
+def _read_key(path: Path) -> dict[str, str]:
+    try:
+        with safetensors.safe_open(path, 'pt') as file:
+            return json.loads((file.metadata() or {}).get('key', '{}'))
+    except (OSError, safetensors.SafetensorError, ValueError) as e:
+        raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file under another name, which it gives up in one step: it is there as a whole or not at all."""
+    partial = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
