@@ -56,3 +56,50 @@ def test_every_image_and_identity_has_its_turn():
 def test_too_few_identities():
     with pytest.raises(InputError, match='6 identities but the training set has 5: use --batch-size 10'):
         PKSampler(LABELS, 6, 2)
+
+
+def groups_of(labels, k):
+    return [-(-count // k) for count in Counter(labels.tolist()).values()]
+
+
+@pytest.mark.parametrize('processes', [1, 2])
+@pytest.mark.parametrize('p, k', [(3, 2), (2, 4), (5, 3)])
+def test_all_images(processes, p, k):
+    labels = np.concatenate([LABELS, np.repeat(np.arange(20, 26), [1, 3, 7, 7, 2, 9])])
+    for epoch in range(10):
+        ranks = [
+            epoch_of(PKSampler(labels, p, k, all_images=True, num_replicas=processes, rank=rank), epoch)
+            for rank in range(processes)
+        ]
+        assert {image for batches in ranks for batch in batches for image in batch} == set(range(len(labels)))
+        groups = groups_of(labels, k)
+        assert all(len(batches) == max(max(groups), -(-sum(groups) // (p * processes))) for batches in ranks)
+        for batch in ranks[0]:
+            assert sorted(Counter(labels[batch].tolist()).values()) == [k] * p
+
+
+def test_all_images_repeats_one_only_where_its_identity_is_short():
+    sampler = PKSampler(np.repeat(np.arange(8), 6), 4, 4, all_images=True)
+    for epoch in range(5):
+        for batch in epoch_of(sampler, epoch):
+            assert len(set(batch)) == len(batch)
+
+
+@pytest.mark.parametrize('all_images', [False, True])
+def test_processes_share_the_batches_of_one(all_images):
+    for epoch in range(10):
+        alone = epoch_of(PKSampler(LABELS, 4, 2, seed=3, all_images=all_images), epoch)
+        ranks = [
+            epoch_of(PKSampler(LABELS, 2, 2, seed=3, all_images=all_images, num_replicas=2, rank=rank), epoch)
+            for rank in range(2)
+        ]
+        assert [first + second for first, second in zip(*ranks, strict=True)] == alone
+        for first, second in zip(*ranks, strict=True):
+            assert not set(LABELS[first]) & set(LABELS[second])
+
+
+def test_too_few_identities_for_all_processes():
+    with pytest.raises(InputError, match='3 identities in each of 2 processes but .* has 5: use --batch-size 4 or'):
+        PKSampler(LABELS, 3, 2, num_replicas=2)
+    with pytest.raises(InputError, match='has 5: start 5 processes or fewer'):
+        PKSampler(LABELS, 1, 2, num_replicas=6)
