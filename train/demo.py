@@ -1,20 +1,25 @@
 """The demonstration: MSINet before and after a short training on the sample that ships with the package."""
 
 import argparse
+import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 from timm.utils import random_seed
 
 from msinet_eval.features import reid_data_config
+from msinet_eval.html_report import Measured, write_report
 from msinet_eval.models import load_model
 from msinet_eval.protocol import evaluate
 from msinet_eval.report import table, write_ranked_lists
 from msinet_timm.commands import command
-from msinet_timm.datasets import create_dataset, parse_options
 
+from .branches import backbone_of
 from .cli import parse_args
-from .engine import create_training_model, train
+from .data import load_data
+from .engine import train
+from .setup import create_model
 
 
 @command
@@ -29,9 +34,9 @@ def main(argv: list[str] | None = None) -> None:
     where = '--resume' if (Path(demo.output) / 'last.pth.tar').exists() else '--output'
     flags = [where, demo.output, *(['--epochs', demo.epochs] if demo.epochs else [])]
     args = parse_args(flags if where == '--resume' else ['--recipe', 'demo', *flags])
-    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+    dataset = next(iter(load_data(args).measured.values()))
     random_seed(args.seed)
-    untrained = create_training_model(args, num_classes=1)
+    untrained = backbone_of(create_model(args, num_classes=1))
     before = evaluate(
         untrained, dataset, data_config=reid_data_config(untrained, args.height, args.width), workers=args.workers
     )
@@ -43,6 +48,13 @@ def main(argv: list[str] | None = None) -> None:
     picture = folder / 'ranked_lists.png'
     title = f'{args.model} on {dataset.name} after {args.epochs} epochs'
     write_ranked_lists(picture, after.query, after.gallery, after.ranking, title=title)
+    if find_spec('matplotlib'):
+        report = folder / 'report.html'
+        measured = Measured(title, after, dataset, model, data_config)
+        write_report(report, [measured], command=' '.join(['python -m msinet_train.demo', *(argv or sys.argv[1:])]))
+        print(f'report:       {report}')
+    else:
+        print('report:       left out, it needs matplotlib: pip install "msinet-timm[plot]"')
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
     print(f'ranked lists: {picture}\nmodel:        {folder / "last"}\ntime:         {minutes} min {seconds} s')
 

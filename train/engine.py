@@ -2,39 +2,28 @@
 
 import argparse
 import datetime
-import functools
 import logging
-import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch
-import torch.nn as nn
-from timm.models import resume_checkpoint
-from timm.optim import create_optimizer_v2, list_optimizers
-from timm.scheduler import create_scheduler_v2
-from timm.scheduler.scheduler import Scheduler
-from timm.utils import AverageMeter, CheckpointSaver, accuracy, random_seed
-from torch.utils.data import DataLoader
+from timm.utils import CheckpointSaver, distribute_bn, random_seed
 
-from msinet_eval.features import reid_data_config
-from msinet_eval.protocol import Evaluation, evaluate
-from msinet_timm.commands import InputError, find_device, progress
-from msinet_timm.datasets import ReIDDataset, create_dataset, parse_options
-from msinet_timm.datasets.cache import ImageCache, open_cache
-from msinet_timm.datasets.images import ReIDImages
-from msinet_timm.datasets.verify import drop_broken
+from msinet_eval.protocol import Evaluation
+from msinet_timm.commands import InputError
 
-from .augment import PixelAugmentation, RandomErasing, training_transform
+from .allocator import keep_memory
+from .cards import model_card
 from .curves import write_curves
+from .epoch import train_one_epoch
+from .measure import Measurement, calibrate, columns
+from .processes import Processes, start_processes
 from .run_folder import RunFolder
-from .sampler import PKSampler
-from .task import ReIDTask
+from .setup import Training, prepare
+from .trackers import create_trackers
 
-__all__ = ['TrainingResult', 'create_schedule', 'train']
+__all__ = ['TrainingResult', 'evaluate_only', 'train']
 
 _logger = logging.getLogger(__name__)
 
@@ -47,196 +36,18 @@ class TrainingResult:
         folder: of the run.
         best_mAP: of all evaluations, 0 to 1; 0 for a data set without query and gallery.
         best_epoch: counted from 0.
-        last: evaluation after the last epoch; None if a resumed run had none left, or there was nothing to measure.
+        measurement: after the last epoch; None if a resumed run had none left, or there was nothing to measure.
     """
 
     folder: Path
     best_mAP: float
     best_epoch: int
-    last: Evaluation | None
+    measurement: Measurement | None
 
-
-def create_optimizer(args: argparse.Namespace, model: nn.Module) -> torch.optim.Optimizer:
-    """timm's optimizer of that name, with weight decay on every parameter, as in the published training.
-
-    Raises:
-        InputError: timm has no such optimizer.
-    """
-    if args.opt not in list_optimizers():
-        raise InputError(f'--opt {args.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}')
-    return create_optimizer_v2(
-        model,
-        opt=args.opt,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
-        filter_bias_and_bn=False,
-    )
-
-
-def create_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> Scheduler:
-    """The learning rate by epoch; milestones are epochs counted from 0, as in the published training."""
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=args.sched,
-        num_epochs=args.epochs,
-        # timm's multistep schedule falls one epoch before its milestones.
-        decay_milestones=[m + 1 for m in sorted(args.milestones)],
-        decay_rate=args.decay_rate,
-        warmup_epochs=args.warmup_step,
-        warmup_lr=args.lr * args.warmup_factor,
-        warmup_prefix=False,
-    )
-    return scheduler
-
-
-def create_training_model(args: argparse.Namespace, num_classes: int) -> nn.Module:
-    """The model to train, from random weights.
-
-    Raises:
-        InputError: no model of that name, or one without what `args` asks for.
-    """
-    if not timm.is_model(args.model):
-        raise InputError(f'--model {args.model}: unknown; choose one of {", ".join(timm.list_models("msinet*"))}')
-    kwargs = dict(genotype=args.genotype) if args.genotype else {}
-    try:
-        return timm.create_model(args.model, num_classes=num_classes, **kwargs)
-    except TypeError as e:
-        raise InputError(f'--model {args.model}: {e}') from e
-
-
-def create_loader(
-    args: argparse.Namespace,
-    dataset: ReIDDataset,
-    data_config: dict,
-    device: torch.device,
-    cache: ImageCache | None = None,
-) -> DataLoader:
-    """PK batches of (what `loader.dataset.to_input` makes images of, their indices in `dataset.train`).
-
-    Raises:
-        InputError: a batch size that K doesn't divide, or too few identities.
-    """
-    if args.batch_size % args.num_instance:
-        raise InputError(f'--batch-size {args.batch_size} is not a multiple of --num-instance {args.num_instance}')
-    sampler = PKSampler(
-        [r.identity for r in dataset.train], args.batch_size // args.num_instance, args.num_instance, args.seed
-    )
-    if cache is None:
-        transform = training_transform(data_config, args.erasing, args.padding, args.color_jitter)
-        images = ReIDImages(dataset.train, transform, data_config['input_size'][1:] if args.draft else None)
-    else:
-        augment = PixelAugmentation(args.padding, args.color_jitter)
-        erase = RandomErasing(args.erasing) if args.erasing > 0 else None
-        images = cache.images(dataset.train, data_config, augment, erase, draft=args.draft)
-    return DataLoader(
-        images,
-        batch_sampler=sampler,
-        num_workers=args.workers,
-        collate_fn=images.collate,
-        pin_memory=device.type == 'cuda',
-    )
-
-
-def train_one_epoch(
-    task: ReIDTask,
-    loader: DataLoader,
-    labels: torch.Tensor,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    description: str,
-) -> dict[str, float]:
-    """One pass over the loader.
-
-    Args:
-        labels: class of each of the loader's images.
-        description: what the progress bar says.
-
-    Returns:
-        Means over the batches: `loss`, its terms, `accuracy` of the global branch in percent; and `images_per_second`.
-
-    Raises:
-        InputError: the loss is not finite.
-    """
-    task.train()
-    meters: dict[str, AverageMeter] = {}
-    start, count = time.perf_counter(), 0
-    with progress(total=len(loader) * loader.batch_sampler.batch_size, desc=description, leave=False) as bar:
-        for batch, indices in loader:
-            images = loader.dataset.to_input(batch, device)
-            target = labels[indices].to(device, non_blocking=True)
-            output = task(images, target)
-            optimizer.zero_grad()
-            output['loss'].backward()
-            optimizer.step()
-
-            logits = output.pop('output')
-            figures = {name: term.item() for name, term in output.items()}
-            if not math.isfinite(figures['loss']):
-                paths = [loader.dataset.records[i].path for i in indices]
-                raise InputError(
-                    f'the loss became {figures["loss"]}: lower --lr or lengthen --warmup-step; the last checkpoint is '
-                    f'intact; pictures of the batch: {", ".join(paths)}'
-                )
-            figures['accuracy'] = accuracy(logits, target)[0].item()
-            for name, value in figures.items():
-                meters.setdefault(name, AverageMeter()).update(value, len(images))
-            count += len(images)
-            bar.set_postfix(loss=f'{meters["loss"].avg:.3f}', accuracy=f'{meters["accuracy"].avg:.1f}', refresh=False)
-            bar.update(len(images))
-    return {name: meter.avg for name, meter in meters.items()} | {
-        'images_per_second': count / (time.perf_counter() - start)
-    }
-
-
-def resume(folder: RunFolder, saver: CheckpointSaver, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Loads the run's last checkpoint; returns the epoch to go on with.
-
-    Raises:
-        InputError: there is none, or it is of another model.
-    """
-    if not folder.checkpoint.is_file():
-        raise InputError(f'--resume {folder.path}: the run has no checkpoint yet ({folder.checkpoint} is missing)')
-    try:
-        start = resume_checkpoint(model, str(folder.checkpoint), optimizer, log_info=False)
-    except (RuntimeError, ValueError) as e:
-        raise InputError(
-            f'{folder.checkpoint}: does not fit the settings of this run ({str(e).splitlines()[0]})'
-        ) from e
-    saver.load_state_dict_from_checkpoint(str(folder.checkpoint))
-    folder.drop_summary_from(start)
-    return start
-
-
-def describe(done: int, epochs: int, figures: dict[str, float], evaluation: Evaluation | None, left: float) -> str:
-    """A line on an epoch for the log; `left` in seconds."""
-    line = (
-        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {figures["lr"]:<7.2g}  loss {figures["loss"]:.3f}  '
-        f'accuracy {figures["accuracy"]:5.1f} %  {figures["images_per_second"]:.0f} images/s  '
-        f'left {datetime.timedelta(seconds=round(left))}'
-    )
-    if evaluation is not None:
-        line += f'  mAP {100 * evaluation.ranking.mAP:.1f} %  Rank-1 {100 * evaluation.ranking.cmc[0]:.1f} %'
-    return line
-
-
-def save_epoch(
-    epoch: int,
-    figures: dict[str, float],
-    evaluation: Evaluation | None,
-    due: bool,
-    model: nn.Module,
-    data_config: dict,
-    folder: RunFolder,
-    saver: CheckpointSaver,
-) -> None:
-    """Writes what an epoch leaves: its row, the models if they are `due`, and last the checkpoint that ends it."""
-    folder.add_summary(epoch, figures, evaluation and evaluation.ranking)
-    if due:
-        folder.save_model('last', model, data_config)
-    if evaluation is not None and (saver.best_metric is None or evaluation.ranking.mAP > saver.best_metric):
-        folder.save_model('best', model, data_config)
-    saver.save_checkpoint(epoch, metric=evaluation and evaluation.ranking.mAP)
+    @property
+    def last(self) -> Evaluation | None:
+        """The first data set's evaluation after the last epoch, see `Measurement.main`."""
+        return self.measurement and self.measurement.main
 
 
 def train(args: argparse.Namespace) -> TrainingResult:
@@ -251,60 +62,184 @@ def train(args: argparse.Namespace) -> TrainingResult:
     Raises:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
-    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        raise InputError('training runs in one process so far: start msinet-train without torchrun')
-    device = find_device(args.device)
-    dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
-    if not dataset.train:
-        raise InputError(f"data set '{dataset.name}' has no pictures to train on")
-    if args.skip_broken:
-        dataset = drop_broken(dataset)
-    classes = {identity: k for k, identity in enumerate(sorted({r.identity for r in dataset.train}))}
-    labels = torch.tensor([classes[r.identity] for r in dataset.train])
-    random_seed(args.seed)
-    model = create_training_model(args, len(classes)).to(device, memory_format=torch.channels_last)
-    data_config = reid_data_config(model, args.height, args.width)
-    task = ReIDTask(model, args.margin, args.smoothing, device=device)
-    optimizer = create_optimizer(args, model)
-    scheduler = create_schedule(optimizer, args)
-    cache = open_cache(args.cache, args.workers)
-    loader = create_loader(args, dataset, data_config, device, cache)
-    if cache:
-        for part in filter(None, (dataset.query, dataset.gallery)):
-            cache.images(part, data_config)  # a full disk should show now, not after the first epochs
-    folder = RunFolder(args)
-    saver = folder.create_saver(model=model, task=task, optimizer=optimizer)
-    start_epoch = resume(folder, saver, model, optimizer) if args.resume else 0
+    with start_processes(args.device) as processes:
+        if processes.device.type == 'cpu':
+            keep_memory()
+        training = prepare(args, processes)
+        if not processes.first:
+            return _train(args, processes, training, None)
+        folder = RunFolder(args)
+        with folder.log():
+            return _train(args, processes, training, folder)
 
+
+def _train(
+    args: argparse.Namespace, processes: Processes, training: Training, folder: RunFolder | None
+) -> TrainingResult:
+    """One process's part; the one with the folder writes."""
+    saver = folder and create_saver(folder, training)
+    start = resume(args, training, folder, saver)
+    trackers = create_trackers(args, folder.path, start) if folder else []
     _logger.info(
-        f'{args.model} on {dataset.name}: {len(dataset.train)} images of {len(classes)} identities, '
-        f'{args.epochs} epochs of {len(loader)} batches; run folder {folder.path}'
+        f'{args.model} on {", ".join(args.dataset)}: {len(training.labels)} images of {training.data.num_classes} '
+        f'identities, {args.epochs} epochs of {len(training.loader)} batches; run folder {args.output}'
     )
-    for remark in (*dataset.remarks, *(() if dataset.gallery else ('nothing to measure: no query and gallery',))):
-        _logger.info(f'{dataset.name}: {remark}')
-    measure = functools.partial(
-        evaluate, model, dataset, data_config=data_config, workers=args.workers, batch_size=args.batch_size, cache=cache
-    )
-    evaluation, began = None, time.perf_counter()
+    for remark in training.data.remarks:
+        _logger.info(remark)
+    measurement, began = None, time.perf_counter()
     try:
-        for epoch in range(start_epoch, args.epochs):
-            random_seed((args.seed + 1_000_003 * epoch) % 2**32)
-            loader.batch_sampler.set_epoch(epoch)
-            scheduler.step(epoch)
-            figures = {'lr': optimizer.param_groups[0]['lr']}
-            figures |= train_one_epoch(task, loader, labels, optimizer, device, f'epoch {epoch + 1}/{args.epochs}')
+        for epoch in range(start, args.epochs):
+            figures = run_epoch(args, processes, training, epoch)
             done = epoch + 1
             due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
-            evaluation = measure() if due and dataset.gallery else None
-            save_epoch(epoch, figures, evaluation, due, model, data_config, folder, saver)
-            left = (args.epochs - done) * (time.perf_counter() - began) / (done - start_epoch)
-            _logger.info(describe(done, args.epochs, figures, evaluation, left))
+            measurement = training.measure() if due else None
+            if folder:
+                save_epoch(epoch, figures, measurement, due, args, training, folder, saver)
+                for tracker in trackers:
+                    tracker.log(epoch, {k: float(v) for k, v in folder.summary()[-1].items() if v and k != 'epoch'})
+            left = (args.epochs - done) * (time.perf_counter() - began) / (done - start)
+            _logger.info(describe(done, args.epochs, figures, measurement, left))
     except KeyboardInterrupt:
-        if folder.checkpoint.exists():
-            _logger.info(f'interrupted: msinet-train --resume {folder.path} continues after the last whole epoch')
+        _logger.info(f'interrupted: msinet-train --resume {args.output} continues after the last whole epoch')
         raise
+    finally:
+        for tracker in trackers:
+            tracker.close()
+    best = (saver.best_metric or 0.0, saver.best_epoch or 0) if saver else (0.0, 0)
+    return TrainingResult(Path(args.output), *best, measurement)
+
+
+def run_epoch(args: argparse.Namespace, processes: Processes, training: Training, epoch: int) -> dict[str, float]:
+    """Trains for an epoch; gives its figures, the learning rate among them."""
+    random_seed((args.seed + 1_000_003 * epoch) % 2**32, processes.rank)
+    training.loader.batch_sampler.set_epoch(epoch)
+    training.scheduler.step(epoch)
+    figures = {'lr': training.learning_rate}
+    figures |= train_one_epoch(
+        training.task,
+        training.loader,
+        training.labels,
+        training.stepper,
+        args.channels_last,
+        f'epoch {epoch + 1}/{args.epochs}',
+        args.epochs - epoch - 1,
+    )
+    if processes.several:  # each has followed the statistics of its own pictures
+        for model in filter(None, (training.model, training.average)):
+            distribute_bn(model, processes.count, reduce=True)
+    return figures
+
+
+def create_saver(folder: RunFolder, training: Training) -> CheckpointSaver:
+    """The saver of all that a training needs to go on."""
+    return folder.create_saver(
+        model=training.model,
+        task=training.task,
+        optimizer=training.stepper.optimizer,
+        amp_scaler=training.stepper.scaler,
+    )
+
+
+def resume(
+    args: argparse.Namespace, training: Training, folder: RunFolder | None, saver: CheckpointSaver | None
+) -> int:
+    """Loads the run's last checkpoint, if it is to go on; returns the epoch to go on with.
+
+    Raises:
+        InputError: the checkpoint is of other settings.
+    """
+    checkpoint = Path(args.output) / 'last.pth.tar'
+    if not args.resume or not checkpoint.is_file():
+        if folder:
+            folder.drop_summary_from(0)  # of a run that was killed before its first checkpoint
+        return 0
+    state = load_checkpoint(checkpoint)
+    try:
+        training.load_state(state)
+    except (RuntimeError, ValueError, KeyError) as e:
+        raise InputError(f'{checkpoint}: does not fit the settings of this run ({str(e).splitlines()[0]})') from e
+    start = state['epoch'] + 1
+    if folder:
+        saver.load_state_dict(state['saver'])
+        saver.save_milestone_if_due(start, args.checkpoint_interval)
+        folder.drop_summary_from(start)
+    return start
+
+
+def load_checkpoint(path: Path) -> dict:
+    """What timm's saver wrote.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        raise InputError(f'{path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
+
+
+def save_epoch(
+    epoch: int,
+    figures: dict[str, float],
+    measurement: Measurement | None,
+    due: bool,
+    args: argparse.Namespace,
+    training: Training,
+    folder: RunFolder,
+    saver: CheckpointSaver,
+) -> None:
+    """Writes what an epoch leaves: its row, the models if they are `due`, and last the checkpoint that ends it."""
+    data = training.data
+    names = columns(list(data.measured) or [''], training.average is not None)
+    folder.add_summary(epoch, figures, names, measurement and measurement.figures())
+    metric = measurement and measurement.main.ranking.mAP
+    improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
+    sizes = {'images': len(data.train), 'identities': data.num_classes}
+    title = folder.path.absolute().name
+    card = model_card(args, title, epoch, sizes, measurement, data.remarks)
+    calibration = measurement and calibrate(next(iter(data.measured)), measurement.main, title)
+    for name in ['last'] * bool(due) + ['best'] * improved:
+        folder.save_model(name, training.product, training.data_config, card, calibration)
+    if due:
+        draw_curves(folder)
+    saver.save_checkpoint(epoch, metric=metric)
+    saver.save_milestone_if_due(epoch + 1, args.checkpoint_interval)
+
+
+def describe(done: int, epochs: int, figures: dict[str, float], measurement: Measurement | None, left: float) -> str:
+    """A line on an epoch for the log; `left` in seconds."""
+    line = (
+        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {figures["lr"]:<7.2g}  loss {figures["loss"]:.3f}  '
+        f'accuracy {figures["accuracy"]:5.1f} %  {figures["images_per_second"]:.0f} images/s  '
+        f'left {datetime.timedelta(seconds=round(left))}'
+    )
+    found = {} if measurement is None else measurement.evaluations
+    for name, evaluation in found.items():
+        line += f'  {name} ' if len(found) > 1 else '  '
+        line += f'mAP {100 * evaluation.ranking.mAP:.1f} %  Rank-1 {100 * evaluation.ranking.cmc[0]:.1f} %'
+    if measurement is not None and measurement.average:
+        line += f'  averaged weights: mAP {100 * measurement.main.ranking.mAP:.1f} %'
+    return line
+
+
+def draw_curves(folder: RunFolder) -> None:
+    """Writes `curves.png`, where matplotlib is installed."""
     try:
         write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
     except ImportError as e:
         _logger.info(f'no curves.png: {e}')
-    return TrainingResult(folder.path, saver.best_metric or 0.0, saver.best_epoch or 0, evaluation)
+
+
+def evaluate_only(args: argparse.Namespace) -> Measurement:
+    """Measures the model that a training would start from, or the newest checkpoint of the run to resume.
+
+    Raises:
+        InputError: see `train`; or there is nothing to measure on.
+    """
+    with start_processes(args.device) as processes:
+        training = prepare(args, processes)
+        resume(args, training, None, None)
+        measurement = training.measure()
+        if measurement is None:
+            raise InputError('--evaluate: none of these data sets has query and gallery; name one by -dt')
+        return measurement

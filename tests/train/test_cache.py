@@ -13,7 +13,8 @@ from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image
 from msinet_train.cli import main, parse_args
-from msinet_train.engine import create_loader, train
+from msinet_train.engine import train
+from msinet_train.loader import create_loader
 
 SMALL = '--model msinet_x0_25 --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
 CONFIG = dict(input_size=(3, 64, 32), mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3), interpolation='bilinear')

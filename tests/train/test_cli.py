@@ -15,7 +15,7 @@ def test_recipes_are_complete(name):
 def test_published_recipe_is_the_default():
     args = parse_args([])
     assert (args.dataset, args.height, args.width, args.batch_size, args.num_instance) == (
-        'market1501',
+        ['market1501'],
         256,
         128,
         64,

@@ -16,6 +16,10 @@ def test_demo(tmp_path, capsys):
     picture = re.search(r'ranked lists: (.+)', first)[1]
     assert picture == str(run / 'ranked_lists.png') and (run / 'ranked_lists.png').stat().st_size > 10_000
 
+    report = (run / 'report.html').read_text(encoding='utf-8')
+    assert f'report:       {run / "report.html"}' in first and 'after 1 epochs</h1>' in report
+    assert report.count('class="list"') == 12 and 'python -m msinet_train.demo --output' in report
+
     # Again: nothing is trained, the same figures come out.
     assert main(['--output', str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [header, untrained, trained]

@@ -1,0 +1,188 @@
+"""Models to train: any timm model, as branches with a neck and a classifier each."""
+
+import sys
+from pathlib import Path
+
+import timm
+import torch
+import torch.nn as nn
+from timm.models import group_parameters, is_model_pretrained, load_state_dict, resolve_model_input_args
+
+from msinet_timm.commands import InputError
+from msinet_timm.msinet import Embedding, MSINet, Neck
+
+__all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen']
+
+
+class GlobalBranch(nn.Module):
+    """A timm model with the one branch that it has: its pooled feature, MSINet's neck behind it, and a classifier.
+
+    Args:
+        backbone: a timm model without classifier, which gives [B, D].
+        num_classes: identities to tell apart.
+        input_size: channels, height and width of the images, by which D is found out.
+
+    Raises:
+        ValueError: the backbone doesn't give one vector for an image.
+    """
+
+    def __init__(self, backbone: nn.Module, num_classes: int, input_size: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.num_classes = num_classes
+        training = backbone.training
+        with torch.inference_mode():
+            image = torch.zeros(1, *input_size)
+            feature_map = backbone.eval().forward_features(image)
+            feature = backbone(image)
+        backbone.train(training)
+        if not isinstance(feature, torch.Tensor) or feature.ndim != 2:
+            raise ValueError('it does not give one vector for each image')
+        #: Channels of the feature map, which spatial alignment needs; None where there is no map [B, C, h, w].
+        self.global_width = feature_map.shape[1] if _is_map(feature_map, backbone) else None
+        self.head_hidden_size = feature.shape[1]
+        self.global_neck = Neck(self.head_hidden_size)
+        self.global_classifier = nn.Linear(self.head_hidden_size, num_classes)
+        for module in (self.global_neck, self.global_classifier):
+            module.apply(MSINet._init_weights)
+
+    def forward_branches(self, x: torch.Tensor) -> Embedding:
+        """Images [B, C, H, W] to feature map, feature and logits; nothing is local."""
+        feature_map = self.backbone.forward_features(x)
+        feature = self.backbone.forward_head(feature_map)
+        return Embedding(feature_map, feature, None, self.global_classifier(self.global_neck(feature)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images [B, C, H, W] to logits [B, num_classes]."""
+        return self.forward_branches(x).global_logits
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.backbone.set_grad_checkpointing(enable)
+
+
+def _is_map(features: torch.Tensor, backbone: nn.Module) -> bool:
+    return features.ndim == 4 and features.shape[1] == backbone.num_features
+
+
+def backbone_of(model: nn.Module) -> nn.Module:
+    """What embeds, is saved and is measured: the timm model itself, without what only training needs."""
+    return getattr(model, 'backbone', model)
+
+
+def create_training_model(
+    name: str,
+    num_classes: int,
+    *,
+    genotype: str | None = None,
+    pretrained: bool | None = None,
+    checkpoint: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> nn.Module:
+    """A model with `forward_branches` and classifiers.
+
+    Args:
+        name: any timm model, also `hf-hub:...` and `local-dir:...`, a model folder, or a run for its `best` one.
+        num_classes: identities to tell apart.
+        genotype: other interactions, for MSINet only.
+        pretrained: whether to start from the weights that belong to the name; None does so for places
+            (`hf-hub:`, folders), but not for plain names, which then start at random.
+        checkpoint: file of weights to start from instead.
+        height: of the input in pixels, instead of the model's own. Likewise `width`.
+
+    Raises:
+        InputError: no model of that name, one that cannot be built so, or weights that are missing or don't fit.
+    """
+    name = _resolve(name)
+    wanted = bool(':' in name if pretrained is None else pretrained) and not checkpoint
+    if wanted and ':' not in name and not is_model_pretrained(name):
+        raise InputError(
+            f'--pretrained: {name} has no pretrained weights; give a file of initial weights by --checkpoint, or say '
+            '--no-pretrained to start at random'
+        )
+    try:
+        arguments = resolve_model_input_args(name, num_classes=num_classes)
+        _, own_height, own_width = arguments['pretrained_cfg']['input_size']
+        size = (3, height or own_height, width or own_width)
+        # for networks that are built for one input size, this asks for another
+        arguments = resolve_model_input_args(name, {'input_size': size}, num_classes=num_classes)
+        model = timm.create_model(pretrained=wanted, **arguments, **(dict(genotype=genotype) if genotype else {}))
+        if checkpoint:
+            _fill(model, checkpoint)
+        if not hasattr(model, 'forward_branches'):
+            model.reset_classifier(0)
+            model = GlobalBranch(model, num_classes, size)
+    except InputError:
+        raise
+    except Exception as e:  # downloads, files and networks fail in too many ways to list
+        raise InputError(f'--model {name}: cannot be created: {" ".join(str(e).split()) or type(e).__name__}') from e
+    return model
+
+
+def _resolve(name: str) -> str:
+    """The name as `timm.create_model` takes it."""
+    if ':' in name or timm.is_model(name):
+        return name
+    for folder in (Path(name), Path(name) / 'best'):
+        if (folder / 'config.json').is_file():
+            return f'local-dir:{folder}'
+    raise InputError(
+        f'--model {name}: unknown; choose one of {", ".join(timm.list_models("msinet*"))}, any other of '
+        'timm.list_models(), hf-hub:NAME, or the folder of a model or run'
+    )
+
+
+def _fill(model: nn.Module, path: str) -> None:
+    """Loads initial weights; every tensor but the classifiers' must be in the file, and its classifiers are ignored."""
+    try:
+        state_dict = load_state_dict(path, weights_only=True)
+    except FileNotFoundError as e:
+        raise InputError(f'--checkpoint {path}: no such file') from e
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        raise InputError(f'--checkpoint {path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
+    if any(k.startswith('backbone.') for k in state_dict):  # a checkpoint of GlobalBranch
+        state_dict = {k.removeprefix('backbone.'): v for k, v in state_dict.items() if k.startswith('backbone.')}
+    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if convert:
+        state_dict = convert(state_dict, model)
+    classifiers = model.pretrained_cfg.get('classifier') or ()
+    heads = tuple(f'{name}.' for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
+    own = model.state_dict()
+    state_dict = {k: v for k, v in state_dict.items() if not k.startswith(heads)}
+    strange = [k for k, v in state_dict.items() if k not in own or own[k].shape != v.shape]
+    missing = [k for k in own if k not in state_dict and not k.startswith(heads)]
+    if strange or missing:
+        problem = f'holds {strange[0]}, which does not fit' if strange else f'lacks {missing[0]}'
+        raise InputError(f'--checkpoint {path}: not of {type(model).__name__} ({problem}); choose the --model it is of')
+    model.load_state_dict(state_dict, strict=False)
+
+
+def freeze(model: nn.Module, stages: int) -> None:
+    """Takes the first stages of a model out of training, as its `group_matcher(coarse=True)` counts them.
+
+    Args:
+        model: as `create_training_model` gives it.
+        stages: how many; the stem is the first. 0 freezes nothing.
+
+    Raises:
+        InputError: the model has no more than so many, or doesn't say what its stages are.
+    """
+    if not stages:
+        return
+    backbone = backbone_of(model)
+    if not hasattr(backbone, 'group_matcher'):
+        raise InputError(f'--freeze {stages}: {type(backbone).__name__} does not tell its stages apart')
+    stage_of = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)
+    count = max(stage_of.values())  # the last group is the head
+    if stages > count:
+        raise InputError(f'--freeze {stages}: {type(backbone).__name__} has {count} stages')
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(stage_of[name] >= stages)
+
+
+def keep_frozen(model: nn.Module) -> None:
+    """Keeps frozen modules in evaluation mode, so that their batch norms and dropouts stand still as well."""
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()

@@ -1,0 +1,109 @@
+"""How a model in training does on the data sets that it is measured on."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch.nn as nn
+
+from msinet_eval.calibration import FILE_NAME, Calibration
+from msinet_eval.protocol import Evaluation
+from msinet_eval.verification import evaluate_verification
+from msinet_timm.commands import InputError
+from msinet_timm.datasets import ReIDDataset
+
+__all__ = ['Measurement', 'calibrate', 'columns', 'measure']
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A model on all its data sets.
+
+    Attributes:
+        evaluations: by name of the data set.
+        average: the same of the averaged weights; empty where weights are not averaged.
+    """
+
+    evaluations: dict[str, Evaluation]
+    average: dict[str, Evaluation]
+
+    @property
+    def main(self) -> Evaluation:
+        """By which models are compared: on the first data set, with averaged weights where there are any."""
+        return next(iter((self.average or self.evaluations).values()))
+
+    def figures(self) -> dict[str, float]:
+        """mAP, Rank-1 and mINP, each 0 to 1, by the names that `columns` gives."""
+        return dict(zip(columns(list(self.evaluations), bool(self.average)), self._rankings(), strict=True))
+
+    def _rankings(self) -> list[float]:
+        found = [*self.evaluations.values(), *self.average.values()]
+        return [value for e in found for value in (e.ranking.mAP, float(e.ranking.cmc[0]), e.ranking.mINP)]
+
+
+def calibrate(name: str, evaluation: Evaluation, model: str) -> Calibration | None:
+    """The distance below which pictures are of one identity, at a false positive rate of 1e-3.
+
+    Args:
+        name: of the data set that the evaluation is of.
+        evaluation: with features of query and gallery.
+        model: name of the model.
+
+    Returns:
+        None where there are too few pairs to tell.
+    """
+    query, gallery = evaluation.query, evaluation.gallery
+    try:
+        result = evaluate_verification(
+            query.embeddings,
+            gallery.embeddings,
+            query.identities,
+            gallery.identities,
+            query.cameras,
+            gallery.cameras,
+            false_positive_rates=(1e-3,),
+        )
+        return Calibration.from_verification(result, dataset=name, model=model)
+    except InputError as e:
+        _logger.info(f'no {FILE_NAME}: {e}')
+        return None
+
+
+def columns(names: list[str], average: bool) -> list[str]:
+    """Names of figures: those on the first data set are plain, `ema_` stands before those of averaged weights.
+
+    Args:
+        names: of the data sets.
+        average: whether there are averaged weights.
+    """
+    return [
+        f'{weights}{"" if name == names[0] else f"{name}_"}{figure}'
+        for weights in ('', 'ema_')[: 1 + average]
+        for name in names
+        for figure in ('mAP', 'rank1', 'mINP')
+    ]
+
+
+def measure(
+    datasets: dict[str, ReIDDataset],
+    evaluate: Callable[[nn.Module, ReIDDataset], Evaluation],
+    model: nn.Module,
+    average: nn.Module | None = None,
+) -> Measurement | None:
+    """Evaluates a model, and its averaged weights; None where there is no data set.
+
+    Args:
+        datasets: by the name that figures bear.
+        evaluate: `msinet_eval.protocol.evaluate`, with everything but the model and the data set given.
+        model: what embeds.
+        average: the same with averaged weights.
+    """
+    if not datasets:
+        return None
+    measured = [
+        {name: evaluate(weights, dataset) for name, dataset in datasets.items()} if weights is not None else {}
+        for weights in (model, average)
+    ]
+    return Measurement(*measured)

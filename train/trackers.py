@@ -1,0 +1,100 @@
+"""Where the figures of a run go besides its own files: TensorBoard, Weights & Biases."""
+
+import argparse
+import uuid
+from pathlib import Path
+from typing import Any, Protocol
+
+from msinet_timm.commands import InputError
+
+__all__ = ['TensorBoard', 'Tracker', 'WandB', 'create_trackers']
+
+
+class Tracker(Protocol):
+    """Takes figures."""
+
+    def log(self, epoch: int, figures: dict[str, float]) -> None:
+        """Figures of an epoch, counted from 0, by name such as `train_loss`."""
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class TensorBoard:
+    """Writes `tensorboard/` in a run's folder.
+
+    Args:
+        folder: of the run.
+        settings: of the run.
+        start: first epoch to come; figures of it and later ones from before an interruption are dropped.
+
+    Raises:
+        InputError: TensorBoard, an optional package, is missing.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as e:
+            raise InputError('--log-tensorboard needs TensorBoard: pip install "msinet-timm[tensorboard]"') from e
+        self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start)
+        self._writer.add_text('settings', '\n'.join(f'    {k}: {v}' for k, v in sorted(settings.items())), start)
+
+    def log(self, epoch: int, figures: dict[str, float]) -> None:
+        for name, value in figures.items():
+            self._writer.add_scalar(name.replace('_', '/', 1), value, epoch)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandB:
+    """Sends figures to Weights & Biases, or keeps them in the run's folder if `WANDB_MODE` is `offline`.
+
+    Args:
+        folder: of the run; `wandb.id` in it lets a resumed run go on where it was.
+        settings: of the run, of which `wandb_project` names the project.
+        start: first epoch to come.
+
+    Raises:
+        InputError: Weights & Biases, an optional package, is missing, or not logged in.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
+        try:
+            import wandb
+        except ImportError as e:
+            raise InputError('--log-wandb needs Weights & Biases: pip install "msinet-timm[wandb]"') from e
+        file = folder / 'wandb.id'
+        if not file.exists():
+            file.write_text(uuid.uuid4().hex[:8], encoding='utf-8')
+        try:
+            self._run = wandb.init(
+                project=settings['wandb_project'],
+                name=folder.name,
+                dir=str(folder),
+                id=file.read_text(encoding='utf-8'),
+                resume='allow',
+                config=settings,
+            )
+        except wandb.errors.Error as e:
+            raise InputError(f'--log-wandb: {e}; log in by "wandb login", or set WANDB_MODE=offline') from e
+
+    def log(self, epoch: int, figures: dict[str, float]) -> None:
+        self._run.log({'epoch': epoch, **figures}, step=epoch)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def create_trackers(args: argparse.Namespace, folder: Path, start: int) -> list[Tracker]:
+    """The trackers that a run asks for.
+
+    Args:
+        args: `log_tensorboard` and `log_wandb` choose.
+        folder: of the run.
+        start: first epoch to come.
+    """
+    chosen = [TensorBoard] * args.log_tensorboard + [WandB] * args.log_wandb
+    return [tracker(folder, vars(args), start) for tracker in chosen]
