@@ -112,8 +112,10 @@ class SearchTask(TrainingTask):
     def forward(self, input: torch.Tensor, target: torch.Tensor, half: str = 'train') -> dict[str, torch.Tensor]:
         """Images [B, C, H, W] and classes [B] of a half (`'train'` or `'valid'`) to `loss` and `output`, the logits."""
         branches = self.supernet.forward_branches(input)
-        feature = branches.global_feature.float() if input.dtype != torch.float64 else branches.global_feature
-        return {'loss': self.memory(half)(feature, target), 'output': branches.global_logits}
+        memory = self.memory(half)
+        with torch.autocast(input.device.type, enabled=False):
+            loss = memory(branches.global_feature.to(memory.features.dtype), target)
+        return {'loss': loss, 'output': branches.global_logits}
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]
