@@ -135,7 +135,7 @@ def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
 
         measured = [_to_measured(args, row) for row in rows]
         command = ' '.join(['msinet-eval', *sys.argv[1:]]) if Path(sys.argv[0]).name == 'msinet-eval' else None
-        write_report(args.html, measured, command=command)
+        write_report(args.html, measured, command=command, figure_files=args.png)
 
 
 def _describe(v: VerificationResult) -> list[str]:

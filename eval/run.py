@@ -55,6 +55,8 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f'{_flag(idle[0])} is for models, and --embeddings are measured as they are: leave it out')
     elif args.labels:
         raise InputError('--labels tell who --embeddings are of: give those, too')
+    if args.png and not args.html:
+        raise InputError('--png writes the curves of a report: give --html FILE, too')
     if args.calibrate:
         _check_calibrate(args)
     if not args.rerank:

@@ -244,10 +244,11 @@ def test_breakdown(run, embedded):
 
 def test_html_report(run, tmp_path):
     pytest.importorskip('matplotlib')
-    run('--html', tmp_path / 'report.html', '--rerank', '--k1', 5, '--k2', 2)
+    run('--html', tmp_path / 'report.html', '--png', '--rerank', '--k1', 5, '--k2', 2)
     page = (tmp_path / 'report.html').read_text()
     assert 'before re-ranking' in page
     assert (tmp_path / 'report.html').stat().st_size < 5e6
+    assert {file.name for file in tmp_path.glob('report_*.png')} >= {'report_cmc.png', 'report_distances.png'}
 
 
 def test_summary_grows_and_keeps_its_columns(run, tmp_path, capsys):
@@ -343,6 +344,7 @@ def test_identities_that_are_not_in_the_gallery(market, capsys, tmp_path):
         (['--labels', 'x.csv'], '--labels tell who --embeddings are of'),
         (['--multi-shot'], 'tracklets of these pictures are not known'),
         (['--part', 'global'], 'ColorHistogram has no branches and necks'),
+        (['--png'], 'give --html FILE, too'),
         (['--html', 'report.txt'], 'report.txt: the file name must end in .html'),
         (['--breakdown', '--protocol', 'all-cameras'], '--breakdown: neither cameras nor domains of color_histogram'),
         (['--calibrate'], "but 'color_histogram' is no folder and no file"),
