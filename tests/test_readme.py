@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import msinet_timm
@@ -20,7 +21,12 @@ BLOCKS = re.findall(r'^```(bash|python)\n(.*?)^```', TEXT, flags=re.MULTILINE | 
 # What keeps a command short enough for a test; all else of it runs as printed.
 SHORTER = {
     'make demo': f'-f {REPOSITORY}/Makefile -o .venv/.installed BIN={Path(sys.executable).parent} ARGS="--epochs 1"',
+    'msinet-train --recipe': '--epochs 1 --height 64 --width 32 --workers 0 --warmup-step 0',
     'msinet-train -ds': '--epochs 1 --height 64 --width 32 --workers 0',
+    'torchrun --standalone --nproc-per-node 2 -m msinet_train.cli': '--epochs 1 --height 64 --width 32 --workers 0',
+    'msinet-search -ds': '--epochs 1 --height 32 --width 16 --workers 0 --variant x0_25 --warmup-step 0',
+    'msinet-search compare': '--random 0 --no-uniform --seeds 0 --epochs 1 --height 32 --width 16 --workers 0 '
+    '--model msinet_x0_25 --warmup-step 0',
     'msinet-train --resume': '--epochs 2',
     'msinet-data render': '--identities 4 --cameras 2 --pictures 2 --samples 1 --width 32 --height 64 --workers 1',
 }
@@ -34,7 +40,17 @@ def folder(tmp_path_factory):
     shutil.copytree(SAMPLE, folder / 'datasets' / 'Market-1501-v15.09.15')
     for name, image in zip(('a.jpg', 'b.jpg'), sorted(SAMPLE.glob('query/*.jpg')), strict=False):
         shutil.copy(image, folder / name)
+    write_embeddings(folder)
     return folder
+
+
+def write_embeddings(folder):
+    """Embeddings as another program may have left them."""
+    rng, rows = np.random.default_rng(0), ['part,identity,camera']
+    for part, count in (('query', 4), ('gallery', 12)):
+        np.save(folder / f'{part}.npy', rng.standard_normal((count, 16)).astype(np.float32))
+        rows += [f'{part},{k % 4},{k // 4 + (part == "gallery")}' for k in range(count)]
+    (folder / 'labels.csv').write_text('\n'.join(rows) + '\n')
 
 
 def commands(kind, text):

@@ -121,6 +121,8 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Training:
     model = create_model(args, data.num_classes, not args.resume)
     data_config = reid_data_config(backbone_of(model), args.height, args.width)
     task = _create_task(args, model, processes)
+    if args.sync_bn and processes.several:
+        convert_sync_batchnorm(model)
     optimizer = create_optimizer(args, task)
     stepper = Stepper(
         task, optimizer, create_scaler(args, device), amp, args.grad_accum_steps, args.clip_grad, args.clip_mode
@@ -131,8 +133,6 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Training:
         task.compile(backend=args.torchcompile)
     if processes.several:
         task.prepare_distributed(device_ids=[device.index] if device.type == 'cuda' else None)
-        if args.sync_bn:
-            convert_sync_batchnorm(model)  # now, because DistributedDataParallel refuses such norms on the CPU
     cache = open_cache(args.cache, args.workers)
     loader = create_loader(args, data, data_config, device, cache, processes)
     if cache:
