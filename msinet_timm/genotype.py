@@ -12,7 +12,7 @@ from typing import Any
 from .commands import InputError
 from .interactions import INTERACTIONS
 
-__all__ = ['NUM_CELLS', 'Genotype', 'find_genotype', 'named_genotypes']
+__all__ = ['NUM_CELLS', 'UNIFORM', 'Genotype', 'find_genotype', 'named_genotypes']
 
 NUM_CELLS = 6
 
@@ -88,12 +88,16 @@ class Genotype(tuple[str, ...]):
         partial.replace(path)
 
 
+#: Genotypes of one interaction at all places, by name. They are for comparisons, and no timm models of their own.
+UNIFORM = {f'all_{name}': Genotype([name] * 2 * NUM_CELLS) for name in INTERACTIONS}
+
+
 @cache
 def named_genotypes() -> dict[str, Genotype]:
-    """Genotypes by name: those of `hub_configs/genotypes/*.json`, and what `register_genotype` has added."""
+    """Genotypes by name: `UNIFORM`, `hub_configs/genotypes/*.json`, and what `register_genotype` has added."""
     folder = resources.files('msinet_timm.hub_configs') / 'genotypes'
     files = sorted((f for f in folder.iterdir() if f.name.endswith('.json')), key=lambda f: f.name)
-    return {f.name.removesuffix('.json'): Genotype.load(str(f)) for f in files}
+    return UNIFORM | {f.name.removesuffix('.json'): Genotype.load(str(f)) for f in files}
 
 
 def find_genotype(spec: 'str | os.PathLike | Iterable[str]') -> Genotype:

@@ -13,7 +13,7 @@ import timm
 import torch
 
 from msinet_timm.commands import InputError, find_device, not_negative
-from msinet_timm.genotype import NUM_CELLS, Genotype, find_genotype
+from msinet_timm.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.interactions import INTERACTIONS
 
 from .cli import parse_args
@@ -22,8 +22,6 @@ from .engine import train
 from .latency import measure_milliseconds
 
 __all__ = ['compare', 'parse_comparison', 'random_genotypes']
-
-UNIFORM = tuple(f'all_{name}' for name in INTERACTIONS)
 
 
 class Candidate(NamedTuple):
