@@ -9,6 +9,7 @@ Written from a description of what the published network computes; its names of 
 
 import os
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,9 @@ from timm.layers import SelectAdaptivePool2d, get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
-from .genotype import Genotype, check_genotype_name, find_genotype, named_genotypes
+from .genotype import UNIFORM, Genotype, check_genotype_name, find_genotype, named_genotypes
 from .interactions import create_interaction
-from .pretrained import checkpoint_filter_fn, is_published, load_default_cfgs, untrained_cfg
+from .pretrained import checked_filter_fn, checkpoint_filter_fn, is_published, load_default_cfgs, untrained_cfg
 
 __all__ = ['Embedding', 'MSINet', 'register_genotype']
 
@@ -464,7 +465,7 @@ def _create_msinet(variant: str, pretrained: bool = False, **kwargs: Any) -> MSI
         MSINet,
         variant,
         pretrained,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=partial(checked_filter_fn, cache_dir=kwargs.get('cache_dir')),
         feature_cfg=dict(out_indices=(0, 1, 2, 3), flatten_sequential=True),
         **kwargs,
     )
@@ -540,5 +541,5 @@ def register_genotype(name: str, genotype: str | os.PathLike | Iterable[str]) ->
 
 
 for _name, _genotype in named_genotypes().items():
-    if _name != 'msmt':
+    if _name != 'msmt' and _name not in UNIFORM:
         _register_variants(_name, _genotype)

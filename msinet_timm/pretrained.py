@@ -1,10 +1,9 @@
 """Where weights come from: hub_configs/*.json as timm's pretrained cfgs, checkpoints as state dicts of MSINet."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +11,20 @@ import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.models import clean_state_dict
 
+from .checksum import check_source
 from .commands import InputError
+from .hub_entries import load_entries
 
-__all__ = ['CheckpointError', 'checkpoint_filter_fn', 'is_published', 'load_default_cfgs', 'published_names']
+__all__ = [
+    'CheckpointError',
+    'checked_filter_fn',
+    'checkpoint_filter_fn',
+    'is_published',
+    'load_default_cfgs',
+    'published_names',
+]
 
 _logger = logging.getLogger(__name__)
-
-_REQUIRED = {'architecture', 'tag', 'num_classes', 'input_size', 'pool_size', 'description', 'license'}
-_OPTIONAL = {'hf_hub_id', 'sha256', 'default'}
 
 
 class CheckpointError(InputError, RuntimeError):
@@ -48,14 +53,6 @@ def untrained_cfg() -> dict[str, Any]:
     return _cfg(num_classes=0, input_size=(3, 256, 128), pool_size=(16, 8))
 
 
-def _read_hub_config(name: str, text: str) -> dict[str, Any]:
-    entry = json.loads(text)
-    wrong = sorted(_REQUIRED - entry.keys()) + sorted(entry.keys() - _REQUIRED - _OPTIONAL)
-    if wrong:
-        raise InputError(f'hub_configs/{name}: missing or unknown fields: {", ".join(wrong)}')
-    return entry
-
-
 def load_default_cfgs() -> dict[str, dict[str, Any]]:
     """timm's pretrained cfgs by `architecture.tag`, from `hub_configs/*.json`.
 
@@ -63,22 +60,9 @@ def load_default_cfgs() -> dict[str, dict[str, Any]]:
     do not exist yet, and give an architecture's preprocessing. `default` marks the tag that a bare name stands for.
 
     Raises:
-        ValueError: an entry lacks a field or has one too many.
+        InputError: an entry is malformed; names the file and the field.
     """
-    cfgs = {}
-    folder = resources.files('msinet_timm.hub_configs')
-    for file in sorted((f for f in folder.iterdir() if f.name.endswith('.json')), key=lambda f: f.name):
-        entry = _read_hub_config(file.name, file.read_text(encoding='utf-8'))
-        tag = entry['tag'] + ('*' if entry.get('default') else '')
-        cfgs[f'{entry["architecture"]}.{tag}'] = _cfg(
-            hf_hub_id=entry.get('hf_hub_id') if entry.get('sha256') else None,
-            num_classes=entry['num_classes'],
-            input_size=tuple(entry['input_size']),
-            pool_size=tuple(entry['pool_size']),
-            description=entry['description'],
-            license=entry['license'],
-        )
-    return cfgs
+    return {name + ('*' if entry.get('default') else ''): _cfg(**entry.cfg()) for name, entry in load_entries().items()}
 
 
 # The published implementation's names, piece by piece. It numbers cells and transitions together.
@@ -211,3 +195,23 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             + '. Is it of another genotype, width or network?'
         )
     return state_dict
+
+
+def checked_filter_fn(
+    state_dict: dict[str, Any], model: nn.Module, cache_dir: str | Path | None = None
+) -> dict[str, torch.Tensor]:
+    """`checkpoint_filter_fn` for pretrained weights: first compares their file with the SHA-256 that is recorded.
+
+    timm calls it between reading a file and filling the model.
+
+    Args:
+        state_dict: tensors by name.
+        model: the MSINet to fill.
+        cache_dir: where timm keeps downloads; None for the Hub's cache.
+
+    Raises:
+        ChecksumError: the file is not the recorded one.
+        CheckpointError: as `checkpoint_filter_fn`.
+    """
+    check_source(model.pretrained_cfg, cache_dir)
+    return checkpoint_filter_fn(state_dict, model)

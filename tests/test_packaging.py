@@ -61,7 +61,7 @@ for name in ('train', 'eval', 'hub_configs', 'tests'):
 
 
 def test_commands_of_the_wheel(installed):
-    for command in ('msinet-train', 'msinet-eval', 'msinet-data'):
+    for command in ('msinet-train', 'msinet-eval', 'msinet-data', 'msinet-hub'):
         assert command in run(installed / 'env' / 'bin' / command, '--help', cwd=installed)
     table = run(installed / 'env' / 'bin' / 'msinet-eval', 'color_histogram', '-ds', 'sample', cwd=installed)
     assert 'color_histogram on sample' in table

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 import torch.nn as nn
 import yaml
-from timm.models import save_for_hf
 from timm.utils import CheckpointSaver
 
 from msinet_eval.calibration import FILE_NAME, Calibration
 from msinet_timm.commands import InputError
+from msinet_timm.model_folder import save_folder
 
 from .branches import backbone_of
 
@@ -177,7 +177,7 @@ class RunFolder:
         embedder.reset_classifier(0)
         partial = self.path / f'{name}.tmp'
         shutil.rmtree(partial, ignore_errors=True)
-        save_for_hf(embedder, str(partial), safe_serialization=True, data_config=data_config)
+        save_folder(embedder, partial, data_config)
         (partial / 'README.md').write_text(card, encoding='utf-8')
         folder = self.path / name
         folder.mkdir(exist_ok=True)

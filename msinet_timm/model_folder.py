@@ -1,0 +1,180 @@
+"""Folders in the Hub's layout: `config.json`, `model.safetensors`, and what shows that they still compute the same."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+from timm.models import save_for_hf
+
+from .commands import InputError
+from .datasets import create_dataset
+
+__all__ = [
+    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'draw_preview', 'embedding_shift', 'find_folder',
+    'load_folder', 'model_preprocessing', 'read_config', 'save_folder', 'write_config', 'write_example',
+]  # fmt: skip
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+EXAMPLE = 'example.safetensors'
+_PREPROCESSING = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std')
+_FRAME, _HEIGHT = 6, 192
+_RIGHT, _WRONG, _QUERY = '#1a9850', '#d73027', '#555555'
+
+
+def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any] | None = None) -> None:
+    """Writes `config.json` and `model.safetensors`, for timm and for the timm wrapper of transformers.
+
+    Args:
+        model: timm's.
+        folder: made where it is missing.
+        data_config: preprocessing that the weights were trained for; None for the model's own.
+    """
+    save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
+    write_config(Path(folder), read_config(folder))
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes `config.json` without the number of classes among the model's arguments, which transformers gives too."""
+    arguments = {k: v for k, v in config.get('model_args', {}).items() if k != 'num_classes'}
+    text = json.dumps({**config, 'model_args': arguments}, indent=2)
+    partial = folder / f'{CONFIG}.tmp'
+    partial.write_text(f'{text}\n', encoding='utf-8')
+    partial.replace(folder / CONFIG)
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The fields of `config.json`.
+
+    Raises:
+        InputError: missing, no JSON, or without an architecture.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e:
+        raise InputError(f'{path}: cannot read the configuration of a model ({e})') from e
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        raise InputError(f'{path}: names no architecture')
+    return config
+
+
+def find_folder(name: str | Path) -> Path:
+    """A model folder; a run's folder stands for its `best` model.
+
+    Raises:
+        InputError: it holds no model.
+    """
+    path = Path(str(name).removeprefix('local-dir:'))
+    for folder in (path, path / 'best'):
+        if (folder / CONFIG).is_file():
+            return folder
+    raise InputError(f'{path}: neither a model folder (no {CONFIG}) nor a run (no best/{CONFIG})')
+
+
+def load_folder(folder: Path) -> nn.Module:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        InputError: unknown architecture; weights that are missing, a pickle, broken, or of other names and shapes.
+    """
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f'{folder}: {WEIGHTS} is missing; msinet-hub convert makes it of a PyTorch checkpoint')
+    if not timm.is_model(config['architecture']):
+        raise InputError(f'{folder / CONFIG}: architecture {config["architecture"]} is no model that timm knows')
+    try:
+        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    except Exception as e:  # files are broken in too many ways to list
+        raise InputError(f'{folder}: cannot load this model: {" ".join(str(e).split())[:400]}') from e
+
+
+def model_preprocessing(model: nn.Module) -> dict[str, Any]:
+    """How pictures are prepared for a model, as an entry records it."""
+    config = resolve_data_config(model=model)
+    return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in _PREPROCESSING}
+
+
+def check_model(model: nn.Module, place: Path) -> None:
+    """Refuses weights that cannot be right.
+
+    Raises:
+        InputError: a value is not finite, or a picture's output isn't.
+    """
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f'{place}: {name} holds values that are not finite')
+    if not torch.isfinite(_run(model, [Image.new('RGB', (64, 128), 'gray')])).all():
+        raise InputError(f'{place}: the output for a grey picture is not finite')
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, images: Sequence[Image.Image], embed: bool = False) -> torch.Tensor:
+    """Outputs of RGB pictures; with `embed`, embeddings of length 1 also of a classifier."""
+    transform = create_transform(**resolve_data_config(model=model))
+    batch = torch.stack([transform(image) for image in images])
+    if not embed:
+        return model(batch)
+    return nn.functional.normalize(model.forward_head(model.forward_features(batch), pre_logits=True))
+
+
+def write_example(model: nn.Module, path: Path) -> None:
+    """Stores a picture and the model's output for it: `input`, RGB bytes [H, W, 3], and `output` [1, features]."""
+    with Image.open(create_dataset('sample').query[0].path) as image:
+        image = image.convert('RGB')
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    save_file({'input': pixels, 'output': _run(model, [image])}, path)
+
+
+def deviation(model: nn.Module, path: Path) -> float:
+    """How far the output for a stored picture is from the stored one: largest difference, over the largest output.
+
+    The picture goes through the model's preprocessing, so that a change of it shows as well.
+
+    Raises:
+        InputError: no such file as `write_example` makes.
+    """
+    try:
+        stored = load_file(path)
+        image = Image.fromarray(stored['input'].numpy())
+        expected = stored['output']
+    except Exception as e:  # as in load_folder
+        raise InputError(f'{path}: cannot read the stored example ({" ".join(str(e).split())[:300]})') from e
+    found = _run(model, [image])
+    if found.shape != expected.shape:
+        return float('inf')
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+
+def embedding_shift(model: nn.Module, other: nn.Module) -> float:
+    """The largest distance between two models' embeddings, of length 1, of the same pictures of the sample."""
+    images = [ImageOps.exif_transpose(Image.open(r.path)).convert('RGB') for r in create_dataset('sample').query[::7]]
+    return (_run(model, images, embed=True) - _run(other, images, embed=True)).norm(dim=1).max().item()
+
+
+def draw_preview(model: nn.Module, path: Path) -> None:
+    """Draws a query of the sample and the five nearest of 30 pictures under other cameras, right ones framed green."""
+    sample = create_dataset('sample')
+    query = sample.query[0]
+    others = [r for r in sample.gallery if r.identity > 0 and (r.camera, r.identity) != (query.camera, query.identity)]
+    own = [r for r in others if r.identity == query.identity]
+    records = [query, *own, *[r for r in others if r.identity != query.identity][:: max(1, len(others) // 30)]][:31]
+    images = [Image.open(r.path).convert('RGB') for r in records]
+    embeddings = _run(model, images, embed=True)
+    nearest = (embeddings[1:] @ embeddings[0]).topk(5).indices + 1
+    tiles = [(images[0], _QUERY)]
+    tiles += [(images[i], _RIGHT if records[i].identity == query.identity else _WRONG) for i in nearest.tolist()]
+    framed = [ImageOps.expand(ImageOps.contain(image, (_HEIGHT, _HEIGHT)), _FRAME, color) for image, color in tiles]
+    sheet = Image.new('RGB', (sum(tile.width + _FRAME for tile in framed), framed[0].height), 'white')
+    left = 0
+    for tile in framed:
+        sheet.paste(tile, (left, 0))
+        left += tile.width + _FRAME
+    sheet.save(path)
