@@ -16,7 +16,7 @@ def run(market, output, *flags):
 def test_tensorboard(market, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run(market, tmp_path / 'run', '--epochs', '2', '--log-tensorboard')
+    run(market, tmp_path / 'run', '--epochs', '2', '--lr', '0.005', '--log-tensorboard')
     train(parse_args(['--resume', str(tmp_path / 'run'), '--epochs', '3']))
     events = EventAccumulator(str(tmp_path / 'run' / 'tensorboard')).Reload()
     assert [event.step for event in events.Scalars('train/loss')] == [0, 1, 2]
