@@ -183,7 +183,16 @@ def _to_measured(args: argparse.Namespace, row: Row):
     plain = row.model and all(getattr(args, name) in (None, False, 'all') for name in CHANGES)
     calibration = find_calibration(row.model) if plain else None
     threshold = calibration and calibration.threshold
-    return Measured(f'{row.name}{before}', row.lists, dataset, row.module, row.data_config, threshold)
+    return Measured(
+        f'{row.name}{before}',
+        row.lists,
+        dataset,
+        row.module,
+        row.data_config,
+        threshold,
+        verification=row.verification,
+        cameras=row.breakdowns.get('camera'),
+    )
 
 
 def _figures(args: argparse.Namespace, row: Row) -> dict:

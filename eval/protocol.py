@@ -17,8 +17,19 @@ from msinet_timm.datasets import Protocol, ReIDDataset
 from .features import Features, device_of, extract
 from .metrics import RankingResult, evaluate_distances, evaluate_ranking
 from .rerank import ReRanking
+from .verification import VerificationResult, evaluate_verification
 
-__all__ = ['Embedded', 'Evaluation', 'draw_gallery', 'embed_dataset', 'evaluate', 'measure', 'parse_protocol', 'rank']
+__all__ = [
+    'Embedded',
+    'Evaluation',
+    'draw_gallery',
+    'embed_dataset',
+    'evaluate',
+    'measure',
+    'parse_protocol',
+    'rank',
+    'verify',
+]
 
 #: Takes and gives query and gallery.
 Refine = Callable[[Features, Features], tuple[Features, Features]]
@@ -182,16 +193,42 @@ def rank(
         same_clothes_removed: take out pictures of a query's identity and clothes, too.
         rerank: see `measure`, and so `max_rank`.
     """
-    labels = query.identities, gallery.identities, query.cameras, gallery.cameras
+    labels, clothes = _labels(query, gallery, same_clothes_removed)
+    embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
+    if rerank is None:
+        return evaluate_ranking(*embeddings, *labels, **clothes, max_rank=max_rank)
+    return evaluate_distances(ReRanking(*embeddings, **rerank), *labels, **clothes, max_rank=max_rank)
+
+
+def verify(
+    query: Features,
+    gallery: Features,
+    *,
+    device: str | torch.device | None = None,
+    same_clothes_removed: bool = False,
+    **options,
+) -> VerificationResult:
+    """How well distances tell same from different, over the pairs that `rank` ranks.
+
+    Args:
+        query: one picture of each pair.
+        gallery: the other.
+        device: see `rank`, and so `same_clothes_removed`.
+        **options: of `evaluate_verification`.
+    """
+    labels, clothes = _labels(query, gallery, same_clothes_removed)
+    embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
+    return evaluate_verification(*embeddings, *labels, **clothes, **options)
+
+
+def _labels(query: Features, gallery: Features, same_clothes_removed: bool) -> tuple[tuple, dict]:
+    """Positional and named arguments that tell who is in the pictures, as `evaluate_ranking` takes them."""
     clothes = {}
     if same_clothes_removed:
         if query.clothes is None or gallery.clothes is None:
             raise InputError('the clothes-changing protocol needs the clothes of all pictures, which are not known')
         clothes = {'query_clothes': query.clothes, 'gallery_clothes': gallery.clothes}
-    embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
-    if rerank is None:
-        return evaluate_ranking(*embeddings, *labels, **clothes, max_rank=max_rank)
-    return evaluate_distances(ReRanking(*embeddings, **rerank), *labels, **clothes, max_rank=max_rank)
+    return (query.identities, gallery.identities, query.cameras, gallery.cameras), clothes
 
 
 _DRAWS = re.compile(r'draws=(\d+)')

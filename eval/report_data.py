@@ -14,10 +14,10 @@ from .attention import PairAttention, attend
 from .figures import MOST_CAMERAS
 from .forward import device_of
 from .metrics import RankingResult
-from .protocol import Evaluation
+from .protocol import Evaluation, verify
 from .ranked_lists import Found, list_found, load_picture
 from .statistics import Breakdown, bootstrap, by_camera_pair
-from .verification import VerificationResult, evaluate_verification
+from .verification import VerificationResult
 
 __all__ = ['Facts', 'Measured', 'Row', 'look_into']
 
@@ -37,6 +37,7 @@ class Measured:
         data_config: how pictures were fed to the model; needed with a model.
         threshold: calibrated distance below which two pictures are held to be of one identity; None for the one at
             which these pairs are told apart with equal error rates.
+        verification: of these features, where it is known already; None to compute it. Likewise `cameras`.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Measured:
     model: nn.Module | None = None
     data_config: dict | None = None
     threshold: float | None = None
+    verification: VerificationResult | None = None
+    cameras: Breakdown | None = None
 
     @property
     def same_clothes_removed(self) -> bool:
@@ -88,19 +91,6 @@ def look_into(m: Measured, *, queries: int, top: int, seed: int) -> Facts:
     """Computes what a report shows of a model, see `msinet_eval.html_report.write_report`."""
     ranking, query, gallery = m.evaluation[:3]
     intervals = {} if ranking.draws else bootstrap(ranking, query.identities)
-    try:
-        verification = evaluate_verification(
-            query.embeddings.to(_device_for(m)),
-            gallery.embeddings,
-            query.identities,
-            gallery.identities,
-            query.cameras,
-            gallery.cameras,
-            query_clothes=query.clothes if m.same_clothes_removed else None,
-            gallery_clothes=gallery.clothes if m.same_clothes_removed else None,
-        )
-    except InputError:  # all pictures are of one identity
-        verification = None
     rows = {}
     for kind, picked in _pick(ranking, queries, seed).items():
         lists = list_found(
@@ -108,14 +98,30 @@ def look_into(m: Measured, *, queries: int, top: int, seed: int) -> Facts:
         )
         rows[kind] = [Row(index, found, None) for index, found in zip(picked, lists, strict=True)]
         rows[kind][:_ATTENDED] = [row._replace(attention=_attend(m, row)) for row in rows[kind][:_ATTENDED]]
-    return Facts(m, intervals, verification, _compare_cameras(m), rows)
+    return Facts(m, intervals, _verify(m), _compare_cameras(m), rows)
+
+
+def _verify(m: Measured) -> VerificationResult | None:
+    if m.verification is not None:
+        return m.verification
+    try:
+        return verify(
+            m.evaluation.query,
+            m.evaluation.gallery,
+            device=_device_for(m),
+            same_clothes_removed=m.same_clothes_removed,
+        )
+    except InputError:  # all pictures are of one identity
+        return None
 
 
 def _compare_cameras(m: Measured) -> Breakdown | None:
     query, gallery = m.evaluation.query, m.evaluation.gallery
     if query.cameras is None or max(len(f.cameras.unique()) for f in (query, gallery)) > MOST_CAMERAS:
         return None
-    return by_camera_pair(query, gallery, same_clothes_removed=m.same_clothes_removed, device=_device_for(m))
+    return m.cameras or by_camera_pair(
+        query, gallery, same_clothes_removed=m.same_clothes_removed, device=_device_for(m)
+    )
 
 
 def _device_for(m: Measured) -> torch.device:

@@ -18,10 +18,9 @@ from .embeddings import load_embeddings
 from .features import Features
 from .models import find_model, load_model
 from .outputs import CHANGES, Row, calibration_folder, file_name, prepare_outputs, report
-from .protocol import Embedded, Evaluation, Refine, embed_dataset, measure, parse_protocol
+from .protocol import Embedded, Evaluation, Refine, embed_dataset, measure, parse_protocol, verify
 from .statistics import Breakdown, bootstrap, by_camera_pair, by_domain
 from .test_time import augment_database, average_tracklets, expand_queries, subtract_camera_means
-from .verification import VerificationResult, evaluate_verification
 
 __all__ = ['run']
 
@@ -190,7 +189,7 @@ def _measure(
     if args.intervals and not ranking.draws:
         intervals = bootstrap(ranking, query.identities, ranks=args.ranks)
     if args.thresholds or args.calibrate:
-        verification = _verify(query, gallery, clothes, device)
+        verification = verify(query, gallery, device=device, same_clothes_removed=clothes)
     breakdowns = _break_down(name, query, gallery, clothes, device) if args.breakdown else {}
     return Row(
         name=name,
@@ -222,19 +221,6 @@ def _refine(args: argparse.Namespace, device: torch.device) -> Refine | None:
     if not steps:
         return None
     return lambda query, gallery: functools.reduce(lambda pair, step: step(*pair), steps, (query, gallery))
-
-
-def _verify(query: Features, gallery: Features, same_clothes: bool, device: torch.device) -> VerificationResult:
-    return evaluate_verification(
-        query.embeddings.to(device),
-        gallery.embeddings,
-        query.identities,
-        gallery.identities,
-        query.cameras,
-        gallery.cameras,
-        query_clothes=query.clothes if same_clothes else None,
-        gallery_clothes=gallery.clothes if same_clothes else None,
-    )
 
 
 def _break_down(

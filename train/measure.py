@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from msinet_eval.calibration import FILE_NAME, Calibration
-from msinet_eval.protocol import Evaluation
-from msinet_eval.verification import evaluate_verification
+from msinet_eval.protocol import Evaluation, verify
 from msinet_timm.commands import InputError
 from msinet_timm.datasets import ReIDDataset
 
@@ -54,17 +53,8 @@ def calibrate(name: str, evaluation: Evaluation, model: str) -> Calibration | No
     Returns:
         None where there are too few pairs to tell.
     """
-    query, gallery = evaluation.query, evaluation.gallery
     try:
-        result = evaluate_verification(
-            query.embeddings,
-            gallery.embeddings,
-            query.identities,
-            gallery.identities,
-            query.cameras,
-            gallery.cameras,
-            false_positive_rates=(1e-3,),
-        )
+        result = verify(evaluation.query, evaluation.gallery, false_positive_rates=(1e-3,))
         return Calibration.from_verification(result, dataset=name, model=model)
     except InputError as e:
         _logger.info(f'no {FILE_NAME}: {e}')
