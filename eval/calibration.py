@@ -2,14 +2,13 @@
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from importlib import resources
 from pathlib import Path
 
 from msinet_timm.commands import InputError
+from msinet_timm.files import replace_text
 
 from .verification import VerificationResult
 
@@ -98,17 +97,9 @@ class Calibration:
             InputError: it cannot be written.
         """
         path = Path(folder) / FILE_NAME
-        temporary = None
         try:
-            with tempfile.NamedTemporaryFile('w', encoding='utf-8', dir=folder, suffix='.tmp', delete=False) as file:
-                temporary = file.name
-                json.dump(asdict(self), file, indent=2)
-                file.write('\n')
-            os.chmod(temporary, 0o644)  # a temporary file is its owner's alone
-            os.replace(temporary, path)
+            replace_text(path, json.dumps(asdict(self), indent=2) + '\n')
         except OSError as e:
-            if temporary:
-                Path(temporary).unlink(missing_ok=True)
             raise InputError(f'{path}: cannot write the calibration ({e.strerror})') from e
         return path
 

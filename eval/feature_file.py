@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.shards import picture_file
+from msinet_timm.files import replace_file, replace_text
 
 __all__ = ['FeatureFile', 'describe', 'fill']
 
@@ -96,7 +97,7 @@ class FeatureFile:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not description.exists():
-                _replace(description, lambda path: path.write_text(json.dumps(key), encoding='utf-8'))
+                replace_text(description, json.dumps(key))
             found = json.loads(description.read_text(encoding='utf-8'))
         except (OSError, ValueError) as e:
             raise InputError(f'{self.folder}: cannot be used as a folder of features ({e})') from e
@@ -132,7 +133,7 @@ class FeatureFile:
         path = self.folder / f'{held[0][0].start:012d}-{held[-1][0].stop:012d}.safetensors'
         embeddings = torch.cat([embeddings for _, embeddings in held])
         try:
-            _replace(path, lambda path: save_file({'embeddings': embeddings}, path))
+            replace_file(path, lambda path: save_file({'embeddings': embeddings}, path))
         except (OSError, safetensors.SafetensorError) as e:
             raise InputError(f'{path}: cannot write features ({e})') from e
 
@@ -159,7 +160,7 @@ class FeatureFile:
     def finish(self, save: Callable[[Path, dict[str, str]], None]) -> None:
         """Writes the file by `save(path, metadata)`, unless it is there, and removes the shards."""
         if not self.path.exists():
-            _replace(self.path, lambda path: save(path, {'key': json.dumps(self._key())}))
+            replace_file(self.path, lambda path: save(path, {'key': json.dumps(self._key())}))
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -177,13 +178,3 @@ def _read_key(path: Path) -> dict[str, str]:
             return json.loads((file.metadata() or {}).get('key', '{}'))
     except (OSError, safetensors.SafetensorError, ValueError) as e:
         raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Writes a file under another name, which it gives up in one step: it is there as a whole or not at all."""
-    partial = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        write(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)

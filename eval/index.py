@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from msinet_timm.commands import InputError, progress
+from msinet_timm.files import replace_file
 
 from .checks import as_tensor, check_features
 from .distances import squared_norms
-from .feature_file import _replace
 from .neighbours import NearestLists, squared_distances
 from .store import FeatureStore
 
@@ -196,7 +196,7 @@ def _get_index(gallery, backend: str, settings: dict):
             _logger.warning(f'{path} cannot be read, and is built again')
     index = _build(faiss, gallery, backend, settings)
     try:
-        _replace(path, lambda place: faiss.write_index(index, str(place)))
+        replace_file(path, lambda place: faiss.write_index(index, str(place)))
         for other in gallery.folder.glob(f'{gallery.name}.{backend}-*.faiss'):
             if not other.name.endswith(digest):  # of what the gallery was before
                 other.unlink()

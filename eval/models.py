@@ -10,6 +10,7 @@ from timm.models import is_model_pretrained, resolve_model_input_args
 from torch import nn
 
 from msinet_timm.commands import InputError
+from msinet_timm.model_folder import locate_folder
 
 from .baselines import BASELINES
 from .checkpoints import fill, is_checkpoint, one_line, read_family
@@ -83,9 +84,8 @@ def _resolve(name: str) -> str:
         return name
     if timm.is_model(name):
         return name
-    for folder in (Path(name), Path(name) / 'best'):
-        if (folder / 'config.json').is_file():
-            return f'local-dir:{folder}'
+    if folder := locate_folder(name):
+        return f'local-dir:{folder}'
     if Path(name).is_dir():
         raise InputError(f'{name}: neither a model folder (no config.json) nor a run (no best/config.json)')
     known = [*timm.list_models(), *BASELINES]

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from msinet_timm.commands import InputError
+from msinet_timm.files import replace_file, replace_text
 
 from .checks import as_tensor, check_labels
-from .feature_file import _replace
 
 __all__ = ['FeatureStore']
 
@@ -126,7 +126,7 @@ class FeatureStore:
         file = self.folder / f'{len(self._shards):06d}.safetensors'
         metadata = {'paths': json.dumps([str(path) for path in paths])} if paths is not None else {}
         try:
-            _replace(file, lambda place: save_file(tensors, place, metadata=metadata))
+            replace_file(file, lambda place: save_file(tensors, place, metadata=metadata))
             self._shards.append(_Shard(file.name, len(embeddings), file.stat().st_size))
             self._write_list()
         except (OSError, safetensors.SafetensorError) as e:
@@ -201,7 +201,7 @@ class FeatureStore:
 
     def _write_list(self) -> None:
         content = json.dumps({'dim': self.dim, 'shards': self._shards})
-        _replace(self.folder / _LIST, lambda place: place.write_text(content, encoding='utf-8'))
+        replace_text(self.folder / _LIST, content)
 
 
 def _map(path: Path) -> Tensor:

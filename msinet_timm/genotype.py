@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .commands import InputError
+from .files import replace_text
 from .interactions import INTERACTIONS
 
 __all__ = ['NUM_CELLS', 'UNIFORM', 'Genotype', 'find_genotype', 'named_genotypes']
@@ -82,10 +83,7 @@ class Genotype(tuple[str, ...]):
             path: where to.
             **details: what else to keep beside the operations, such as the data set and the seed of a search.
         """
-        path = Path(path)
-        partial = path.with_name(path.name + '.tmp')
-        partial.write_text(json.dumps({'operations': list(self), **details}, indent=2) + '\n', encoding='utf-8')
-        partial.replace(path)
+        replace_text(path, json.dumps({'operations': list(self), **details}, indent=2) + '\n')
 
 
 #: Genotypes of one interaction at all places, by name. They are for comparisons, and no timm models of their own.

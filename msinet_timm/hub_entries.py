@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from importlib import resources
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .commands import InputError
+from .files import replace_text
 
 __all__ = ['Entry', 'check_entry', 'entries_folder', 'find_entry', 'load_entries', 'write_entry']
 
@@ -246,13 +246,10 @@ def write_entry(fields: dict[str, Any], path: Path) -> Entry:
     entry = check_entry(json.dumps(ordered), f'{fields.get("architecture")}.{fields.get("tag")}.json', path.parent)
     # short lists and objects on one line, as a person would write them
     text = ',\n'.join(f'  {json.dumps(name)}: {_lines(value)}' for name, value in ordered.items())
-    partial = path.with_name(f'{path.name}.tmp')
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(f'{{\n{text}\n}}\n', encoding='utf-8')
-        os.replace(partial, path)
+        replace_text(path, f'{{\n{text}\n}}\n')
     except OSError as e:
-        partial.unlink(missing_ok=True)
         raise InputError(f'{path}: cannot write the entry ({e.strerror})') from e
     return entry
 

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCard
 
 from .cards import PREVIEW, complete_card, read_results, write_card
 from .commands import InputError
+from .files import replace_text
 from .hub_entries import Entry
 from .model_folder import model_preprocessing, read_config
 
@@ -105,7 +106,5 @@ def update_card(
         preview=(folder / PREVIEW).is_file(),
     )
     path = folder / CARD
-    partial = folder / f'{CARD}.tmp'
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(path)
+    replace_text(path, text)
     return path

@@ -15,10 +15,12 @@ from timm.models import save_for_hf
 
 from .commands import InputError
 from .datasets import create_dataset
+from .files import replace_text
 
 __all__ = [
     'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'draw_preview', 'embedding_shift', 'find_folder',
-    'load_folder', 'model_preprocessing', 'read_config', 'save_folder', 'write_config', 'write_example',
+    'load_folder', 'locate_folder', 'model_preprocessing', 'read_config', 'save_folder', 'write_config',
+    'write_example',
 ]  # fmt: skip
 
 CONFIG = 'config.json'
@@ -44,10 +46,7 @@ def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any
 def write_config(folder: Path, config: dict[str, Any]) -> None:
     """Writes `config.json` without the number of classes among the model's arguments, which transformers gives too."""
     arguments = {k: v for k, v in config.get('model_args', {}).items() if k != 'num_classes'}
-    text = json.dumps({**config, 'model_args': arguments}, indent=2)
-    partial = folder / f'{CONFIG}.tmp'
-    partial.write_text(f'{text}\n', encoding='utf-8')
-    partial.replace(folder / CONFIG)
+    replace_text(folder / CONFIG, json.dumps({**config, 'model_args': arguments}, indent=2) + '\n')
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -66,16 +65,20 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
+def locate_folder(path: str | Path) -> Path | None:
+    """A model folder; a run's folder stands for its `best` model. None where there is no model."""
+    return next((f for f in (Path(path), Path(path) / 'best') if (f / CONFIG).is_file()), None)
+
+
 def find_folder(name: str | Path) -> Path:
-    """A model folder; a run's folder stands for its `best` model.
+    """As `locate_folder`, also of a name that begins with `local-dir:`.
 
     Raises:
         InputError: it holds no model.
     """
     path = Path(str(name).removeprefix('local-dir:'))
-    for folder in (path, path / 'best'):
-        if (folder / CONFIG).is_file():
-            return folder
+    if folder := locate_folder(path):
+        return folder
     raise InputError(f'{path}: neither a model folder (no {CONFIG}) nor a run (no best/{CONFIG})')
 
 

@@ -1,7 +1,6 @@
 """Models to train: any timm model, as branches with a neck and a classifier each."""
 
 import sys
-from pathlib import Path
 
 import timm
 import torch
@@ -9,6 +8,7 @@ import torch.nn as nn
 from timm.models import group_parameters, is_model_pretrained, load_state_dict, resolve_model_input_args
 
 from msinet_timm.commands import InputError
+from msinet_timm.model_folder import locate_folder
 from msinet_timm.msinet import Embedding, MSINet, Neck
 
 __all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen']
@@ -123,9 +123,8 @@ def _resolve(name: str) -> str:
     """The name as `timm.create_model` takes it."""
     if ':' in name or timm.is_model(name):
         return name
-    for folder in (Path(name), Path(name) / 'best'):
-        if (folder / 'config.json').is_file():
-            return f'local-dir:{folder}'
+    if folder := locate_folder(name):
+        return f'local-dir:{folder}'
     raise InputError(
         f'--model {name}: unknown; choose one of {", ".join(timm.list_models("msinet*"))}, any other of '
         'timm.list_models(), hf-hub:NAME, or the folder of a model or run'

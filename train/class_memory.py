@@ -5,6 +5,8 @@ import torch.distributed as dist
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .distributed import is_distributed
+
 __all__ = ['ClassMemory']
 
 
@@ -67,7 +69,7 @@ class ClassMemory(nn.Module):
     @torch.no_grad()
     def update(self, features: torch.Tensor, labels: torch.Tensor) -> None:
         """Moves the rows towards the batch's features [B, dim], of length 1, of classes [B]."""
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        if is_distributed():
             features, labels = _gather(features), _gather(labels)
         # Samples of different classes do not touch each other's rows, so that the sequence is one of rounds: the
         # first sample of each class, then the second of those that have two, ...

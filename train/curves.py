@@ -3,7 +3,9 @@
 import csv
 from pathlib import Path
 
-__all__ = ['save_figure', 'write_curves']
+from msinet_timm.files import replace_file
+
+__all__ = ['create_figure', 'read_rows', 'save_figure', 'write_curves']
 
 
 def write_curves(summary: Path, picture: Path) -> None:
@@ -16,15 +18,9 @@ def write_curves(summary: Path, picture: Path) -> None:
     Raises:
         ImportError: matplotlib, an optional package, is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise ImportError('curves need matplotlib: pip install "msinet-timm[plot]"') from e
-
-    with open(summary, encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
+    figure = create_figure((15, 4))
+    rows = read_rows(summary)
     panels = _panels(list(rows[0]))
-    figure = Figure(figsize=(15, 4), layout='constrained')
     for axes, (label, columns) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
         for column in columns:
             points = [(int(row['epoch']) + 1, float(row[column])) for row in rows if row[column]]
@@ -37,11 +33,30 @@ def write_curves(summary: Path, picture: Path) -> None:
     save_figure(figure, picture)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, as texts by column; none where there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding='utf-8', newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def create_figure(size: tuple[float, float]):
+    """An empty matplotlib figure of that many inches.
+
+    Raises:
+        ImportError: matplotlib, an optional package, is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as e:
+        raise ImportError('curves need matplotlib: pip install "msinet-timm[plot]"') from e
+    return Figure(figsize=size, layout='constrained')
+
+
 def save_figure(figure, picture: Path) -> None:
-    """Writes a matplotlib figure as PNG, under another name first."""
-    partial = picture.with_suffix('.tmp')
-    figure.savefig(partial, format='png')
-    partial.replace(picture)
+    """Writes a matplotlib figure as PNG: the whole file, or nothing."""
+    replace_file(picture, lambda partial: figure.savefig(partial, format='png'))
 
 
 def _panels(columns: list[str]) -> dict[str, list[str]]:

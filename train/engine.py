@@ -23,7 +23,7 @@ from .run_folder import RunFolder
 from .setup import Training, prepare
 from .trackers import create_trackers
 
-__all__ = ['TrainingResult', 'evaluate_only', 'train']
+__all__ = ['TrainingResult', 'evaluate_only', 'load_checkpoint', 'train']
 
 _logger = logging.getLogger(__name__)
 

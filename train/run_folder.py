@@ -19,9 +19,11 @@ from timm.utils import CheckpointSaver
 
 from msinet_eval.calibration import FILE_NAME, Calibration
 from msinet_timm.commands import InputError
+from msinet_timm.files import replace_text
 from msinet_timm.model_folder import save_folder
 
 from .branches import backbone_of
+from .curves import read_rows
 
 __all__ = ['RunFolder']
 
@@ -98,9 +100,7 @@ class RunFolder:
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file."""
-        partial = self.path / f'{name}.tmp'
-        partial.write_text(text, encoding='utf-8')
-        partial.replace(self.path / name)
+        replace_text(self.path / name, text)
 
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
@@ -146,11 +146,7 @@ class RunFolder:
 
     def summary(self) -> list[dict[str, Any]]:
         """Rows of `summary.csv`, as texts by column."""
-        path = self.path / 'summary.csv'
-        if not path.exists():
-            return []
-        with open(path, encoding='utf-8', newline='') as file:
-            return list(csv.DictReader(file))
+        return read_rows(self.path / 'summary.csv')
 
     def _write_summary(self, rows: list[dict[str, Any]], header: dict[str, Any] | None = None) -> None:
         columns = dict.fromkeys(name for row in [header or {}, *rows] for name in row)

@@ -18,6 +18,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.supernet import MSISuperNet
 
 from .class_memory import ClassMemory
+from .distributed import is_distributed
 
 __all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'twins_split', 'weight_step']
 
@@ -232,7 +233,7 @@ def _set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[torch
     """Gives each parameter its gradient, of several processes the mean."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
-    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+    if is_distributed():
         found = [p.grad for p in parameters if p.grad is not None]
         flat = torch.cat([g.flatten() for g in found])
         dist.all_reduce(flat)

@@ -13,11 +13,12 @@ import timm
 import torch
 
 from msinet_timm.commands import InputError, find_device, not_negative
+from msinet_timm.files import replace_text
 from msinet_timm.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.interactions import INTERACTIONS
 
 from .cli import parse_args
-from .curves import save_figure
+from .curves import create_figure, read_rows, save_figure
 from .engine import train
 from .latency import measure_milliseconds
 
@@ -116,20 +117,13 @@ def _train(output: Path, genotype: Path, seed: int, flags: Sequence[str]) -> tup
     own = ['--genotype', str(genotype), '--seed', str(seed)]
     settings = parse_args([*([] if where[0] == '--resume' else flags), *own, *where])
     summary = output / 'summary.csv'
-    if not _rows(summary) or int(_rows(summary)[-1]['epoch']) + 1 < settings.epochs:
+    if not read_rows(summary) or int(read_rows(summary)[-1]['epoch']) + 1 < settings.epochs:
         train(settings)
-    last = _rows(summary)[-1]
+    last = read_rows(summary)[-1]
     kept = 'eval_ema_' if last.get('eval_ema_mAP') else 'eval_'
     if not last.get(f'{kept}mAP'):
         raise InputError(f'{output}: nothing was measured: the data set has no query and gallery')
     return float(last[f'{kept}mAP']), float(last[f'{kept}rank1'])
-
-
-def _rows(summary: Path) -> list[dict[str, str]]:
-    if not summary.exists():
-        return []
-    with open(summary, encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
 
 
 def _milliseconds(genotype: Genotype, flags: Sequence[str], batch_size: int = 8) -> float:
@@ -168,19 +162,16 @@ def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) ->
     writer.writerow(['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'])
     for c in candidates:
         writer.writerows([c.name, *row, c.milliseconds] for row in zip(seeds, c.mAP, c.rank1, strict=True))
-    partial = path.with_suffix('.tmp')
-    partial.write_text(text.getvalue(), encoding='utf-8')
-    partial.replace(path)
+    replace_text(path, text.getvalue())
 
 
 def _draw(candidates: Sequence[Candidate], picture: Path) -> None:
     """mAP over the time of a batch, where matplotlib is installed."""
     try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        print('no compare.png: it needs matplotlib: pip install "msinet-timm[plot]"')
+        figure = create_figure((8, 5))
+    except ImportError as e:
+        print(f'no compare.png: {e}')
         return
-    figure = Figure(figsize=(8, 5), layout='constrained')
     axes = figure.subplots()
     for c in candidates:
         mean = 100 * statistics.mean(c.mAP)

@@ -4,7 +4,6 @@ import argparse
 import functools
 import itertools
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,11 +19,13 @@ from msinet_eval.protocol import evaluate
 from msinet_timm.commands import InputError, progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache, open_cache
+from msinet_timm.files import replace_file
 from msinet_timm.genotype import Genotype
 from msinet_timm.msinet import WIDTHS
 from msinet_timm.supernet import MSISuperNet
 
 from .data import TrainingData, load_data
+from .engine import load_checkpoint
 from .latency import interaction_costs
 from .loader import create_loader
 from .measure import Measurement, columns, measure
@@ -320,9 +321,7 @@ def _save_epoch(
         'arch': state.arch[0].state_dict(),
         'costs': state.costs,
     }
-    partial = folder.checkpoint.with_suffix('.tmp')
-    torch.save(checkpoint, partial)
-    os.replace(partial, folder.checkpoint)
+    replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
 
 
 def _resume(state: Search, folder: RunFolder | None) -> int:
@@ -330,13 +329,14 @@ def _resume(state: Search, folder: RunFolder | None) -> int:
     path = Path(state.args.output) / 'last.pth.tar'
     if not state.args.resume or not path.is_file():
         return 0
+    checkpoint = load_checkpoint(path)
     try:
-        checkpoint = torch.load(path, map_location=state.processes.device, weights_only=True)
         state.task.load_state_dict(checkpoint['task'])
         state.weights[0].load_state_dict(checkpoint['weights'])
         state.arch[0].load_state_dict(checkpoint['arch'])
-        state.costs = checkpoint['costs']
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        if state.costs is not None and checkpoint['costs'] is not None:
+            state.costs.copy_(checkpoint['costs'])
+    except (RuntimeError, ValueError, KeyError, TypeError) as e:
         raise InputError(f'{path}: does not fit this search ({" ".join(str(e).split())[:300]})') from e
     start = checkpoint['epoch'] + 1
     if folder:

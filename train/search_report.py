@@ -1,6 +1,5 @@
 """What a search leaves to read and to look at."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import torch
 from msinet_timm.genotype import NUM_CELLS, Genotype
 from msinet_timm.interactions import INTERACTIONS
 
-from .curves import save_figure
+from .curves import create_figure, read_rows, save_figure
 from .run_folder import RunFolder
 
 __all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_picture']
@@ -43,11 +42,7 @@ def add_mixture(folder: RunFolder, epoch: int, mixture: torch.Tensor) -> None:
 
 def read_mixtures(folder: Path) -> list[dict[str, str]]:
     """Rows of a search's `architecture.csv`; none where it isn't there."""
-    path = folder / _FILE
-    if not path.exists():
-        return []
-    with open(path, encoding='utf-8', newline='') as file:
-        return list(csv.DictReader(file))
+    return read_rows(folder / _FILE)
 
 
 def write_mixtures_picture(rows: Sequence[dict[str, str]], picture: Path) -> None:
@@ -60,12 +55,7 @@ def write_mixtures_picture(rows: Sequence[dict[str, str]], picture: Path) -> Non
     Raises:
         ImportError: matplotlib, an optional package, is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise ImportError('the picture needs matplotlib: pip install "msinet-timm[plot]"') from e
-
-    figure = Figure(figsize=(14, 5), layout='constrained')
+    figure = create_figure((14, 5))
     panels = figure.subplots(2, NUM_CELLS, sharex=True, sharey=True)
     for place in range(2 * NUM_CELLS):
         axes = panels[place % 2, place // 2]

@@ -180,7 +180,7 @@ def test_interrupted_write(tmp_path, monkeypatch, caplog, moment):
             (tmp_path / '000002.safetensors.1234.tmp').write_bytes(b'half')
             patch.setattr(store_module, 'save_file', stop)
         elif moment == 'rename':
-            patch.setattr(store_module, '_replace', stop)
+            patch.setattr(store_module, 'replace_file', stop)
         else:
             patch.setattr(store, '_write_list', stop)
         with pytest.raises(KeyboardInterrupt):
