@@ -11,8 +11,10 @@ import torch
 from msinet_timm.genotype import find_genotype
 from msinet_timm.interactions import INTERACTIONS
 from msinet_train.latency import interaction_costs
+from msinet_train.processes import Processes
 from msinet_train.search_cli import main, parse_args
 from msinet_train.search_compare import random_genotypes
+from msinet_train.search_engine import prepare
 
 TINY = '-ds market1501 --variant x0_25 --height 32 --width 16 --batch-size 6 --num-instance 2 --workers 0'
 TINY += ' --warmup-step 0 --epochs 2 --geno-interval 1'
@@ -90,6 +92,23 @@ def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     with open(searched / 'architecture.csv') as file:
         first = [[float(row[name]) for name in INTERACTIONS] for row in csv.DictReader(file) if row['epoch'] == '0']
     assert not torch.allclose(found.softmax(1), torch.tensor(first), atol=2e-6)
+
+
+def test_settings_reach_the_optimizers(tiny, tmp_path):
+    flags = '--lr 0.01 --momentum 0.5 --weight-decay 0.1 --milestones 7 --decay-rate 0.5'
+    flags += ' --arch-lr 0.02 --arch-betas 0.6 0.7 --arch-weight-decay 0.2 --arch-milestones 3 --grad-checkpointing'
+    args = parse_args([*tiny, *flags.split(), '--epochs', '20', '--output', str(tmp_path)])
+    state = prepare(args, Processes(torch.device('cpu')))
+    weights, arch = state.weights[0].param_groups[0], state.arch[0].param_groups[0]
+    assert (weights['momentum'], weights['weight_decay']) == (0.5, 0.1)
+    assert (arch['betas'], arch['weight_decay']) == ((0.6, 0.7), 0.2)
+    rates = []
+    for epoch in (2, 3, 6, 7):
+        for _, schedule in (state.weights, state.arch):
+            schedule.step(epoch)
+        rates += [weights['lr'], arch['lr']]
+    assert rates == pytest.approx([0.01, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.01])
+    assert state.task.supernet.grad_checkpointing
 
 
 def test_latency_prefers_what_is_fast(tiny, tmp_path):

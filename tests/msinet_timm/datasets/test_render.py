@@ -126,7 +126,14 @@ def test_ctrl_c_stops_all_workers_and_leaves_whole_pictures(tmp_path):
     code = 'from msinet_timm.datasets.cli import main; raise SystemExit(main())'
     options = ['--identities', '40', '--samples', '1', '--width', '32', '--height', '64', '--workers', '2']
     command = [sys.executable, '-c', code, 'render', '--output', str(tmp_path), *options]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell lets what it starts in the background ignore SIGINT, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.time() + 100
     while not list(tmp_path.rglob('*.jpg')) and process.poll() is None and time.time() < deadline:
         time.sleep(0.2)
