@@ -2,13 +2,12 @@
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
-from importlib import resources
 from pathlib import Path
 
 from msinet_timm.commands import InputError
 from msinet_timm.files import replace_text
+from msinet_timm.hub_entries import find_entry
 
 from .verification import VerificationResult
 
@@ -128,12 +127,10 @@ def find_calibration(model: str | Path) -> Calibration | None:
         InputError: there is one, but it is damaged.
     """
     name = str(model)
-    for file, entry in _hub_entries():
-        full_name = f'{entry["architecture"]}.{entry["tag"]}'
-        bare = entry['architecture'] if entry.get('default') else None
-        if name in (full_name, bare, f'hf-hub:{entry.get("hf_hub_id")}'):
-            threshold = entry.get('threshold')
-            return None if threshold is None else _from_entry(threshold, f'hub_configs/{file}', model=full_name)
+    entry = find_entry(name)
+    if entry is not None:
+        threshold = entry['threshold']
+        return None if threshold is None else _from_entry(threshold, entry.place, model=entry.name)
     folder = Path(name.removeprefix('local-dir:'))
     if folder.is_file():
         folder = folder.parent
@@ -141,12 +138,6 @@ def find_calibration(model: str | Path) -> Calibration | None:
         if path.is_file():
             return Calibration.load(path)
     return None
-
-
-def _hub_entries() -> Iterator[tuple[str, dict]]:
-    for file in resources.files('msinet_timm.hub_configs').iterdir():
-        if file.name.endswith('.json'):
-            yield file.name, json.loads(file.read_text(encoding='utf-8'))
 
 
 def _from_entry(entry, place: str, **given: str) -> Calibration:

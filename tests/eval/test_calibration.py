@@ -5,10 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from msinet_eval import calibration
 from msinet_eval.calibration import Calibration, find_calibration
 from msinet_eval.verification import OperatingPoint, evaluate_verification
+from msinet_timm import hub_entries
 from msinet_timm.commands import InputError
+from msinet_timm.hub_entries import load_entries
 
 SAVED = Calibration(0.8, 0.001, 0.9, 'market1501', 'msinet_x1_0')
 
@@ -81,15 +82,16 @@ def test_names_without_a_calibration(tmp_path):
 def test_finds_the_hub_entry_of_a_model(tmp_path, monkeypatch):
     values = {'threshold': 0.7, 'false_positive_rate': 0.001, 'true_positive_rate': 0.5, 'dataset': 'veri776'}
     for tag, more in (('people', {'default': True}), ('veri776', {'threshold': values, 'hf_hub_id': 'us/vehicles'})):
-        entry = {'architecture': 'msinet_x1_0', 'tag': tag, **more}
-        (tmp_path / f'{tag}.json').write_text(json.dumps(entry))
-    monkeypatch.setattr(calibration.resources, 'files', lambda package: tmp_path)
+        template = dict(load_entries()['msinet_x1_0.market1501'], hf_hub_id='us/people')
+        entry = {**template, 'tag': tag, **more}
+        (tmp_path / f'msinet_x1_0.{tag}.json').write_text(json.dumps(entry))
+    monkeypatch.setattr(hub_entries, 'entries_folder', lambda: tmp_path)
     expected = Calibration(**values, model='msinet_x1_0.veri776')
     assert find_calibration('msinet_x1_0.veri776') == find_calibration('hf-hub:us/vehicles') == expected
     assert find_calibration('msinet_x1_0') is find_calibration('us/vehicles') is None  # the bare name is of people
     entry['threshold'] = 0.7
-    (tmp_path / 'veri776.json').write_text(json.dumps(entry))
-    with pytest.raises(InputError, match='hub_configs/veri776.json: a calibration is an object of named values'):
+    (tmp_path / 'msinet_x1_0.veri776.json').write_text(json.dumps(entry))
+    with pytest.raises(InputError, match='hub_configs/msinet_x1_0.veri776.json: threshold: must be an object'):
         find_calibration('msinet_x1_0.veri776')
 
 
