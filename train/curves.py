@@ -1,11 +1,14 @@
-"""A picture of how a training went."""
+"""Pictures of how trainings went: `python -m msinet_train.curves` draws several runs together."""
 
+import argparse
 import csv
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from msinet_timm.commands import InputError, command
 from msinet_timm.files import replace_file
 
-__all__ = ['create_figure', 'read_rows', 'save_figure', 'write_curves']
+__all__ = ['create_figure', 'read_rows', 'save_figure', 'write_comparison', 'write_curves']
 
 
 def write_curves(summary: Path, picture: Path) -> None:
@@ -31,6 +34,44 @@ def write_curves(summary: Path, picture: Path) -> None:
         if axes.lines:
             axes.legend()
     save_figure(figure, picture)
+
+
+def write_comparison(groups: Mapping[str, Sequence[Path]], picture: Path, column: str = 'eval_mAP') -> None:
+    """Draws one figure of several runs over the epochs: a line for each group's mean, a band from lowest to highest.
+
+    Args:
+        groups: run folders by name, such as those of several seeds. Only epochs that all of a group measured count.
+        picture: PNG to write.
+        column: of `summary.csv`, a share.
+
+    Raises:
+        ImportError: matplotlib, an optional package, is missing.
+        InputError: a folder is no run, or has nothing in that column.
+    """
+    figure = create_figure((7, 4))
+    axes = figure.subplots()
+    for name, runs in groups.items():
+        measured = [_column(Path(run) / 'summary.csv', column) for run in runs]
+        epochs = sorted(set.intersection(*(set(values) for values in measured)))
+        values = [[100 * run[epoch] for run in measured] for epoch in epochs]
+        label = name if len(runs) == 1 else f'{name} ({len(runs)} runs)'
+        (line,) = axes.plot(epochs, [sum(v) / len(v) for v in values], '.-', label=label)
+        axes.fill_between(epochs, [min(v) for v in values], [max(v) for v in values], color=line.get_color(), alpha=0.2)
+    axes.set(xlabel='epoch', ylabel=f'{column.removeprefix("eval_")} in %')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, picture)
+
+
+def _column(summary: Path, column: str) -> dict[int, float]:
+    """A column of `summary.csv` by epoch, counted from 1."""
+    rows = read_rows(summary)
+    if not rows:
+        raise InputError(f'{summary.parent}: no run there ({summary.name} is missing or empty)')
+    found = {int(row['epoch']) + 1: float(row[column]) for row in rows if row.get(column)}
+    if not found:
+        raise InputError(f'{summary}: nothing in the column {column}; it has {", ".join(rows[0])}')
+    return found
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -67,3 +108,30 @@ def _panels(columns: list[str]) -> dict[str, list[str]]:
         'learning rate': ['train_lr'],
         'share': [c for c in columns if c.startswith('eval_') and c.endswith(('mAP', 'rank1'))],
     }
+
+
+def _group(text: str) -> tuple[str, list[Path]]:
+    name, _, runs = text.partition('=')
+    if not name or not runs:
+        raise argparse.ArgumentTypeError(f'{text}: write NAME=RUN or NAME=RUN,RUN,...')
+    return name, [Path(run) for run in runs.split(',')]
+
+
+@command
+def main(argv: list[str] | None = None) -> None:
+    """Draws several runs together."""
+    parser = argparse.ArgumentParser(
+        prog='python -m msinet_train.curves', description='Draws how runs went, those of one name as mean and range.'
+    )
+    parser.add_argument('groups', nargs='+', type=_group, metavar='NAME=RUN,RUN,...', help='run folders')
+    parser.add_argument('--column', default='eval_mAP', help='of summary.csv (default: eval_mAP)')
+    parser.add_argument('--output', type=Path, default=Path('curves.png'), metavar='FILE', help='PNG (curves.png)')
+    args = parser.parse_args(argv)
+    try:
+        write_comparison(dict(args.groups), args.output, args.column)
+    except ImportError as e:
+        raise InputError(str(e)) from e
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
