@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import functools
 import json
 import os
 import statistics
@@ -26,11 +25,14 @@ from .processes import Processes
 from .setup import prepare
 from .task import ReIDTask
 
-__all__ = ['gradients', 'main', 'plain_step', 'speed']
+__all__ = ['add_timing', 'gradients', 'main', 'plain_step', 'seconds_by_kind', 'speed_table', 'time_steps']
 
 #: Makes the C library's allocator keep its memory, instead of asking the system for it anew at each step.
 TUNED = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': '100000000000', 'MALLOC_TOP_PAD_': '67108864'}
-ALLOCATORS = ('system', 'tuned', 'kept')
+#: What is timed, each in processes of its own: two kinds in one would break up each other's memory.
+KINDS = ('plain', 'tuned plain', "ours, system's allocator", 'ours', 'ours, bf16')
+#: Steps before the first that is timed: the allocator goes on growing in the second.
+WARM_UP = 2
 CLASSES, IMAGES_PER_IDENTITY = 751, 4
 
 
@@ -99,45 +101,46 @@ def _ours(
     return step
 
 
-def _time_steps(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of the steps that belong to this process's allocator, taken in turns after one step of each."""
+def _time_steps(args: argparse.Namespace) -> list[float]:
+    """Seconds of steps of one kind in this process."""
     torch.manual_seed(0)
-    if args.allocator == 'kept':
+    if args.kind in ('ours', 'ours, bf16'):
         keep_memory()
     model = timm.create_model(args.model, num_classes=CLASSES).train()
     batch = _batch(args.batch_size, args.height, args.width)
-    create = {
-        'system': {'plain': _plain, "ours, system's allocator": _ours},
-        'tuned': {'tuned plain': _plain},
-        'kept': {'ours': _ours, 'ours, bf16': functools.partial(_ours, flags=['--amp'])},
-    }[args.allocator]
-    steps = {name: step(model, *batch) for name, step in create.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(args.steps + 1):
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    create = _plain if 'plain' in args.kind else _ours
+    step = create(model, *batch, **({'flags': ['--amp']} if 'bf16' in args.kind else {}))
+    return time_steps(step, args.steps)
 
 
-def speed(args: argparse.Namespace) -> dict[str, list[float]]:
+def time_steps(step: Callable[[], None], count: int) -> list[float]:
+    """Seconds of each of so many steps, after some that are not counted."""
+    seconds = []
+    for _ in range(WARM_UP + count):
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return seconds[WARM_UP:]
+
+
+def seconds_by_kind(module: str, args: argparse.Namespace, names: Sequence[str]) -> dict[str, list[float]]:
     """Seconds of steps by kind: plain, plain in an environment that makes the allocator keep its memory, and ours.
 
     Args:
-        args: `model`, `batch_size`, `height`, `width`, `steps` in each process, and `rounds` of three processes, one
-            for each state of the allocator, which take turns.
+        module: to run for a kind; with `--kind` it prints its seconds.
+        args: what `add_timing` adds: `rounds` of five processes, one for each of `KINDS`, which take turns; the rest
+            is handed to them.
+        names: of further settings to hand on.
     """
-    found: dict[str, list[float]] = {}
-    flags = [f'--{name.replace("_", "-")}={getattr(args, name)}' for name in ('batch_size', 'height', 'width', 'steps')]
+    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    names = [*names, 'batch_size', 'height', 'width', 'steps']
+    flags = [f'--{name.replace("_", "-")}={getattr(args, name)}' for name in names]
     for _ in range(args.rounds):
-        for allocator in ALLOCATORS:
-            argv = [sys.executable, '-m', 'msinet_train.benchmark', '--allocator', allocator, '--model', args.model]
-            environment = os.environ | (TUNED if allocator == 'tuned' else {})
-            output = subprocess.run([*argv, *flags], env=environment, stdout=subprocess.PIPE, check=True).stdout
-            for name, seconds in json.loads(output).items():
-                found.setdefault(name, []).extend(seconds)
+        for kind in KINDS:
+            argv = [sys.executable, '-m', module, '--kind', kind, *flags]
+            environment = os.environ | (TUNED if kind == 'tuned plain' else {})
+            output = subprocess.run(argv, env=environment, stdout=subprocess.PIPE, check=True).stdout
+            found[kind] += json.loads(output)
     return found
 
 
@@ -203,17 +206,24 @@ def gradient_table(found: dict[str, dict[str, tuple[float, float]]]) -> str:
     return '\n'.join(lines)
 
 
+def add_timing(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """Adds what a step is timed with, for `seconds_by_kind`."""
+    parser.add_argument(
+        '--batch-size', type=positive, default=batch_size, metavar='N', help='images in a batch (default: %(default)s)'
+    )
+    parser.add_argument('--height', type=positive, default=256, metavar='PIXELS', help='of the input (default: 256)')
+    parser.add_argument('--width', type=positive, default=128, metavar='PIXELS', help='of the input (default: 128)')
+    parser.add_argument('--steps', type=positive, default=2, metavar='N', help='timed in each process (default: 2)')
+    parser.add_argument('--rounds', type=positive, default=2, metavar='N', help='of processes (default: 2)')
+    parser.add_argument('--kind', choices=KINDS, help='time only the steps of one process, print JSON')
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m msinet_train.benchmark', description=__doc__)
     parser.add_argument('--model', default='msinet_x1_0', help='an MSINet (default: msinet_x1_0)')
-    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images in a step (default: 64)')
-    parser.add_argument('--height', type=positive, default=256, metavar='PIXELS', help='of the input (default: 256)')
-    parser.add_argument('--width', type=positive, default=128, metavar='PIXELS', help='of the input (default: 128)')
-    parser.add_argument('--steps', type=positive, default=1, metavar='N', help='timed in each process (default: 1)')
-    parser.add_argument('--rounds', type=positive, default=3, metavar='N', help='of processes (default: 3)')
+    add_timing(parser, batch_size=64)
     parser.add_argument('--gradients', action='store_true', help='compare gradients instead of times')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for --gradients (default: initial ones)')
-    parser.add_argument('--allocator', choices=ALLOCATORS, help='time only the steps of one process, print JSON')
     return parser.parse_args(argv)
 
 
@@ -221,12 +231,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = _parse(argv)
-    if args.allocator:
+    if args.kind:
         print(json.dumps(_time_steps(args)))
     elif args.gradients:
         print(gradient_table(gradients(args)))
     else:
-        print(speed_table(speed(args)))
+        print(speed_table(seconds_by_kind('msinet_train.benchmark', args, ['model'])))
 
 
 if __name__ == '__main__':
