@@ -193,6 +193,10 @@ def _add_speed(parser: argparse.ArgumentParser) -> None:
         '--amp-dtype', default='bfloat16', choices=['bfloat16', 'float16'], help='its lower one; float16 on CUDA only'
     )
     speed.add_argument(
+        '--amp-start', type=not_negative, default=0, metavar='EPOCH',
+        help='how many epochs to train in float32 first (default: 0)'
+    )  # fmt: skip
+    speed.add_argument(
         '--channels-last', action=argparse.BooleanOptionalAction, default=True, help='the faster layout in memory'
     )
     speed.add_argument(

@@ -18,6 +18,7 @@ from .cards import model_card
 from .curves import write_curves
 from .epoch import train_one_epoch
 from .measure import Measurement, calibrate, columns
+from .optim import precision
 from .processes import Processes, start_processes
 from .run_folder import RunFolder
 from .setup import Training, prepare
@@ -114,6 +115,7 @@ def run_epoch(args: argparse.Namespace, processes: Processes, training: Training
     random_seed((args.seed + 1_000_003 * epoch) % 2**32, processes.rank)
     training.loader.batch_sampler.set_epoch(epoch)
     training.scheduler.step(epoch)
+    training.stepper.amp = precision(args, processes.device, epoch)
     figures = {'lr': training.learning_rate}
     figures |= train_one_epoch(
         training.task,

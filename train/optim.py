@@ -88,8 +88,13 @@ def create_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) 
     return scheduler
 
 
-def precision(args: argparse.Namespace, device: torch.device) -> AbstractContextManager:
+def precision(args: argparse.Namespace, device: torch.device, epoch: int = 0) -> AbstractContextManager:
     """The numbers that a forward pass computes in: float32, or with `--amp` lower ones where that is safe.
+
+    Args:
+        args: `amp` and `amp_dtype`; `amp_start`, the first epoch in which they count.
+        device: to compute on.
+        epoch: counted from 0.
 
     Raises:
         InputError: float16 on anything but CUDA.
@@ -98,6 +103,8 @@ def precision(args: argparse.Namespace, device: torch.device) -> AbstractContext
         return nullcontext()
     if args.amp_dtype == 'float16' and device.type != 'cuda':
         raise InputError(f'--amp-dtype float16 needs CUDA, not {device.type}: choose bfloat16')
+    if epoch < args.amp_start:
+        return nullcontext()
     return torch.autocast(device.type, DTYPES[args.amp_dtype])
 
 

@@ -113,6 +113,10 @@ def _add_steps(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     steps.add_argument('--amp', action='store_true', help='mixed precision')
     steps.add_argument('--amp-dtype', default='bfloat16', choices=['bfloat16', 'float16'], help='float16: CUDA only')
+    steps.add_argument(
+        '--amp-start', type=not_negative, default=0, metavar='EPOCH',
+        help='how many epochs to search in float32 first (default: 0)'
+    )  # fmt: skip
     steps.add_argument('--grad-checkpointing', action='store_true', help='less memory for more time')
 
 

@@ -111,7 +111,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Training:
         InputError: settings or data that cannot be used; the message says which and why.
     """
     device = processes.device
-    amp = precision(args, device)
+    precision(args, device)
     if args.torchcompile and args.torchcompile not in torch.compiler.list_backends(exclude_tags=()):
         raise InputError(
             f'--torchcompile {args.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
@@ -125,7 +125,12 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Training:
         convert_sync_batchnorm(model)
     optimizer = create_optimizer(args, task)
     stepper = Stepper(
-        task, optimizer, create_scaler(args, device), amp, args.grad_accum_steps, args.clip_grad, args.clip_mode
+        task,
+        optimizer,
+        create_scaler(args, device),
+        accumulate=args.grad_accum_steps,
+        clip=args.clip_grad,
+        clip_mode=args.clip_mode,
     )
     if args.model_ema:
         task.setup_ema(decay=args.model_ema_decay, use_warmup=args.model_ema_warmup)
