@@ -199,7 +199,10 @@ def save_epoch(
     sizes = {'images': len(data.train), 'identities': data.num_classes}
     title = folder.path.absolute().name
     card = model_card(args, title, epoch, sizes, measurement, data.remarks)
-    calibration = measurement and calibrate(next(iter(data.measured)), measurement.main, title)
+    calibration = None
+    if measurement:
+        name, dataset = next(iter(data.measured.items()))
+        calibration = calibrate(name, measurement.main, title, dataset.protocol.same_clothes_removed)
     for name in ['last'] * bool(due) + ['best'] * improved:
         folder.save_model(name, training.product, training.data_config, card, calibration)
     if due:

@@ -42,19 +42,25 @@ class Measurement:
         return [value for e in found for value in (e.ranking.mAP, float(e.ranking.cmc[0]), e.ranking.mINP)]
 
 
-def calibrate(name: str, evaluation: Evaluation, model: str) -> Calibration | None:
+def calibrate(name: str, evaluation: Evaluation, model: str, same_clothes_removed: bool = False) -> Calibration | None:
     """The distance below which pictures are of one identity, at a false positive rate of 1e-3.
 
     Args:
         name: of the data set that the evaluation is of.
         evaluation: with features of query and gallery.
         model: name of the model.
+        same_clothes_removed: leave out what the data set's protocol leaves out, see `msinet_eval.protocol.verify`.
 
     Returns:
         None where there are too few pairs to tell.
     """
     try:
-        result = verify(evaluation.query, evaluation.gallery, false_positive_rates=(1e-3,))
+        result = verify(
+            evaluation.query,
+            evaluation.gallery,
+            same_clothes_removed=same_clothes_removed,
+            false_positive_rates=(1e-3,),
+        )
         return Calibration.from_verification(result, dataset=name, model=model)
     except InputError as e:
         _logger.info(f'no {FILE_NAME}: {e}')
