@@ -9,6 +9,8 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
 import torch
 import torch.nn as nn
 
+from .fused import FusedCrossAttention
+
 __all__ = ['INTERACTIONS', 'ChannelGate', 'CrossAttention', 'Exchange', 'NoInteraction', 'create_interaction']
 
 
@@ -58,12 +60,12 @@ class CrossAttention(nn.Module):
     branch's. The result is added with one learned weight, `gamma`, that starts at zero.
 
     Args:
-        channels: channels of each branch. The module has no parameter of that size; it is here so that all
-            interactions are made alike.
+        channels: channels of each branch. The module has no parameter of that size.
     """
 
     def __init__(self, channels: int, device=None, dtype=None) -> None:
         super().__init__()
+        self.channels = channels
         self.gamma = nn.Parameter(torch.zeros(1, device=device, dtype=dtype))
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,6 +74,10 @@ class CrossAttention(nn.Module):
         from_a = (-energy).softmax(dim=-1) @ flat_a
         from_b = (-energy.transpose(1, 2)).softmax(dim=-1) @ flat_b
         return a + self.gamma * from_a.view(a.shape), b + self.gamma * from_b.view(b.shape)
+
+    def fuse(self) -> nn.Module:
+        """The inference form; an attention of weight 0 does nothing and is left out."""
+        return FusedCrossAttention(self.gamma, self.channels) if self.gamma.any() else NoInteraction()
 
 
 #: All interactions by the names that genotypes use, in the order of the search's architecture weights.

@@ -7,6 +7,7 @@ Written from a description of what the published network computes; its names of 
 `checkpoint_filter_fn`.
 """
 
+import copy
 import os
 from collections.abc import Iterable
 from functools import partial
@@ -19,8 +20,9 @@ from timm.layers import SelectAdaptivePool2d, get_device_dtype
 from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 
+from .fused import FusedCell, fold_conv, fold_linear
 from .genotype import UNIFORM, Genotype, check_genotype_name, find_genotype, named_genotypes
-from .interactions import create_interaction
+from .interactions import CrossAttention, Exchange, NoInteraction, create_interaction
 from .pretrained import checked_filter_fn, checkpoint_filter_fn, is_published, load_default_cfgs, untrained_cfg
 
 __all__ = ['Embedding', 'MSINet', 'register_genotype']
@@ -76,6 +78,11 @@ class ConvBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn(self.conv(x)))
 
+    def fuse(self) -> nn.Module:
+        """The inference form: one convolution with a bias, and the ReLU if there is one."""
+        conv = fold_conv(self.conv, self.bn)
+        return conv if isinstance(self.act, nn.Identity) else nn.Sequential(conv, copy.deepcopy(self.act))
+
 
 class LightConv(nn.Module):
     """1x1 convolution, then 3x3 depthwise, then one batch norm and ReLU for both."""
@@ -90,6 +97,11 @@ class LightConv(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.act(self.bn(self.depthwise(self.pointwise(x))))
+
+    def fuse(self) -> nn.Module:
+        """The inference form: the depthwise convolution has the norm in it."""
+        pointwise, act = copy.deepcopy(self.pointwise), copy.deepcopy(self.act)
+        return nn.Sequential(pointwise, fold_conv(self.depthwise, self.bn), act)
 
 
 class Cell(nn.Module):
@@ -134,6 +146,44 @@ class Cell(nn.Module):
         a, b = self.interaction2(self.second_a(a), self.second_b(b))
         return self.act(self.expand_a(a) + self.expand_b(b) + self.shortcut(x))
 
+    def fuse(self) -> nn.Module:
+        """The inference form: norms folded, the last convolutions merged, and exchanges left out.
+
+        An exchange only changes which of the parts behind it read which branch; what follows is the same with both
+        branches swapped, as the other interactions treat them alike.
+
+        Raises:
+            ValueError: a cell with other interactions than `create_interaction` gives, as a supernet's.
+        """
+        if type(self) is not Cell:
+            raise ValueError(f'{type(self).__name__} has no inference form: create the MSINet of the genotype instead')
+        second = [_fuse_chain(self.second_a), _fuse_chain(self.second_b)]
+        expand = [self.expand_a.fuse(), self.expand_b.fuse()]
+        if isinstance(self.interaction1, Exchange):
+            second, expand = second[::-1], expand[::-1]
+        if isinstance(self.interaction2, Exchange):
+            expand = expand[::-1]
+        if isinstance(self.shortcut, ConvBlock):
+            expand.append(self.shortcut.fuse())
+        return FusedCell(
+            [self.reduce_a.fuse(), self.reduce_b.fuse()],
+            [_fuse_chain(self.first_a), _fuse_chain(self.first_b)],
+            second,
+            [_fuse_interaction(self.interaction1), _fuse_interaction(self.interaction2)],
+            expand,
+            copy.deepcopy(self.act),
+        )
+
+
+def _fuse_chain(blocks: nn.Module) -> nn.Module:
+    return nn.Sequential(*[block.fuse() for block in blocks]) if isinstance(blocks, nn.Sequential) else blocks.fuse()
+
+
+def _fuse_interaction(interaction: nn.Module) -> nn.Module:
+    if isinstance(interaction, Exchange):
+        return NoInteraction()
+    return interaction.fuse() if isinstance(interaction, CrossAttention) else copy.deepcopy(interaction)
+
 
 class Neck(nn.Module):
     """Linear layer and batch norm, both without bias, between the features that are ranked and a classifier."""
@@ -148,6 +198,10 @@ class Neck(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.bn(self.fc(x))
+
+    def fuse(self) -> nn.Linear:
+        """The inference form: one linear layer with a bias."""
+        return fold_linear(self.fc, self.bn)
 
 
 class MSINet(nn.Module):
@@ -294,7 +348,18 @@ class MSINet(nn.Module):
             module.apply(self._init_weights).train(self.training)
 
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False):
-        """As torch's, and takes state dicts of the published implementation as well."""
+        """As torch's, and takes state dicts of the published implementation as well.
+
+        Raises:
+            RuntimeError: weights that do not fit, as those of the training form do not fit a fused network.
+        """
+        fused = isinstance(self.stem, nn.Sequential)
+        if strict and fused != ('stem.0.weight' in state_dict):
+            raise RuntimeError(
+                'weights of the training form do not fit a fused MSINet: load them before it is reparameterized'
+                if fused
+                else 'weights of a fused MSINet fit only one that is reparameterized as well'
+            )
         if is_published(state_dict):
             state_dict = checkpoint_filter_fn(state_dict, self)
         return super().load_state_dict(state_dict, strict=strict, assign=assign)

@@ -1,0 +1,155 @@
+"""A model in the forms that it can run in, from as it is to compiled for this machine.
+
+All forms give what the model gives in evaluation mode; in bfloat16 they do so to about three digits.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.data import resolve_data_config
+from timm.utils import reparameterize_model
+
+from .msinet import MSINet
+
+__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form']
+
+#: What `create_form` makes, and what each is.
+FORMS = {
+    'eager': 'the model as it is, in the contiguous layout',
+    'channels_last': 'the model as it is, in the layout that convolutions are fastest on',
+    'fused': 'norms folded and convolutions merged (reparameterized), in channels_last',
+    'torchscript': 'fused, traced and frozen by TorchScript',
+    'compiled': 'fused, compiled by torch.compile with its weights as constants',
+}
+#: What a form may compute in. Whatever it is, images come in and embeddings go out as float32.
+PRECISIONS = {'float32': torch.float32, 'bf16': torch.bfloat16}
+
+# Every batch size is compiled by itself; torch's own limit of 8 would fall back to the uncompiled model in silence.
+_COMPILATIONS = 1000
+
+
+class Form:
+    """A model ready to run: images [B, 3, H, W] to float32 [B, D].
+
+    Images may be of any float type, layout and device. Batches of any size work, in one thread at a time.
+
+    Attributes:
+        name: key of `FORMS`.
+        precision: key of `PRECISIONS`.
+        device: where it runs.
+    """
+
+    def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], name: str, precision: str, device: torch.device):
+        self.name, self.precision, self.device = name, precision, device
+        self._run = run
+        self._to: dict[str, Any] = {'device': device, 'dtype': PRECISIONS[precision], 'non_blocking': True}
+        self._to['memory_format'] = torch.contiguous_format if name == 'eager' else torch.channels_last
+
+    @torch.inference_mode()
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self._run(images.to(**self._to)).float()
+
+
+def create_form(model: nn.Module, form: str, precision: str = 'float32', example: torch.Tensor | None = None) -> Form:
+    """Makes a copy of a model that runs in a form; the model itself stays as it is.
+
+    Args:
+        model: takes [B, 3, H, W] and gives [B, D]; the form runs on its device.
+        form: key of `FORMS`. `'torchscript'` and `'compiled'` take a while: the one now, the other on the first batch
+            of each shape.
+        precision: key of `PRECISIONS`. In `'bf16'` the weights are bfloat16; norms that are not folded, and the
+            pooling and what is behind it of an MSINet, stay in float32.
+        example: images [B, 3, H, W] that tracing and compilation go by; None for one of the model's input size.
+
+    Raises:
+        ValueError: unknown form or precision, or one that this machine has nothing to run with.
+    """
+    if form not in FORMS:
+        raise ValueError(f'unknown form {form!r}: it must be one of {", ".join(FORMS)}')
+    if precision not in PRECISIONS:
+        raise ValueError(f'unknown precision {precision!r}: it must be one of {", ".join(PRECISIONS)}')
+    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+    _check_machine(form, precision, device)
+    run = reparameterize_model(model) if form not in ('eager', 'channels_last') else copy.deepcopy(model)
+    run = run.eval().requires_grad_(False)
+    if precision == 'bf16':
+        run = _in_bfloat16(run)
+    if form != 'eager':
+        run = run.to(memory_format=torch.channels_last)
+    made = Form(run, form, precision, device)
+    if form == 'torchscript':
+        made._run = _trace(made, model if example is None else example)
+    elif form == 'compiled':
+        made._run = _Compiled(run)
+        if example is not None:
+            made(example)
+    return made
+
+
+def _check_machine(form: str, precision: str, device: torch.device) -> None:
+    if precision == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
+        raise ValueError(f'{torch.cuda.get_device_name(device)} does not compute in bfloat16: use float32')
+    if form != 'compiled':
+        return
+    if device.type == 'cpu':
+        from torch._inductor.cpp_builder import get_cpp_compiler
+
+        try:
+            get_cpp_compiler()
+        except Exception as e:  # whatever looking for a program may end with
+            raise ValueError(f"the form 'compiled' needs a C++ compiler such as g++ ({e}): use 'torchscript'") from e
+    elif device.type == 'cuda' and not torch.utils._triton.has_triton():
+        raise ValueError("the form 'compiled' needs Triton on a GPU: use 'fused'")
+
+
+class _BF16Network(nn.Module):
+    """An MSINet whose trunk is in bfloat16 and whose head is in float32: means of many pixels would lose digits."""
+
+    def __init__(self, network: MSINet) -> None:
+        super().__init__()
+        self.network = network.bfloat16()
+        for part in (network.global_neck, network.local_neck, *network.get_classifier()):
+            part.float()
+        self.train(network.training)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.network.forward_head(self.network.forward_features(x).float())
+
+
+def _in_bfloat16(model: nn.Module) -> nn.Module:
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    model = _BF16Network(model) if isinstance(model, MSINet) else model.bfloat16()
+    for norm in norms:
+        norm.float()
+    return model
+
+
+def _trace(form: Form, example: torch.Tensor | nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    if isinstance(example, nn.Module):
+        example = torch.zeros(1, *resolve_data_config(model=example)['input_size'])
+    with torch.no_grad(), warnings.catch_warnings():
+        # TorchScript is deprecated, and says so at each of these steps
+        warnings.simplefilter('ignore')
+        traced = torch.jit.freeze(torch.jit.trace(form._run, example.to(**form._to), check_trace=False))
+        return torch.jit.optimize_for_inference(traced)
+
+
+class _Compiled:
+    """Compiles a model anew for each shape of images."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.run = torch.compile(model, dynamic=False, options={'freezing': True})
+        self.shapes: set[tuple[torch.Size, int]] = set()
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        known = images.shape, torch.get_num_threads()
+        if known in self.shapes:
+            return self.run(images)
+        with torch._dynamo.config.patch(recompile_limit=_COMPILATIONS, accumulated_recompile_limit=_COMPILATIONS):
+            out = self.run(images)
+        self.shapes.add(known)
+        return out

@@ -1,0 +1,128 @@
+"""What `fuse()` makes of the parts of MSINet: the same functions of a picture, in fewer passes over memory.
+
+Norms are folded with their running statistics, whatever mode a network is in: the result is its inference form. What
+it is made of stays as it was.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+
+__all__ = ['FusedCell', 'FusedCrossAttention', 'fold_conv', 'fold_linear']
+
+
+def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
+    """One convolution for a convolution and the batch norm behind it.
+
+    Raises:
+        ValueError: a norm without running statistics.
+    """
+    _check_statistics(norm)
+    shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    folded = nn.Conv2d(*shape, groups=conv.groups, device='meta')
+    folded.weight, folded.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    return folded.train(conv.training)
+
+
+def fold_linear(linear: nn.Linear, norm: nn.Module) -> nn.Linear:
+    """As `fold_conv`, of a linear layer."""
+    _check_statistics(norm)
+    bias = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
+    folded = nn.Linear(linear.in_features, linear.out_features, device='meta')
+    folded.weight, folded.bias = fuse_linear_bn_weights(
+        linear.weight, linear.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, bias
+    )
+    return folded.train(linear.training)
+
+
+def _check_statistics(norm: nn.Module) -> None:
+    if getattr(norm, 'running_mean', None) is None or getattr(norm, 'running_var', None) is None:
+        raise ValueError(
+            f'{type(norm).__name__} without running statistics cannot be folded into the layer before it: only a '
+            'network whose batch norms track statistics has an inference form'
+        )
+
+
+class FusedCrossAttention(nn.Module):
+    """`CrossAttention` as one product with each branch, whose weights hold the branch itself as well.
+
+    The maps are read as they lie in memory in channels_last, without a copy.
+
+    Args:
+        gamma: [1], the attention's weight.
+        channels: channels of each branch.
+    """
+
+    def __init__(self, gamma: torch.Tensor, channels: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(gamma.detach().clone(), requires_grad=gamma.requires_grad)
+        identity = torch.eye(channels, device=gamma.device, dtype=gamma.dtype)
+        self.register_buffer('identity', identity, persistent=False)
+
+    def weights(self, energy: torch.Tensor) -> torch.Tensor:
+        """Likeness of channels to the other branch's [B, C, C] to the share of each channel in each, [B, C, C]."""
+        # The softmax makes many shares so small that a product takes the processor many times as long (below 1e-38).
+        # Those below 1e-30 add nothing that float32 could hold.
+        return self.identity + self.gamma * F.threshold((-energy).softmax(dim=-1), 1e-30, 0.0)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        flat_a, flat_b = a.permute(0, 2, 3, 1).flatten(1, 2), b.permute(0, 2, 3, 1).flatten(1, 2)
+        energy = flat_a.transpose(1, 2) @ flat_b
+        out_a = flat_a @ self.weights(energy).transpose(1, 2)
+        out_b = flat_b @ self.weights(energy.transpose(1, 2)).transpose(1, 2)
+        height, width = a.size(2), a.size(3)
+        return (
+            out_a.unflatten(1, (height, width)).permute(0, 3, 1, 2),
+            out_b.unflatten(1, (height, width)).permute(0, 3, 1, 2),
+        )
+
+
+class FusedCell(nn.Module):
+    """`Cell` without norms, whose last three convolutions are one over their inputs side by side.
+
+    Args:
+        reduce: the first convolutions of branch a and of branch b, and so for `first` and `second`.
+        interactions: what follows `first` and `second`.
+        expand: 1x1 convolutions of branch a, of branch b, and of the cell's input unless that is added as it is.
+        act: the activation of the sum.
+    """
+
+    def __init__(
+        self,
+        reduce: Sequence[nn.Module],
+        first: Sequence[nn.Module],
+        second: Sequence[nn.Module],
+        interactions: Sequence[nn.Module],
+        expand: Sequence[nn.Conv2d],
+        act: nn.Module,
+    ) -> None:
+        super().__init__()
+        self.branch_a, self.branch_b = (nn.Sequential(*parts) for parts in zip(reduce, first, strict=True))
+        self.second_a, self.second_b = second
+        self.interaction1, self.interaction2 = interactions
+        self.projects = len(expand) == 3
+        self.expand = _side_by_side(expand)
+        self.act = act
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.interaction1(self.branch_a(x), self.branch_b(x))
+        a, b = self.interaction2(self.second_a(a), self.second_b(b))
+        if self.projects:
+            return self.act(self.expand(torch.cat([a, b, x], dim=1)))
+        out = self.expand(torch.cat([a, b], dim=1))
+        out += x
+        return self.act(out)
+
+
+def _side_by_side(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
+    """The sum of 1x1 convolutions, each of its own input, as one of all inputs concatenated."""
+    merged = nn.Conv2d(sum(conv.in_channels for conv in convs), convs[0].out_channels, 1, device='meta')
+    trains = convs[0].weight.requires_grad
+    merged.weight = nn.Parameter(torch.cat([conv.weight.detach() for conv in convs], dim=1), requires_grad=trains)
+    merged.bias = nn.Parameter(torch.stack([conv.bias.detach() for conv in convs]).sum(0), requires_grad=trains)
+    return merged.train(convs[0].training)
