@@ -21,7 +21,7 @@ from msinet_timm.datasets.shard_stream import StreamedBatches, StreamedImages, i
 
 from .distributed import is_primary, share_out
 from .feature_file import FeatureFile, describe, fill
-from .forward import AMP, device_of, embed, evaluation_mode
+from .forward import AMP, device_of, embed, evaluation_mode, inference_form
 
 __all__ = ['Features', 'device_of', 'embed', 'extract', 'reid_data_config']
 
@@ -175,9 +175,10 @@ def extract(
         autocast = torch.autocast(device.type, AMP[amp] if amp else None, enabled=amp is not None)
         model.to(device)
         with evaluation_mode(model):
+            network = inference_form(model)
             for raw, indices in _loader(images, batches, workers, device):
                 with torch.inference_mode(), autocast:
-                    batch = nn.functional.normalize(embed(model, images.to_input(raw, device), **options).float())
+                    batch = nn.functional.normalize(embed(network, images.to_input(raw, device), **options).float())
                 yield _check_finite(batch.cpu(), indices, records)
                 bar.update(len(indices))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from msinet_timm.allocator import keep_memory
 from msinet_timm.commands import InputError, find_device
 from msinet_timm.datasets import ReIDDataset, create_dataset, get_reader, parse_options
 from msinet_timm.datasets.cache import open_cache
@@ -30,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     args.rerank = _rerank_options(args)
     with processes(find_device(args.device)) as device:
+        if device.type == 'cpu':
+            keep_memory()
         if is_primary():
             prepare_outputs(args)
         try:

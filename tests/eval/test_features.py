@@ -8,6 +8,7 @@ from timm.data import create_transform
 from torch import nn
 
 from msinet_eval.features import Features, embed, extract, reid_data_config
+from msinet_eval.forward import inference_form
 from msinet_eval.protocol import evaluate
 from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
@@ -214,3 +215,21 @@ def test_cache_changes_no_embedding(market, model, tmp_path, workers):
 def test_transform_and_cache_exclude_each_other(gallery, small):
     with pytest.raises(InputError, match='leave out the transform, or the cache and the file'):
         extract(Corner(), gallery, cache=ImageCache('memory'), **small)
+
+
+@pytest.mark.parametrize('options', [{}, {'part': 'local', 'flip': True}, {'neck': True}])
+def test_msinet_without_norms(gallery, options):
+    """Extraction folds an MSINet's norms, which changes neither the embeddings nor the model."""
+    torch.manual_seed(0)
+    model = timm.create_model('msinet_x0_25', num_classes=3)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 2)
+    found = extract(model, gallery, data_config=reid_data_config(model, 64, 32), workers=0, **options)
+    assert model.training and isinstance(model.stem.bn, nn.BatchNorm2d)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in inference_form(model).modules())
+    transform = create_transform(**reid_data_config(model, 64, 32))
+    images = torch.stack([transform(load_image(record.path)) for record in gallery])
+    with torch.no_grad():
+        expected = nn.functional.normalize(embed(model.eval(), images, **options))
+    torch.testing.assert_close(found.embeddings, expected, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""The C library's allocator, set for steps that ask for the same memory over and over."""
+"""The C library's allocator, set for work that asks for the same memory over and over."""
 
 import ctypes
 
@@ -11,9 +11,9 @@ _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4
 def keep_memory() -> bool:
     """Lets this process keep the memory that it frees, instead of giving it back to the system.
 
-    On the CPU, a training step allocates the same large tensors each time. By default glibc asks the system for each
-    of them, which hands out empty pages one by one; that can take longer than the computation. The price: the process
-    stays as large as it ever was.
+    On the CPU, each training step and each batch of images allocates the same large tensors. By default glibc asks the
+    system for each of them, which hands out empty pages one by one; that can take longer than the computation. The
+    price: the process stays as large as it ever was.
 
     Returns:
         Whether there is such a setting here: only glibc has it.
