@@ -4,6 +4,7 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
     - https://arxiv.org/abs/2303.07065
 """
 
+import argparse
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from timm.optim import create_optimizer_v2
 from timm.task import TrainingTask
 
 from msinet_timm.commands import InputError
@@ -20,7 +22,7 @@ from msinet_timm.supernet import MSISuperNet
 from .class_memory import ClassMemory
 from .distributed import is_distributed
 
-__all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'twins_split', 'weight_step']
+__all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers', 'twins_split', 'weight_step']
 
 
 class TwinsSplit(NamedTuple):
@@ -120,6 +122,24 @@ class SearchTask(TrainingTask):
 
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+
+
+def create_optimizers(
+    args: argparse.Namespace, supernet: MSISuperNet
+) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
+    """Of the weights, timm's optimizer of the name that `args` has, and of the architecture, Adam.
+
+    Args:
+        args: as `msinet_train.search_cli.parse_args` gives them.
+        supernet: what is searched.
+    """
+    weights = create_optimizer_v2(
+        supernet.weight_parameters(), opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum
+    )
+    arch = torch.optim.Adam(
+        [supernet.arch_weights], args.arch_lr, tuple(args.arch_betas), weight_decay=args.arch_weight_decay
+    )
+    return weights, arch
 
 
 def weight_step(

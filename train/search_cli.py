@@ -90,7 +90,11 @@ def _add_supernet(parser: argparse.ArgumentParser) -> None:
 
 def _add_steps(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_argument_group('steps')
-    steps.add_argument('--lr', type=positive_float, default=0.025, help='of the weights, by SGD (default: 0.025)')
+    steps.add_argument(
+        '--opt', choices=['momentum', 'muon', 'adamw'], default='momentum', help="timm's optimizer of the weights: "
+        'plain SGD, as published, or one that gets further in few steps (default: momentum)'
+    )  # fmt: skip
+    steps.add_argument('--lr', type=positive_float, default=0.025, help='of the weights (default: 0.025)')
     steps.add_argument('--momentum', type=fraction, default=0.9, help='of the weights (default: 0.9)')
     steps.add_argument('--weight-decay', type=float, default=5e-4, help='of the weights (default: 5e-4)')
     steps.add_argument('--arch-lr', type=positive_float, default=0.002, help='of the architecture, by Adam (0.002)')

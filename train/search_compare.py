@@ -3,6 +3,7 @@
 import argparse
 import csv
 import io
+import itertools
 import random
 import statistics
 from collections.abc import Sequence
@@ -44,17 +45,22 @@ def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Settings of a comparison, and the flags for the trainings."""
     parser = argparse.ArgumentParser(
         prog='msinet-search compare',
+        usage='%(prog)s [NAME|FILE ...] [flags]',
+        allow_abbrev=False,
         description='Trains networks of several genotypes alike, and compares them. All other flags are those of '
-        'msinet-train, such as --recipe, -ds, --epochs; what is finished already is not trained again.',
+        'msinet-train, such as --recipe, -ds, --epochs; what is finished already is not trained again. Genotypes come '
+        'first: names, or files such as runs/search/genotype.json.',
     )
-    parser.add_argument('genotypes', nargs='*', metavar='NAME|FILE', help='such as runs/search/genotype.json, msmt')
     parser.add_argument('--random', type=not_negative, default=3, metavar='N', help='random genotypes (default: 3)')
     parser.add_argument(
         '--uniform', action=argparse.BooleanOptionalAction, default=True, help=f'also {", ".join(UNIFORM)}'
     )
     parser.add_argument('--seeds', type=not_negative, nargs='+', default=[0, 1, 2], metavar='N', help='of trainings')
     parser.add_argument('--output', default='runs/compare', metavar='DIR', help='(default: runs/compare)')
-    args, flags = parser.parse_known_args(argv)
+    # by hand: argparse would take the value of a training's flag for a genotype
+    genotypes = list(itertools.takewhile(lambda word: not word.startswith('-'), argv))
+    args, flags = parser.parse_known_args(argv[len(genotypes) :])
+    args.genotypes = genotypes
     for taken in ('--genotype', '--seed', '--resume'):
         if taken in flags:
             raise InputError(f'{taken}: the comparison sets it itself; see msinet-search compare --help')

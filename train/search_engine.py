@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from msinet_eval.features import extract, reid_data_config
 from msinet_eval.protocol import evaluate
+from msinet_timm.allocator import keep_memory
 from msinet_timm.commands import InputError, progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache, open_cache
@@ -32,7 +33,7 @@ from .measure import Measurement, columns, measure
 from .optim import create_scaler, create_schedule, precision
 from .processes import Processes, start_processes
 from .run_folder import RunFolder
-from .search import SearchTask, architecture_step, twins_split, weight_step
+from .search import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
 from .search_report import add_mixture, genotype_table, read_mixtures, write_mixtures_picture
 
 __all__ = ['search']
@@ -83,6 +84,11 @@ def search(args: argparse.Namespace, command: str = '') -> Genotype:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
     with start_processes(args.device) as processes:
+        if processes.device.type == 'cpu':
+            keep_memory()
+            # The softmax of cross attention and its gradients are full of numbers below 1e-38, and with them most CPUs
+            # compute a hundred times slower. Threads inherit the setting from the one that starts them.
+            torch.set_flush_denormal(True)
         state = prepare(args, processes)
         state.command = command
         folder = RunFolder(args) if processes.first else None
@@ -100,6 +106,8 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
     """
     device = processes.device
     precision(args, device)
+    if args.order == 2 and args.opt != 'momentum':
+        raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {args.opt}: leave out --opt')
     data = load_data(args)
     split = twins_split(data.train)
     halves = {half: _as_data(records) for half, records in zip(('train', 'valid'), split, strict=True)}
@@ -118,12 +126,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
     task = SearchTask(supernet, *(part.num_classes for part in halves.values()), args.memory_momentum, args.temperature)
     task.to(device, memory_format=torch.channels_last)
     cache = open_cache(args.cache, args.workers)
-    weights = torch.optim.SGD(
-        supernet.weight_parameters(), args.lr, args.momentum, weight_decay=args.weight_decay, foreach=True
-    )
-    arch = torch.optim.Adam(
-        [supernet.arch_weights], args.arch_lr, tuple(args.arch_betas), weight_decay=args.arch_weight_decay
-    )
+    weights, arch = create_optimizers(args, supernet)
     arch_args = argparse.Namespace(
         **{**vars(args), 'lr': args.arch_lr, 'milestones': args.arch_milestones, 'warmup_step': 0, 'min_lr': 0.0}
     )
@@ -206,7 +209,7 @@ def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
     for _, schedule in (state.weights, state.arch):
         schedule.step(epoch)
     weights, arch = state.weights[0], state.arch[0]
-    amp = precision(args, task.device)
+    amp = precision(args, task.device, epoch)
     scaler = create_scaler(args, task.device)
     valid = _endless(state, epoch)
     task.train()

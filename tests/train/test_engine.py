@@ -207,6 +207,20 @@ def plain(market, tmp_path_factory):
     return folder
 
 
+def test_mixed_precision_starts_later(plain, market, tmp_path):
+    """An epoch before it is one of float32; the training goes on from there as if it had never been interrupted."""
+    flags = ['--amp', '--amp-start', '1', '--epochs']
+    run(market, tmp_path / 'whole', *flags, '2')
+    run(market, tmp_path / 'parts', *flags, '1')
+    first, expected = weights(tmp_path / 'parts'), weights(plain)
+    assert all(torch.equal(first[name], expected[name]) for name in expected)
+    train(parse_args(['--resume', str(tmp_path / 'parts'), '--epochs', '2']))
+    run(market, tmp_path / 'float32', '--epochs', '2')
+    whole, parts, float32 = (weights(tmp_path / name) for name in ('whole', 'parts', 'float32'))
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    assert any(not torch.equal(whole[name], float32[name]) for name in whole)
+
+
 def double_precision_epoch(market, *flags):
     """The parts of a training after an epoch in float64, in which rounding cannot hide behind the network's chaos."""
     args = parse_args(['-ds', 'market1501', '--data-dir', str(market), *SMALL, '--epochs', '1', *flags])

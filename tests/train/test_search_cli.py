@@ -8,12 +8,13 @@ import pytest
 import timm
 import torch
 
+from msinet_timm.commands import InputError
 from msinet_timm.genotype import find_genotype
 from msinet_timm.interactions import INTERACTIONS
 from msinet_train.latency import interaction_costs
 from msinet_train.processes import Processes
 from msinet_train.search_cli import main, parse_args
-from msinet_train.search_compare import random_genotypes
+from msinet_train.search_compare import parse_comparison, random_genotypes
 from msinet_train.search_engine import prepare
 
 TINY = '-ds market1501 --variant x0_25 --height 32 --width 16 --batch-size 6 --num-instance 2 --workers 0'
@@ -81,10 +82,34 @@ def test_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path):
     assert (searched / 'architecture.csv').read_text() == (folder / 'architecture.csv').read_text()
 
 
+def test_mixed_precision_starts_later(tiny, searched, tmp_path):
+    """An epoch before it is one of float32; the search goes on from there as if it had never been interrupted."""
+    flags = '--amp --amp-start 1'
+    whole = run(tiny, tmp_path / 'whole', flags)
+    parts = run(tiny, tmp_path / 'parts', f'{flags} --epochs 1')
+    assert main(['--resume', str(parts), '--epochs', '2']) == 0
+    assert_same(checkpoint(parts)['task'], checkpoint(whole)['task'])
+    losses = []
+    for folder in (whole, searched):
+        with open(folder / 'summary.csv') as file:
+            losses.append([(row['train_train_loss'], row['train_valid_loss']) for row in csv.DictReader(file)])
+    assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
+
+
+def test_tiny_numbers_become_zeros(searched):
+    """Numbers below the smallest normal one, of which attention has many, slow a CPU down: a search drops them."""
+    if not torch.set_flush_denormal(False):
+        pytest.skip('this processor has no such setting')
+    tiny = torch.tensor(1e-30)
+    assert tiny * 1e-10 > 0
+    assert main(['--resume', str(searched), '--device', 'cpu']) == 0
+    assert tiny * 1e-10 == 0
+
+
 @pytest.mark.parametrize(
     'flags',
     ['--order 2', '--objective latency --latency-weight 50', '--memory-init zeros', '--mid-from output', '--amp',
-     '--arch-lr 0.01', '--memory-momentum 0.5', '--temperature 0.1', '--seed 1'],
+     '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1'],
 )  # fmt: skip
 def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     folder = run(tiny, tmp_path / 'run', f'{flags} --epochs 1')
@@ -137,6 +162,7 @@ def test_costs_are_by_stage():
         ),
         ('--batch-size 7', 'not a multiple of --num-instance'),
         ('--amp --amp-dtype float16', 'float16 needs CUDA'),
+        ('--order 2 --opt muon', '--order 2 looks ahead a step of plain SGD, not of muon: leave out --opt'),
         ('-ds duke', 'withdrawn'),
     ],
 )
@@ -220,6 +246,15 @@ def test_compare(searched, market_to_search, tmp_path, capsys):
     stamp = (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime
     assert main(command) == 0  # nothing is trained again
     assert (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime == stamp
+
+
+def test_compare_tells_genotypes_from_values_of_flags():
+    args, flags = parse_comparison('--random 0 --recipe small -ds sample'.split())
+    assert args.genotypes == [] and flags == ['--recipe', 'small', '-ds', 'sample']
+    args, flags = parse_comparison('msmt a.json --seeds 1 2 --epochs 3'.split())
+    assert (args.genotypes, args.seeds, flags) == (['msmt', 'a.json'], [1, 2], ['--epochs', '3'])
+    with pytest.raises(InputError, match='--seed: the comparison sets it itself'):
+        parse_comparison('msmt --seed 1'.split())
 
 
 def test_compare_needs_two(tmp_path, capsys):
