@@ -108,7 +108,7 @@ def test_written_entries_are_read_back(tmp_path, monkeypatch):
     assert load_entries(tmp_path)[NAME] == written
     assert list(json.loads(path.read_text())) == list(entry())
     assert re.search(r'^  "threshold": \{.*\},$', path.read_text(), re.MULTILINE)
-    monkeypatch.setattr('msinet_eval.calibration.resources.files', lambda package: tmp_path)
+    monkeypatch.setattr('msinet_timm.hub_entries.entries_folder', lambda: tmp_path)
     assert find_calibration('msinet_x1_0').threshold == 0.7
     with pytest.raises(InputError, match='license must be'):
         write_entry(entry(license=''), path)
