@@ -1,4 +1,4 @@
-"""The command `msinet-hub`: converts, checks and publishes weights."""
+"""The command `msinet-hub`: converts, checks, exports and publishes weights."""
 
 import argparse
 
@@ -9,9 +9,11 @@ __all__ = ['main']
 
 def create_parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(prog='msinet-hub', description='Weights: converts, lists, checks, publishes them.')
+    parser = argparse.ArgumentParser(
+        prog='msinet-hub', description='Weights: lists, converts, checks, exports, publishes.'
+    )
     subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
-    for add in (_add_list, _add_convert, _add_verify, _add_card, _add_publish, _add_ship):
+    for add in (_add_list, _add_convert, _add_verify, _add_export, _add_card, _add_publish, _add_ship):
         add(subparsers)
     return parser
 
@@ -66,6 +68,20 @@ def _verify(args: argparse.Namespace) -> int:
     checks = verify(args.name)
     print('\n'.join(map(str, checks)))
     return int(any(check.passed is False for check in checks))
+
+
+def _add_export(subparsers) -> None:
+    from .export_command import add_arguments
+
+    p = subparsers.add_parser('export', help='write a model for another runtime, checked against PyTorch')
+    add_arguments(p)
+    p.set_defaults(run=_export)
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .export_command import run
+
+    run(args)
 
 
 def _add_card(subparsers) -> None:

@@ -14,7 +14,7 @@ from .commands import InputError
 from .hub_entries import Entry, find_entry, load_entries
 from .model_folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, load_folder, model_preprocessing
 
-__all__ = ['Check', 'example_of', 'verify']
+__all__ = ['Check', 'example_of', 'find_weights', 'load_weights', 'verify']
 
 _TOLERANCE = 1e-4
 
@@ -45,10 +45,10 @@ def verify(name: str) -> list[Check]:
     Raises:
         InputError: nothing to verify has this name, or it cannot be downloaded.
     """
-    entry, weights, example = _find(name)
+    entry, weights, example = find_weights(name)
     checks = [_check_hash(weights, entry, name)]
     try:
-        model = _load(weights, entry)
+        model = load_weights(weights, entry)
     except InputError as e:
         return [*checks, Check('shapes', False, str(e))]
     count = sum(1 for _ in model.state_dict())
@@ -60,8 +60,8 @@ def verify(name: str) -> list[Check]:
     return [*checks, Check('example', off <= _TOLERANCE, f'output is off by {off:.1e} (up to {_TOLERANCE:g} is ok)')]
 
 
-def _find(name: str) -> tuple[Entry | None, Path, Path | None]:
-    """The entry, the weights, and the stored example that a name means."""
+def find_weights(name: str) -> tuple[Entry | None, Path, Path | None]:
+    """The entry, the weights, and the stored example that a name means, see `verify`."""
     if Path(name.removeprefix('local-dir:')).is_dir():
         folder = find_folder(name)
         return None, folder / WEIGHTS, _existing(folder / EXAMPLE)
@@ -105,7 +105,12 @@ def _check_hash(weights: Path, entry: Entry | None, name: str) -> Check:
     return Check('hash', True, f'{entry["sha256"]}, as {entry.place} records')
 
 
-def _load(weights: Path, entry: Entry | None) -> nn.Module:
+def load_weights(weights: Path, entry: Entry | None) -> nn.Module:
+    """The model of what `find_weights` has found, in evaluation mode; their hash is not judged here.
+
+    Raises:
+        InputError: as `load_folder`.
+    """
     if entry is None or not entry.weights:
         return load_folder(weights.parent)
     try:

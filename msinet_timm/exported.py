@@ -1,0 +1,190 @@
+"""Exported models for use: one call for every format, by the runtime that the file is for."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .commands import InputError
+from .export_files import METADATA, format_of, needs
+
+__all__ = ['Exported', 'load_exported', 'openvino_core']
+
+_Run = Callable[[Tensor], Tensor]
+
+
+class Exported:
+    """An exported model: images to embeddings [B, D], float32, on the CPU.
+
+    One thread at a time may call it.
+
+    Attributes:
+        metadata: what the file tells about itself, see `msinet_timm.export.export`; empty for another's file.
+    """
+
+    def __init__(self, path: Path, run: _Run, metadata: Mapping[str, Any]) -> None:
+        self.path = path
+        self.metadata = dict(metadata)
+        self._run = run
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """How pictures are prepared, for `timm.data.create_transform`."""
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in self.metadata['preprocessing'].items()}
+        del config['inside']
+        return config
+
+    def __call__(self, images: Tensor | np.ndarray) -> Tensor:
+        """Embeds.
+
+        Args:
+            images: [B, 3, H, W] as `metadata['input']` says: float32, normalised; or uint8, RGB.
+
+        Raises:
+            InputError: of another type or shape.
+        """
+        images = torch.as_tensor(images).cpu()
+        expected = self.metadata.get('input')
+        if expected:
+            fits = images.dim() == 4 and str(images.dtype) == f'torch.{expected["dtype"]}'
+            sizes = zip(images.shape, expected['shape'], strict=False)
+            if not fits or any(isinstance(known, int) and size != known for size, known in sizes):
+                raise InputError(
+                    f'{self.path} takes {expected["dtype"]} images of the shape {expected["shape"]}, '
+                    f'got {str(images.dtype).removeprefix("torch.")} {list(images.shape)}'
+                )
+        with torch.inference_mode():
+            return self._run(images)
+
+
+def load_exported(path: str | Path, *, threads: int | None = None, precision: str | None = None) -> Exported:
+    """Opens a file that `msinet-hub export` has written.
+
+    ONNX and OpenVINO files are data: opening one that you do not trust runs no code of its own. TorchScript,
+    torch.export and ExecuTorch files are programs: open only those that you would run.
+
+    Args:
+        path: `.onnx`, `.xml` (with its `.bin`), `.pt2`, `.pt` or `.pte`.
+        threads: of the CPU; None for what the runtime takes by itself.
+        precision: `'float32'` or `'bf16'`, in which OpenVINO computes what is not int8; None for what the file was
+            exported for. Files of other formats have one precision, and must be of this one if it is given.
+
+    Raises:
+        InputError: no such file, one that its runtime cannot open, a runtime that is not installed, or another
+            precision than the file's.
+    """
+    path = Path(path)
+    open_file = _OPENERS[format_of(path)]
+    if not path.is_file():
+        raise InputError(f'{path}: no such file')
+    if precision not in (None, 'float32', 'bf16'):
+        raise InputError(f"precision '{precision}' must be float32 or bf16")
+    try:
+        run, metadata = open_file(path, threads, precision)
+    except InputError:
+        raise
+    except Exception as e:  # runtimes raise their own types
+        raise InputError(f'{path}: cannot open this file: {" ".join(str(e).split())[:300]}') from e
+    own = metadata.get('precision', precision)
+    if precision and precision != own and path.suffix != '.xml':
+        raise InputError(f'{path} computes in {own}: export it once more for {precision}')
+    return Exported(path, run, metadata)
+
+
+def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    with needs('onnx'):
+        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    (name,) = (i.name for i in session.get_inputs())
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), json.loads(text or '{}')
+
+
+@cache
+def openvino_core() -> Any:
+    """The only one of the process, for good.
+
+    OpenVINO gives the thread a stack for signals, and gives back the one before when it ends: where several end in
+    another order than they began, the next signal (of a child process, say) finds a stack that is gone, and kills.
+    """
+    with needs('openvino'):
+        import openvino
+    return openvino.Core()
+
+
+def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    core = openvino_core()
+    model = core.read_model(path)
+    metadata = json.loads(model.get_rt_info(METADATA).astype(str)) if model.has_rt_info(METADATA) else {}
+    # where it may choose, it takes bf16 for float32 models, too
+    bf16 = (precision or metadata.get('precision')) == 'bf16' or metadata.get('float_precision') == 'bf16'
+    config = {'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    if threads:
+        config['INFERENCE_NUM_THREADS'] = threads
+    compiled = core.compile_model(model, 'CPU', config)
+    request = compiled.create_infer_request()
+
+    def run(images: Tensor) -> Tensor:
+        results = request.infer([np.ascontiguousarray(images.numpy())], share_inputs=True, share_outputs=False)
+        return torch.from_numpy(results[0])
+
+    return run, metadata
+
+
+def _open_torch_export(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    files = {METADATA: ''}
+    module = torch.export.load(path, extra_files=files).module()
+    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+
+
+def _open_torchscript(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    files = {METADATA: ''}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # torch would rather have torch.export, which is slower here
+        module = torch.jit.load(path, map_location='cpu', _extra_files=files)
+    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+
+
+def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    with needs('executorch'):
+        from executorch.runtime import Runtime
+    method = Runtime.get().load_program(path.read_bytes()).load_method('forward')
+    beside = path.with_suffix('.pte.json')
+    metadata = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
+    return lambda images: method.execute([images.contiguous()])[0].clone(), metadata
+
+
+def _with_threads(module: Callable[[Tensor], Tensor], threads: int | None) -> _Run:
+    @contextmanager
+    def limited() -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def run(images: Tensor) -> Tensor:
+        with limited():
+            return module(images.contiguous(memory_format=torch.channels_last))
+
+    return run
+
+
+_OPENERS: dict[str, Callable[[Path, int | None, str | None], tuple[_Run, dict]]] = {
+    'onnx': _open_onnx,
+    'openvino': _open_openvino,
+    'torch-export': _open_torch_export,
+    'torchscript': _open_torchscript,
+    'executorch': _open_executorch,
+}
