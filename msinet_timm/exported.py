@@ -158,10 +158,15 @@ def _open_torchscript(path: Path, threads: int | None, precision: str | None) ->
 def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
     with needs('executorch'):
         from executorch.runtime import Runtime
-    method = Runtime.get().load_program(path.read_bytes()).load_method('forward')
+    program = Runtime.get().load_program(path.read_bytes())
+    method = program.load_method('forward')
     beside = path.with_suffix('.pte.json')
     metadata = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
-    return lambda images: method.execute([images.contiguous()])[0].clone(), metadata
+
+    def run(images: Tensor, program: Any = program) -> Tensor:  # the method needs the program, but doesn't keep it
+        return method.execute([images.contiguous()])[0].clone()
+
+    return run, metadata
 
 
 def _with_threads(module: Callable[[Tensor], Tensor], threads: int | None) -> _Run:
