@@ -43,7 +43,7 @@ def export(
     facts: Mapping[str, Any] | None = None,
     force: bool = False,
 ) -> Path:
-    """Writes a model's inference form for another runtime; any number of images at once is fine for it.
+    """Writes a model's inference form for another runtime. It takes any number of images at once, ExecuTorch 64.
 
     The file is compared with PyTorch on pictures, in several batch sizes (and input sizes, where it takes any), and
     kept only if its embeddings are the model's. Inside are its architecture, genotype, preprocessing, the kind of input
@@ -57,7 +57,7 @@ def export(
         preprocessing: let the file take RGB pictures [B, 3, H, W] of 0 to 255, uint8, and resize (antialiased) and
             normalise them by itself. ExecuTorch cannot resize: pictures must have the model's size there.
         precision: `'bf16'` stores weights so, or for OpenVINO the wish to compute so. Not for ONNX and ExecuTorch.
-        dynamic_size: let the file take images of any height and width; TorchScript always does.
+        dynamic_size: let the file take images of any height and width. TorchScript always does, ExecuTorch cannot.
         images: folder of pictures to compare on; None for the sample's.
         facts: what else to put inside, such as the SHA-256 of the weights.
         force: replace files that are there.
@@ -112,6 +112,8 @@ def check_request(format: str, preprocessing: bool, precision: str, dynamic_size
         raise InputError(f"unknown precision '{precision}', choose from: {', '.join(PRECISIONS)}")
     if precision == 'bf16' and format in _FLOAT32_ONLY:
         raise InputError(f'the CPU runtime of {format} has no bf16: export to openvino, torch-export or torchscript')
+    if dynamic_size and format == 'executorch':
+        raise InputError('executorch plans its memory for one size of images: leave out --dynamic-size')
     if preprocessing and dynamic_size:
         raise InputError('--preprocessing resizes pictures to the size of the model: leave out --dynamic-size')
 

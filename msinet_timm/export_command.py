@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     p = parser
     p.add_argument('name', metavar='NAME|FOLDER|hf-hub:OWNER/NAME', help='of a model or run with weights')
-    p.add_argument('--format', required=True, choices=FORMATS, help='%(choices)s')
+    p.add_argument('--format', required=True, choices=FORMATS, help='of the file')
     p.add_argument('--output', metavar='FILE', help='to write (default: the name of the model, in this folder)')
     p.add_argument('--force', action='store_true', help='replace a file that is there')
     p.add_argument('--precision', default='float32', choices=PRECISIONS, help='to compute in (default: %(default)s)')

@@ -1,8 +1,11 @@
 """Exported files: their endings, what is told about a model inside them, and how they appear at once or not at all."""
 
+import io
+import logging
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import torch.nn as nn
 
 from .commands import InputError
 
-__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'needs', 'new_file']
+__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'needs', 'new_file', 'quiet']
 
 #: Endings by format.
 SUFFIXES = {
@@ -98,6 +101,19 @@ def needs(extra: str) -> Iterator[None]:
         yield
     except ImportError as e:
         raise InputError(f'{e.name or e} is not installed: pip install "msinet-timm[{extra}]"') from e
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps exporters from telling their progress and deprecations, which say nothing about the model."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
 
 
 def describe(

@@ -1,29 +1,19 @@
 """One writer for each format that a model can be exported to."""
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
 
-from .export_files import METADATA, needs
+from .export_files import METADATA, needs, quiet
 
 __all__ = ['WRITERS']
 
-_TALKATIVE = (
-    'torch.onnx',
-    'torch.export',
-    'torch.fx.experimental.symbolic_shapes',
-    'onnxscript',
-    'onnx_ir',
-    'executorch',
-)
+# that an ExecuTorch file takes at once
+_MOST_IMAGES = 64
 
 
 def _axes(dynamic_size: bool) -> dict[int, str]:
@@ -97,37 +87,17 @@ def _executorch(
     with needs('executorch'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
-    # memory is planned ahead, so that sizes need a limit
-    limits = {0: (1, 64), 2: (32, 1024), 3: (32, 1024)}
-    dims = {
-        axis: torch.export.Dim(name, min=limits[axis][0], max=limits[axis][1])
-        for axis, name in _axes(dynamic_size).items()
-    }
+    # memory is planned ahead, so that a batch needs a limit
+    dims = {0: torch.export.Dim('batch', min=1, max=_MOST_IMAGES)}
     program = torch.export.export(graph.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(dims,))
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
     path.with_suffix('.pte.json').write_text(json.dumps(metadata), encoding='utf-8')
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Exporters tell their progress and their own deprecations, which say nothing about the model."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
-
-
 def _quietly(write: Callable[..., None]) -> Callable[..., None]:
     def writer(*args: Any, **kwargs: Any) -> None:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             write(*args, **kwargs)
 
     return writer

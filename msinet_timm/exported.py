@@ -127,7 +127,7 @@ def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tu
     model = core.read_model(path)
     metadata = json.loads(model.get_rt_info(METADATA).astype(str)) if model.has_rt_info(METADATA) else {}
     # where it may choose, it takes bf16 for float32 models, too
-    bf16 = (precision or metadata.get('precision')) == 'bf16' or metadata.get('float_precision') == 'bf16'
+    bf16 = (precision or metadata.get('precision')) == 'bf16'
     config = {'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
     if threads:
         config['INFERENCE_NUM_THREADS'] = threads

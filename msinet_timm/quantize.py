@@ -4,18 +4,16 @@ Weights become int8, channel by channel, maps uint8. What is small and sensitive
 (maps of one pixel), cross attention (its energies differ by orders of magnitude), and the pooled embedding.
 """
 
-import contextlib
-import io
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from .commands import InputError
 from .export import mean_cosine
-from .export_files import METADATA, checked_path, format_of, needs, new_file
+from .export_files import METADATA, checked_path, format_of, needs, new_file, quiet
 from .exported import Exported, load_exported, openvino_core
 
 __all__ = ['QUANTIZED_FORMATS', 'quantize']
@@ -57,7 +55,7 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
     metadata = {**exported.metadata, 'precision': 'int8', 'calibration_pictures': len(inputs)}
     with new_file(path) as draft:
         try:
-            with _quiet():
+            with quiet():
                 QUANTIZED_FORMATS[format](source, draft, inputs, json.dumps(metadata))
             cosine = _cosine(exported, load_exported(draft), inputs)
         except InputError:
@@ -77,18 +75,6 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
 def _cosine(floating: Exported, quantized: Exported, inputs: Sequence[torch.Tensor]) -> float:
     pairs = [torch.cat([model(one) for one in inputs]) for model in (quantized, floating)]
     return mean_cosine(*pairs)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Leaves out progress bars and hints on standard output and by logging."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _quantize_onnx(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:

@@ -138,6 +138,22 @@ def test_preprocessing_inside(small, tmp_path, pictures, format):
         torch.testing.assert_close(exported(pixels.repeat(3, 1, 1, 1))[2:], exported(pixels), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('preprocessing', (False, True))
+def test_executorch(small, tmp_path, preprocessing):
+    pytest.importorskip('executorch')
+    path = export(small, 'executorch', tmp_path / 'x.pte', data_config=CONFIG, preprocessing=preprocessing)
+    exported = load_exported(path)
+    images = image(1, (5, 3, 64, 32))
+    if preprocessing:
+        pixels = torch.randint(0, 256, (5, 3, 64, 32), dtype=torch.uint8)
+        mean, std = (torch.tensor(CONFIG[name]).view(3, 1, 1) for name in ('mean', 'std'))
+        images = (pixels / 255 - mean) / std
+    with torch.no_grad():
+        expected = small(images)
+    assert largest_difference(exported(pixels if preprocessing else images), expected) < 1e-5
+    assert exported.metadata['input']['shape'] == ['batch', 3, 64, 32]
+
+
 def test_preprocessing_bicubic(small, tmp_path, pictures):
     config = {**CONFIG, 'interpolation': 'bicubic'}
     path = export(small, 'onnx', tmp_path / 'x.onnx', data_config=config, preprocessing=True, images=pictures)
@@ -199,6 +215,11 @@ def test_bf16_where_there_is_none(small, tmp_path):
     for format in ('onnx', 'executorch'):
         with pytest.raises(InputError, match='has no bf16'):
             export(small, format, path_of(tmp_path, format), data_config=CONFIG, precision='bf16')
+
+
+def test_dynamic_size_where_there_is_none(small, tmp_path):
+    with pytest.raises(InputError, match='leave out --dynamic-size'):
+        export(small, 'executorch', tmp_path / 'x.pte', data_config=CONFIG, dynamic_size=True)
 
 
 def test_model_stays_as_it_is(small, tmp_path):
@@ -271,7 +292,7 @@ def test_model_that_a_format_cannot_express(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'format,package', [('onnx', 'onnxscript'), ('openvino', 'openvino'), ('executorch', 'executorch')]
+    'format,package', [('onnx', 'onnxscript'), ('openvino', 'openvino'), ('executorch', 'executorch.exir')]
 )
 def test_missing_packages(small, tmp_path, monkeypatch, format, package):
     monkeypatch.setitem(sys.modules, package, None)
