@@ -183,7 +183,7 @@ def test_ship_refuses(tmp_path, package, monkeypatch, capsys):
     def refused(message, name=NAME):
         assert main(['ship', str(folder), '--name', name, '--package', str(package)]) == 2
         assert message in capsys.readouterr().err
-        assert not list((package / 'weights').glob('*')) and load_entries(package)[NAME]['sha256'] is None
+        assert not list((package / 'weights').glob(f'{NAME}*')) and load_entries(package)[NAME]['sha256'] is None
 
     save_folder(create(0), folder)
     refused('has no entry of this name', 'msinet_x0_25.nothing')
