@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 import timm
 import torch
 import torch.nn as nn
+from timm.data import resolve_data_config
 
 from .commands import InputError, progress
 from .export import export
 from .export_files import SUFFIXES
 from .exported import load_exported
 from .forms import create_form
+from .pretrained import untrained_cfg
 from .quantize import quantize
 
 __all__ = ['INPUT', 'RUNTIMES', 'Case', 'Result', 'combinations', 'create_model', 'measure', 'write_files']
@@ -24,14 +26,7 @@ INPUT = (3, 256, 128)
 #: Forms that are files for another runtime.
 RUNTIMES = ('onnx', 'openvino')
 _PRECISIONS = {'onnx': ('float32', 'int8'), 'openvino': ('float32', 'bf16', 'int8')}
-_DATA_CONFIG = {
-    'input_size': INPUT,
-    'interpolation': 'bilinear',
-    'crop_pct': 1.0,
-    'crop_mode': 'squash',
-    'mean': (0.485, 0.456, 0.406),
-    'std': (0.229, 0.224, 0.225),
-}
+_DATA_CONFIG = resolve_data_config(pretrained_cfg=untrained_cfg())
 
 
 class Case(NamedTuple):

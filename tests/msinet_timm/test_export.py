@@ -13,6 +13,7 @@ from timm.data import create_transform
 from timm.layers import set_exportable
 from timm.utils.onnx import onnx_export
 
+from msinet_eval.features import reid_data_config
 from msinet_timm import export as export_module
 from msinet_timm.commands import InputError
 from msinet_timm.export import export, largest_difference, mean_cosine
@@ -21,14 +22,7 @@ from msinet_timm.exported import load_exported
 from msinet_timm.msinet import Cell, ConvBlock
 
 INSTALLED = ('onnx', 'openvino', 'torch-export', 'torchscript')
-CONFIG = {
-    'input_size': (3, 64, 32),
-    'interpolation': 'bilinear',
-    'crop_pct': 1.0,
-    'crop_mode': 'squash',
-    'mean': (0.485, 0.456, 0.406),
-    'std': (0.229, 0.224, 0.225),
-}
+CONFIG = reid_data_config(timm.create_model('msinet_x0_25'), 64, 32)
 
 
 class Small(nn.Module):

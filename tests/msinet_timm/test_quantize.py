@@ -4,10 +4,12 @@ import sys
 from collections import Counter
 
 import pytest
+import timm
 import torch
 import torch.nn as nn
 from golden_figures import image
 
+from msinet_eval.features import reid_data_config
 from msinet_timm.commands import InputError
 from msinet_timm.export import export, largest_difference, mean_cosine
 from msinet_timm.export_files import file_size
@@ -15,14 +17,7 @@ from msinet_timm.exported import load_exported
 from msinet_timm.msinet import Cell, ConvBlock
 from msinet_timm.quantize import quantize
 
-CONFIG = {
-    'input_size': (3, 64, 32),
-    'interpolation': 'bilinear',
-    'crop_pct': 1.0,
-    'crop_mode': 'squash',
-    'mean': (0.485, 0.456, 0.406),
-    'std': (0.229, 0.224, 0.225),
-}
+CONFIG = reid_data_config(timm.create_model('msinet_x0_25'), 64, 32)
 
 
 class Small(nn.Module):
