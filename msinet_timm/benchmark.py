@@ -36,11 +36,10 @@ MODELS = (
 )
 PRECISIONS = ('float32', 'bf16', 'int8')
 ALLOCATORS = ('system', 'kept')
-#: Compiling takes up to a minute for each model, precision, batch size and process: only when asked for.
-OWN_FORMS = (*(form for form in FORMS if form != 'compiled'), *RUNTIMES)
-#: The forms and precisions of other models, unless they are named.
+#: The forms and precisions of an MSINet, and of other models, unless they are named.
+OWN_FORMS = (*FORMS, *RUNTIMES)
 OTHER_FORMS, OTHER_PRECISIONS = ('channels_last', *RUNTIMES), ('float32', 'bf16')
-#: What `--quick` measures, in three minutes on two cores.
+#: What `--quick` measures, in two minutes on two cores.
 QUICK = {
     'models': ['msinet_x1_0', 'resnet50', 'mobilenetv3_large_100'],
     'batch_sizes': [1, 32],
@@ -55,8 +54,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--models', nargs='+', default=MODELS, metavar='NAME', help='default: %(default)s')
     parser.add_argument(
         '--forms', nargs='+', choices=[*FORMS, *RUNTIMES], metavar='FORM',
-        help=f'of {", ".join([*FORMS, *RUNTIMES])} (default: of MSINet all but compiled, which takes a minute for each '
-        f'model, precision, batch size and process; of others {", ".join(OTHER_FORMS)})',
+        help=f'of {", ".join([*FORMS, *RUNTIMES])} (default: of MSINet all; of others {", ".join(OTHER_FORMS)})',
     )  # fmt: skip
     parser.add_argument(
         '--precisions', nargs='+', choices=PRECISIONS, metavar='PRECISION',

@@ -163,9 +163,12 @@ def measure(job: dict[str, Any]) -> dict[str, list]:
         except Exception as e:  # compilers and runtimes raise their own types
             remarks.append(_remark(case, e))
     found = [(case, size, []) for size in images for case, _ in runs]
-    for _ in progress(range(job['rounds']), desc='rounds'):
+    # one round more, which doesn't count: in it, allocators still find out what all cases in turns need
+    for counts in progress([False] + [True] * job['rounds'], desc='rounds'):
         for (_, size, seconds), (_, run) in zip(found, runs * len(images), strict=True):
-            seconds.append(_seconds(lambda run=run, size=size: run(images[size]), job['seconds']))
+            taken = _seconds(lambda run=run, size=size: run(images[size]), job['seconds'])
+            if counts:
+                seconds.append(taken)
     return {'found': found, 'remarks': remarks}
 
 

@@ -16,10 +16,11 @@ from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resi
 from .checksum import check_file, sha256_of
 from .commands import InputError, positive
 from .datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
-from .export import FORMATS, PRECISIONS, check_request, export
+from .export import FORMATS, check_request, export
 from .export_files import SUFFIXES, checked_path, file_size
 from .export_graph import find_pictures, graph_inputs
 from .exported import Exported, load_exported
+from .forms import PRECISIONS
 from .hub_verify import find_weights, load_weights
 
 __all__ = ['add_arguments', 'run', 'speed_ratio']

@@ -14,8 +14,9 @@ from torchvision.transforms.functional import pil_to_tensor
 from .commands import InputError
 from .datasets import create_dataset
 from .datasets.images import load_image
+from .forms import in_bfloat16
 
-__all__ = ['InBfloat16', 'Preprocessed', 'create_graph', 'find_pictures', 'graph_inputs']
+__all__ = ['Preprocessed', 'create_graph', 'find_pictures', 'graph_inputs']
 
 _ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
@@ -47,17 +48,6 @@ class Preprocessed(nn.Module):
         return self.model((x - self.mean) / self.std)
 
 
-class InBfloat16(nn.Module):
-    """A model that computes in bfloat16, between float32 images and float32 embeddings; changes the model given."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model.bfloat16()
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.model(images.to(torch.bfloat16)).float()
-
-
 def create_graph(
     model: nn.Module,
     data_config: Mapping[str, Any],
@@ -82,7 +72,7 @@ def create_graph(
     if preprocessing:
         _check_preprocessing(data_config)
     graph = reparameterize_model(model).cpu()
-    graph = InBfloat16(graph) if bf16 else graph
+    graph = in_bfloat16(graph) if bf16 else graph
     graph = Preprocessed(graph, data_config, resize) if preprocessing else graph
     return graph.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 

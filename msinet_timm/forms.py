@@ -15,7 +15,7 @@ from timm.utils import reparameterize_model
 
 from .msinet import MSINet
 
-__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form']
+__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form', 'in_bfloat16']
 
 #: What `create_form` makes, and what each is.
 FORMS = {
@@ -51,7 +51,7 @@ class Form:
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return self._run(images.to(**self._to)).float()
+        return self._run(images.to(**self._to))
 
 
 def create_form(model: nn.Module, form: str, precision: str = 'float32', example: torch.Tensor | None = None) -> Form:
@@ -77,7 +77,7 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
     run = reparameterize_model(model) if form not in ('eager', 'channels_last') else copy.deepcopy(model)
     run = run.eval().requires_grad_(False)
     if precision == 'bf16':
-        run = _in_bfloat16(run)
+        run = in_bfloat16(run)
     if form != 'eager':
         run = run.to(memory_format=torch.channels_last)
     made = Form(run, form, precision, device)
@@ -106,23 +106,37 @@ def _check_machine(form: str, precision: str, device: torch.device) -> None:
         raise ValueError("the form 'compiled' needs Triton on a GPU: use 'fused'")
 
 
-class _BF16Network(nn.Module):
+class _BF16Model(nn.Module):
+    """A model that computes in bfloat16, between float32 images and float32 embeddings."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model.bfloat16()
+        self.train(model.training)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model(images.to(torch.bfloat16)).float()
+
+
+class _BF16MSINet(_BF16Model):
     """An MSINet whose trunk is in bfloat16 and whose head is in float32: means of many pixels would lose digits."""
 
-    def __init__(self, network: MSINet) -> None:
-        super().__init__()
-        self.network = network.bfloat16()
-        for part in (network.global_neck, network.local_neck, *network.get_classifier()):
+    def __init__(self, model: MSINet) -> None:
+        super().__init__(model)
+        for part in (model.global_neck, model.local_neck, *model.get_classifier()):
             part.float()
-        self.train(network.training)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.network.forward_head(self.network.forward_features(x).float())
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.model.forward_head(self.model.forward_features(images.to(torch.bfloat16)).float())
 
 
-def _in_bfloat16(model: nn.Module) -> nn.Module:
+def in_bfloat16(model: nn.Module) -> nn.Module:
+    """Turns a model into one that computes in bfloat16, from images [B, 3, H, W] to float32 [B, D]; changes it.
+
+    Norms, and the pooling of an MSINet and what is behind it, stay in float32.
+    """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    model = _BF16Network(model) if isinstance(model, MSINet) else model.bfloat16()
+    model = _BF16MSINet(model) if isinstance(model, MSINet) else _BF16Model(model)
     for norm in norms:
         norm.float()
     return model

@@ -1,5 +1,6 @@
 """Exports through their real runtimes: what they compute, what they tell, and what is refused."""
 
+import copy
 import sys
 
 import numpy as np
@@ -242,6 +243,31 @@ def test_file_that_differs_is_not_kept(small, tmp_path, monkeypatch, format):
     with pytest.raises(InputError, match='is not kept: its embeddings differ from PyTorch'):
         export(small, format, path, data_config=CONFIG, force=True)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [(path.name, 'earlier')]
+
+
+@pytest.mark.parametrize('factor, right', [(1.0, True), (1.1, False)])
+def test_no_file_must_be_more_exact_than_pytorch(small, tmp_path, monkeypatch, factor, right):
+    """Here PyTorch's float32 knows three digits, the file more; or it is wrong."""
+
+    class Cancels(Small):
+        def forward(self, x):
+            return (super().forward(x) + 3e3) - 3e3
+
+    model = Cancels().eval()
+    model.load_state_dict(small.state_dict())
+    exact = copy.deepcopy(small)
+    images = image(0, (1, 3, 64, 32))
+    with torch.no_grad():
+        assert 1e-4 < largest_difference(model(images), exact(images)) < 1e-2
+        exact.stem.bn.weight.mul_(factor)
+    write = export_module.WRITERS['torchscript']
+    monkeypatch.setitem(export_module.WRITERS, 'torchscript', lambda graph, *args, **kw: write(exact, *args, **kw))
+    path = tmp_path / 'x.pt'
+    if right:
+        assert export(model, 'torchscript', path, data_config=CONFIG) == path
+    else:
+        with pytest.raises(InputError, match='is not kept: its embeddings differ from PyTorch'):
+            export(model, 'torchscript', path, data_config=CONFIG)
 
 
 def test_files_that_exist(small, tmp_path):

@@ -77,10 +77,10 @@ def test_what_forms_are():
 
 def test_head_and_norms_stay_in_float32():
     model = create(num_classes=4)
-    types = {name: t.dtype for name, t in create_form(model, 'fused', 'bf16')._run.network.state_dict().items()}
+    types = {name: t.dtype for name, t in create_form(model, 'fused', 'bf16')._run.model.state_dict().items()}
     assert types['stem.0.weight'] == types['lateral.weight'] == torch.bfloat16
     assert types['global_neck.weight'] == types['local_classifier.weight'] == torch.float32
-    types = {name: t.dtype for name, t in create_form(model, 'eager', 'bf16')._run.network.state_dict().items()}
+    types = {name: t.dtype for name, t in create_form(model, 'eager', 'bf16')._run.model.state_dict().items()}
     assert types['stem.conv.weight'] == torch.bfloat16 and types['stem.bn.running_var'] == torch.float32
 
 
