@@ -142,9 +142,9 @@ def write_picture(
         raise InputError('no picture: matplotlib is not installed (pip install "msinet-timm[plot]")') from e
     way = max((r.threads, r.batch_size, r.allocator == 'kept') for r in results)
     drawn = [r for r in results if (r.threads, r.batch_size, r.allocator == 'kept') == way]
-    figure = Figure(figsize=(8, 5), layout='constrained')
+    figure = Figure(figsize=(9, 5), layout='constrained')
     axes = figure.subplots()
-    models = list(dict.fromkeys(r.case.model for r in drawn))
+    colors = {model: f'C{i}' for i, model in enumerate(dict.fromkeys(r.case.model for r in drawn))}
     for precision, marker in _MARKERS.items():
         best = {}
         for r in drawn:
@@ -152,21 +152,17 @@ def write_picture(
                 best[r.case.model] = max(r.images_per_second[0], best.get(r.case.model, 0))
         if best:
             x = [parameters[model] / 1e6 for model in best]
-            colors = [f'C{models.index(model)}' for model in best]
-            axes.scatter(x, list(best.values()), c=colors, marker=marker, s=60)
+            axes.scatter(x, list(best.values()), c=[colors[model] for model in best], marker=marker, s=60)
             axes.scatter([], [], c='0.4', marker=marker, s=60, label=precision)
-    for model in models:
-        highest = max(r.images_per_second[0] for r in drawn if r.case.model == model)
+    for model, color in colors.items():
         label = f'{model}, mAP {mAP[model]:.1f} %' if model in mAP else model
-        axes.annotate(
-            label, (parameters[model] / 1e6, highest), (0, 7), textcoords='offset points', ha='center', fontsize=8
-        )
+        axes.plot([], [], color=color, linewidth=6, label=label)
     axes.set(xscale='log', yscale='log', xlabel='parameters, millions', ylabel='images/s')
     for axis in (axes.xaxis, axes.yaxis):  # 20, not 2 x 10^1
         axis.set_major_formatter('{x:g}')
         axis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(2, 0.5)))
-    axes.margins(0.15)
+    axes.margins(0.1)
     axes.set_title(f'batch {way[1]}, {way[0]} thread{"s" * (way[0] != 1)}, fastest form of each precision', fontsize=10)
     axes.grid(alpha=0.3, which='both')
-    axes.legend()
+    axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=9)
     FigureCanvasAgg(figure).print_figure(picture, dpi=150, metadata={'Software': None})

@@ -132,7 +132,7 @@ def test_picture(tmp_path):
     for number, mAP in enumerate([{}, {'resnet18': 81.25}]):
         write_picture(results(), PARAMETERS, mAP, tmp_path / f'{number}.png')
         with Image.open(tmp_path / f'{number}.png') as picture:
-            assert picture.size == (1200, 750)
+            assert picture.size == (1350, 750)
             drawn.append(picture.convert('L').tobytes())
     assert drawn[0] != drawn[1]
 
