@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import nn
 
-from msinet_timm.commands import InputError
+from msinet_timm.commands import InputError, make_folder
 from msinet_timm.datasets import ReIDDataset
 
 from .calibration import Calibration, find_calibration
@@ -92,12 +92,8 @@ def prepare_outputs(args: argparse.Namespace) -> None:
         raise InputError(f'--html {args.html}: the file name must end in .html')
     folders = {flag: getattr(args, flag) and Path(getattr(args, flag)).parent for flag in _FILES}
     for flag, folder in (folders | {'features': args.features}).items():
-        try:
-            if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            name = flag.replace('_', '-')
-            raise InputError(f'--{name}: cannot create the folder {folder} ({e.strerror})') from e
+        if folder:
+            make_folder(folder, f'--{flag.replace("_", "-")}')
     if args.summary:
         _check_summary(args)
 

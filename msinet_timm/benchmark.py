@@ -18,8 +18,18 @@ import torch
 
 from .allocator import keep_memory
 from .benchmark_report import describe_machine, read_map, to_csv, to_markdown, write_picture
-from .benchmark_runs import INPUT, RUNTIMES, Case, Result, combinations, create_model, measure, write_files
-from .commands import InputError, command, positive, positive_float, progress
+from .benchmark_runs import (
+    INPUT,
+    RUNTIMES,
+    Case,
+    Result,
+    check_model,
+    combinations,
+    create_model,
+    measure,
+    write_files,
+)
+from .commands import InputError, command, make_folder, positive, positive_float, progress
 from .files import replace_text
 from .forms import FORMS
 
@@ -84,6 +94,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _cases(args: argparse.Namespace) -> list[Case]:
     cases = []
     for model in args.models:
+        check_model(model)
         own = model.startswith('msinet')
         forms = args.forms or (OWN_FORMS if own else OTHER_FORMS)
         precisions = args.precisions or (PRECISIONS if own else OTHER_PRECISIONS)
@@ -132,7 +143,6 @@ def _work(file: Path) -> None:
 
 def _write(folder: Path, text: str, results: Sequence[Result], parameters: dict, mAP: dict) -> list[str]:
     """Writes the CSV and the picture; returns a remark if there is no picture."""
-    folder.mkdir(parents=True, exist_ok=True)
     replace_text(folder / 'benchmark.csv', text)
     try:
         write_picture(results, parameters, mAP, folder / 'benchmark.png')
@@ -149,8 +159,11 @@ def main(argv: list[str] | None = None) -> int:
         _work(args.job)
         return 0
     mAP = read_map(args.map)
+    if args.output:
+        make_folder(args.output, '--output')
+    cases = _cases(args)
     parameters, remarks = _parameters(args.models)
-    cases = [case for case in _cases(args) if case.model in parameters]
+    cases = [case for case in cases if case.model in parameters]
     results: list[Result] = []
     with tempfile.TemporaryDirectory() as name:
         files, failed = write_files(cases, Path(name))

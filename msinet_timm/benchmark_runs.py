@@ -19,7 +19,17 @@ from .forms import create_form
 from .pretrained import untrained_cfg
 from .quantize import quantize
 
-__all__ = ['INPUT', 'RUNTIMES', 'Case', 'Result', 'combinations', 'create_model', 'measure', 'write_files']
+__all__ = [
+    'INPUT',
+    'RUNTIMES',
+    'Case',
+    'Result',
+    'check_model',
+    'combinations',
+    'create_model',
+    'measure',
+    'write_files',
+]
 
 #: Channels, height and width of an image.
 INPUT = (3, 256, 128)
@@ -84,12 +94,8 @@ def create_model(name: str) -> nn.Module:
         InputError: there is no such model, or it comes from a package that isn't installed.
     """
     torch.manual_seed(0)
-    if name.startswith('osnet_'):
-        model = _create_osnet(name)
-    elif timm.is_model(name):
-        model = timm.create_model(name, num_classes=0)
-    else:
-        raise InputError(f'--models {name}: timm has no such model')
+    check_model(name)
+    model = _create_osnet(name) if name.startswith('osnet_') else timm.create_model(name, num_classes=0)
     for parameter_name, parameter in model.named_parameters():
         if parameter_name.endswith('.gamma') and name.startswith('msinet'):
             nn.init.constant_(parameter, 0.5)
@@ -102,6 +108,12 @@ def create_model(name: str) -> nn.Module:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return model.eval()
+
+
+def check_model(name: str) -> None:
+    """Raises an InputError for a name that is not one of timm's models or an OSNet."""
+    if not name.startswith('osnet_') and not timm.is_model(name):
+        raise InputError(f'--models {name}: timm has no such model')
 
 
 def _create_osnet(name: str) -> nn.Module:

@@ -6,12 +6,14 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 __all__ = [
     'InputError',
     'command',
     'find_device',
     'fraction',
+    'make_folder',
     'not_negative',
     'positive',
     'positive_float',
@@ -49,6 +51,20 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return 130
 
     return run
+
+
+def make_folder(folder: str | Path, flag: str) -> Path:
+    """Makes a folder that a flag asks for, and those above it, unless it is there.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f'{flag}: cannot create the folder {folder} ({e.strerror})') from e
+    return folder
 
 
 def progress(iterable=None, **kwargs):

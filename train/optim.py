@@ -97,9 +97,11 @@ def precision(args: argparse.Namespace, device: torch.device, epoch: int = 0) ->
         epoch: counted from 0.
 
     Raises:
-        InputError: float16 on anything but CUDA.
+        InputError: float16 on anything but CUDA, or `amp_start` without `amp`.
     """
     if not args.amp:
+        if args.amp_start:
+            raise InputError('--amp-start is for --amp: give that, too')
         return nullcontext()
     if args.amp_dtype == 'float16' and device.type != 'cuda':
         raise InputError(f'--amp-dtype float16 needs CUDA, not {device.type}: choose bfloat16')

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import timm
 import torch
 
-from msinet_timm.commands import InputError, find_device, not_negative
+from msinet_timm.commands import InputError, find_device, make_folder, not_negative
 from msinet_timm.files import replace_text
 from msinet_timm.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.interactions import INTERACTIONS
@@ -91,8 +91,7 @@ def compare(args: argparse.Namespace, flags: Sequence[str]) -> list[Candidate]:
     output = Path(args.output)
     candidates = []
     for name, genotype in genotypes.items():
-        (output / name).mkdir(parents=True, exist_ok=True)
-        file = output / name / 'genotype.json'
+        file = make_folder(output / name, '--output') / 'genotype.json'
         genotype.save(file)
         results = [_train(output / name / f'seed{seed}', file, seed, flags) for seed in args.seeds]
         candidates.append(Candidate(name, _milliseconds(genotype, flags), *zip(*results, strict=True)))

@@ -189,13 +189,14 @@ def test_flags_choose_what_is_measured(monkeypatch):
 
 def test_command(tmp_path, capfd, monkeypatch):
     """Both allocators, each in a process of its own; what cannot be measured is a remark below the table."""
-    flags = '--models msinet_x0_25 nonsense --forms eager fused --precisions float32 --batch-sizes 1 --threads 1'
+    monkeypatch.setitem(sys.modules, 'torchreid', None)
+    flags = '--models msinet_x0_25 osnet_x0_25 --forms eager fused --precisions float32 --batch-sizes 1 --threads 1'
     flags = [*flags.split(), '--rounds', '2', '--seconds', '0.01', '--output', str(tmp_path / 'out')]
     assert main(flags) == 0
     out = capfd.readouterr().out
     assert describe_machine() in out and 'medians (ranges) of 2 rounds' in out
     assert out.count('| msinet_x0_25 | 0.2 | eager | float32 |') == 2
-    assert out.rstrip().endswith('- --models nonsense: timm has no such model')
+    assert '- osnet_x0_25: not measured' in out.splitlines()[-1]
     with open(tmp_path / 'out' / 'benchmark.csv') as file:
         rows = list(csv.DictReader(file))
     assert [(row['form'], row['allocator'], row['threads']) for row in rows] == [
@@ -204,9 +205,21 @@ def test_command(tmp_path, capfd, monkeypatch):
     assert (tmp_path / 'out' / 'benchmark.png').stat().st_size > 10_000
 
 
-def test_nothing_to_measure(capsys):
-    assert main(['--models', 'nonsense', '--forms', 'eager']) == 1
-    assert 'timm has no such model' in capsys.readouterr().out
+def test_nothing_to_measure(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchreid', None)
+    assert main(['--models', 'osnet_x1_0', '--forms', 'eager']) == 1
+    assert 'pip install torchreid' in capsys.readouterr().out
+
+
+def test_what_cannot_end_well_does_not_begin(tmp_path, capsys):
+    file = tmp_path / 'file'
+    file.touch()
+    for flags, message in [
+        (['--models', 'resnet18', 'nonsense'], '--models nonsense: timm has no such model'),
+        (['--output', str(file)], f'--output: cannot create the folder {file} (File exists)'),
+    ]:
+        assert main(flags) == 2
+        assert message in capsys.readouterr().err
 
 
 def test_osnet_comes_from_torchreid(monkeypatch):

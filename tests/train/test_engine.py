@@ -397,6 +397,7 @@ def test_broken_loss_names_the_pictures(market, tmp_path):
         (['--opt-eps', '0.1'], '--opt-eps: the optimizer momentum has none'),
         (['--opt-betas', '0.1'], '--opt-betas: the optimizer momentum has none'),
         (['--amp', '--amp-dtype', 'float16'], '--amp-dtype float16 needs CUDA, not cpu: choose bfloat16'),
+        (['--amp-start', '2'], '--amp-start is for --amp: give that, too'),
         (['--freeze', '9'], '--freeze 9: MSINet has 6 stages'),
         (['--pretrained'], '--pretrained: msinet_x0_25 has no pretrained weights; .*--checkpoint'),
         (['--torchcompile', 'quick'], '--torchcompile quick'),

@@ -162,6 +162,7 @@ def test_costs_are_by_stage():
         ),
         ('--batch-size 7', 'not a multiple of --num-instance'),
         ('--amp --amp-dtype float16', 'float16 needs CUDA'),
+        ('--amp-start 2', '--amp-start is for --amp'),
         ('--order 2 --opt muon', '--order 2 looks ahead a step of plain SGD, not of muon: leave out --opt'),
         ('-ds duke', 'withdrawn'),
     ],
