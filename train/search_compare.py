@@ -183,6 +183,7 @@ def _draw(candidates: Sequence[Candidate], picture: Path) -> None:
         spread = 100 * statistics.stdev(c.mAP) if len(c.mAP) > 1 else 0
         axes.errorbar(c.milliseconds, mean, spread, fmt='o', capsize=3)
         axes.annotate(c.name, (c.milliseconds, mean), xytext=(5, 4), textcoords='offset points', fontsize=9)
+    axes.margins(x=0.15)  # for the names
     axes.set(xlabel='milliseconds for a batch of 8', ylabel='mAP in %')
     axes.grid(alpha=0.3)
     save_figure(figure, picture)
