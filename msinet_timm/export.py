@@ -148,7 +148,7 @@ def _compare(right: nn.Module, exported: Exported, batches: Sequence[torch.Tenso
     if precision == 'float32':
         tolerance = _TOLERANCE
         if difference > tolerance:
-            exact = _embed(copy.deepcopy(right).double(), [images.double() for images in batches])
+            exact = _embed(copy.deepcopy(right).cpu().double(), [images.double() for images in batches])
             rounding = largest_difference(expected, exact)
             tolerance = max(tolerance, min(_TIMES_ROUNDING * rounding, _MOST_TOLERANCE))
         wrong, limit = not difference <= tolerance, f'{tolerance:.1g}'
