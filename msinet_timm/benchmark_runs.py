@@ -175,13 +175,11 @@ def measure(job: dict[str, Any]) -> dict[str, list]:
         except Exception as e:  # compilers and runtimes raise their own types
             remarks.append(_remark(case, e))
     found = [(case, size, []) for size in images for case, _ in runs]
-    # one round more, which doesn't count: in it, allocators still find out what all cases in turns need
-    for counts in progress([False] + [True] * job['rounds'], desc='rounds'):
+    for _ in progress(range(1 + job['rounds']), desc='rounds'):
         for (_, size, seconds), (_, run) in zip(found, runs * len(images), strict=True):
-            taken = _seconds(lambda run=run, size=size: run(images[size]), job['seconds'])
-            if counts:
-                seconds.append(taken)
-    return {'found': found, 'remarks': remarks}
+            seconds.append(_seconds(lambda run=run, size=size: run(images[size]), job['seconds']))
+    # the first round doesn't count: in it, allocators still find out what all cases in turns need
+    return {'found': [(case, size, seconds[1:]) for case, size, seconds in found], 'remarks': remarks}
 
 
 def _create_run(case: Case, model: nn.Module, job: dict[str, Any]) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -4,11 +4,11 @@ import shutil
 import pytest
 import timm
 import torch
+from small_network import SmallNetwork
 from torch import nn
 
 from msinet_timm.forms import FORMS, PRECISIONS, Form, create_form
 from msinet_timm.interactions import CrossAttention
-from msinet_timm.msinet import Cell, ConvBlock
 
 
 def create(name='msinet_x0_25', **kwargs):
@@ -21,18 +21,6 @@ def create(name='msinet_x0_25', **kwargs):
         elif isinstance(part, CrossAttention):
             nn.init.constant_(part.gamma, 0.3)
     return model
-
-
-class Small(nn.Module):
-    """As little as has all that a compiler meets in MSINet."""
-
-    def __init__(self):
-        super().__init__()
-        self.stem = ConvBlock(3, 8, 3, 2)
-        self.cell = Cell(8, 16, ('ag', 'cross_att'))
-
-    def forward(self, x):
-        return self.cell(self.stem(x)).mean((2, 3))
 
 
 def shift(actual, expected):
@@ -87,7 +75,7 @@ def test_head_and_norms_stay_in_float32():
 @pytest.mark.skipif(not shutil.which('g++'), reason='needs a C++ compiler')
 def test_compiled():
     torch.manual_seed(0)
-    model = Small().eval()
+    model = SmallNetwork(8, 16, kernel=3).eval()
     nn.init.constant_(model.cell.interaction2.gamma, 0.5)
     x = torch.randn(2, 3, 32, 16)
     with torch.no_grad():

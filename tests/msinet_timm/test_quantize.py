@@ -8,33 +8,23 @@ import timm
 import torch
 import torch.nn as nn
 from golden_figures import image
+from small_network import SmallNetwork
 
 from msinet_eval.features import reid_data_config
 from msinet_timm.commands import InputError
 from msinet_timm.export import export, largest_difference, mean_cosine
 from msinet_timm.export_files import file_size
 from msinet_timm.exported import load_exported
-from msinet_timm.msinet import Cell, ConvBlock
 from msinet_timm.quantize import quantize
 
 CONFIG = reid_data_config(timm.create_model('msinet_x0_25'), 64, 32)
-
-
-class Small(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.stem = ConvBlock(3, 32, 7, stride=4)
-        self.cell = Cell(32, 256, ('ag', 'cross_att'))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.cell(self.stem(x)).mean((2, 3))
 
 
 @pytest.fixture(scope='module', params=['onnx', 'openvino'])
 def source(request, tmp_path_factory):
     """A float32 export, and the inputs to calibrate on."""
     torch.manual_seed(0)
-    model = Small()
+    model = SmallNetwork(32, 256, stride=4)
     nn.init.constant_(model.cell.interaction2.gamma, 0.5)
     path = tmp_path_factory.mktemp('float') / {'onnx': 'x.onnx', 'openvino': 'x.xml'}[request.param]
     return export(model.eval(), request.param, path, data_config=CONFIG), [image(i, (1, 3, 64, 32)) for i in range(8)]

@@ -258,6 +258,13 @@ def test_compare_tells_genotypes_from_values_of_flags():
         parse_comparison('msmt --seed 1'.split())
 
 
+def test_compare_needs_a_folder(tmp_path, capsys):
+    file = tmp_path / 'file'
+    file.touch()
+    assert main(['compare', 'msmt', '--random', '1', '--no-uniform', '--output', str(file), '-ds', 'sample']) == 2
+    assert f'--output: cannot create the folder {file}' in capsys.readouterr().err
+
+
 def test_compare_needs_two(tmp_path, capsys):
     assert main(['compare', 'msmt', '--no-uniform', '--random', '0', '--output', str(tmp_path)]) == 2
     assert 'needs two genotypes' in capsys.readouterr().err
