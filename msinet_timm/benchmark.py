@@ -49,7 +49,7 @@ ALLOCATORS = ('system', 'kept')
 #: The forms and precisions of an MSINet, and of other models, unless they are named.
 OWN_FORMS = (*FORMS, *RUNTIMES)
 OTHER_FORMS, OTHER_PRECISIONS = ('channels_last', *RUNTIMES), ('float32', 'bf16')
-#: What `--quick` measures, in two minutes on two cores.
+#: What `--quick` measures.
 QUICK = {
     'models': ['msinet_x1_0', 'resnet50', 'mobilenetv3_large_100'],
     'batch_sizes': [1, 32],
