@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['BASELINES', 'ColorHistogram', 'rgb_to_hsv']
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from msinet_timm.commands import InputError, command, positive, progress
+from msinet_timm.commands import command, positive, progress
+from msinet_timm.errors import InputError
 
 from .benchmark_plain import plain_k_reciprocal, plain_ranking
 from .metrics import evaluate_distances, evaluate_ranking

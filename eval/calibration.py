@@ -5,9 +5,9 @@ import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
-from msinet_timm.hub_entries import find_entry
+from msinet_timm.models.entries import find_entry
 
 from .verification import VerificationResult
 

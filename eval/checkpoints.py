@@ -11,7 +11,7 @@ import torch
 from timm.models import load_checkpoint, load_state_dict
 from torch import Tensor, nn
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['family', 'fill', 'is_checkpoint', 'one_line', 'read_family']
 

@@ -5,7 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['Relatives', 'Rules', 'as_tensor', 'check_features', 'check_labels', 'check_rules']
 

@@ -7,7 +7,7 @@ import sys
 from msinet_timm.commands import command, fraction, not_negative, positive
 from msinet_timm.datasets import add_data_option, list_datasets
 from msinet_timm.datasets.cache import CACHE
-from msinet_timm.datasets.verify import SKIP_BROKEN
+from msinet_timm.datasets.tools.verify import SKIP_BROKEN
 
 from .forward import AMP, PARTS
 from .run import run

@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from msinet_timm.commands import InputError, find_device, not_negative, positive
+from msinet_timm.commands import find_device, not_negative, positive
 from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, parse_options
+from msinet_timm.errors import InputError
 
 from .features import Features
 from .html_parts import LEGEND, Encoder, draw_found, draw_list, draw_query, percent, write_page

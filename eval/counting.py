@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['KERNELS', 'choose_kernel', 'match_ranks']
 

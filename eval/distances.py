@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .checks import as_tensor
 

@@ -9,7 +9,8 @@ import torch
 from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 from torch import Tensor, distributed
 
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
+from msinet_timm.errors import InputError
 
 from .feature_file import FeatureFile, fill
 

@@ -9,8 +9,8 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from msinet_timm.commands import InputError
-from msinet_timm.datasets.labels import number_labels
+from msinet_timm.datasets.readers.labels import number_labels
+from msinet_timm.errors import InputError
 
 from .features import Features
 from .protocol import Embedded

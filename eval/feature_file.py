@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
-from msinet_timm.datasets.shards import picture_file
+from msinet_timm.datasets.shards.archive import picture_file
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file, replace_text
 
 __all__ = ['FeatureFile', 'describe', 'fill']

@@ -12,12 +12,13 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.cached_images import CachedImages
 from msinet_timm.datasets.images import ReIDImages
-from msinet_timm.datasets.shard_stream import StreamedBatches, StreamedImages, in_shards
+from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
+from msinet_timm.errors import InputError
 
 from .distributed import is_primary, share_out
 from .feature_file import FeatureFile, describe, fill

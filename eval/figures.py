@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = [
     'MOST_CAMERAS',

@@ -8,7 +8,7 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from msinet_timm import MSINet
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['AMP', 'PARTS', 'device_of', 'embed', 'evaluation_mode', 'inference_form']
 

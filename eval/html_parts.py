@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .features import Features
 from .ranked_lists import Found, load_picture

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from . import figures
 from . import html_sections as sections

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
 
 from .checks import as_tensor, check_features

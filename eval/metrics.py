@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .checks import Relatives, check_features, check_labels, check_rules
 from .counting import choose_kernel, match_ranks

@@ -9,8 +9,8 @@ import torch
 from timm.models import is_model_pretrained, resolve_model_input_args
 from torch import nn
 
-from msinet_timm.commands import InputError
-from msinet_timm.model_folder import locate_folder
+from msinet_timm.errors import InputError
+from msinet_timm.hub.folder import locate_folder
 
 from .baselines import BASELINES
 from .checkpoints import fill, is_checkpoint, one_line, read_family

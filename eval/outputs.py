@@ -15,8 +15,9 @@ from pathlib import Path
 
 from torch import nn
 
-from msinet_timm.commands import InputError, make_folder
+from msinet_timm.commands import make_folder
 from msinet_timm.datasets import ReIDDataset
+from msinet_timm.errors import InputError
 
 from .calibration import Calibration, find_calibration
 from .protocol import Evaluation

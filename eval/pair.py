@@ -6,8 +6,9 @@ import json
 import torch
 from timm.models import is_model_pretrained
 
-from msinet_timm.commands import InputError, find_device, positive, positive_float
+from msinet_timm.commands import find_device, positive, positive_float
 from msinet_timm.datasets import Record
+from msinet_timm.errors import InputError
 
 from .calibration import find_calibration
 from .features import extract

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Protocol, ReIDDataset
+from msinet_timm.errors import InputError
 
 from .features import Features, device_of, extract
 from .metrics import RankingResult, evaluate_distances, evaluate_ranking

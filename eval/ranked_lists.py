@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets.images import load_image
+from msinet_timm.errors import InputError
 
 from .features import Features
 from .metrics import RankingResult, nearest

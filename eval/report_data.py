@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import ReIDDataset
+from msinet_timm.errors import InputError
 
 from .attention import PairAttention, attend
 from .figures import MOST_CAMERAS

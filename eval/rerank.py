@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
+from msinet_timm.errors import InputError
 
 from .checks import check_features
 from .distances import full_precision, squared_norms

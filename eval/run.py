@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.allocator import keep_memory
-from msinet_timm.commands import InputError, find_device
+from msinet_timm.commands import find_device
 from msinet_timm.datasets import ReIDDataset, create_dataset, get_reader, parse_options
 from msinet_timm.datasets.cache import open_cache
-from msinet_timm.datasets.verify import drop_broken
+from msinet_timm.datasets.tools.verify import drop_broken
+from msinet_timm.errors import InputError
+from msinet_timm.memory import keep_memory
 
 from .distributed import is_primary, processes
 from .embeddings import load_embeddings

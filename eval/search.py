@@ -11,8 +11,9 @@ from typing import TextIO
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError, find_device, not_negative, positive
+from msinet_timm.commands import find_device, not_negative, positive
 from msinet_timm.datasets import Record
+from msinet_timm.errors import InputError
 
 from .features import extract
 from .index import BACKENDS, PARAMETERS, recall, search

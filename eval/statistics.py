@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .features import Features
 from .metrics import RankingResult

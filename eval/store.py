@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file, replace_text
 
 from .checks import as_tensor, check_labels

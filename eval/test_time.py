@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .distances import full_precision, squared_norms
 from .features import Features

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .checks import Relatives, check_features, check_labels, check_rules
 from .distances import EuclideanRows, blocks

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+from .errors import InputError
+
 __all__ = [
-    'InputError',
     'command',
     'find_device',
     'fraction',
@@ -19,10 +20,6 @@ __all__ = [
     'positive_float',
     'progress',
 ]
-
-
-class InputError(ValueError):
-    """Input that a user can mend: the message names the file, field or flag, and the way out."""
 
 
 def command(main: Callable[..., int | None]) -> Callable[..., int]:

@@ -15,11 +15,13 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from timm.models import is_model_pretrained
 
-from . import allocator
-from .commands import InputError, find_device
-from .datasets.images import load_image
+from msinet_timm.datasets.images import load_image
+from msinet_timm.hub.folder import find_folder, load_folder
+
+from . import memory
+from .commands import find_device
+from .errors import InputError
 from .forms import create_form
-from .model_folder import find_folder, load_folder
 
 __all__ = ['Embedder']
 
@@ -56,7 +58,7 @@ class Embedder:
         batch_size: pictures that the model is given at once.
         normalize: make embeddings of length 1.
         keep_memory: on the CPU, let this process keep the memory it has once used, see
-            `msinet_timm.allocator.keep_memory`: faster, but it holds for everything else in the process, too.
+            `msinet_timm.memory.keep_memory`: faster, but it holds for everything else in the process, too.
 
     Raises:
         InputError: unknown model or device, weights that cannot be read, or a module that gives no vectors.
@@ -77,7 +79,7 @@ class Embedder:
             raise InputError(f'batch_size must be at least 1, got {batch_size}')
         self.device = find_device(device)
         if keep_memory and self.device.type == 'cpu':
-            allocator.keep_memory()
+            memory.keep_memory()
         network = copy.deepcopy(model) if isinstance(model, nn.Module) else _load(str(model))
         if getattr(network, 'num_classes', 0) and hasattr(network, 'reset_classifier'):
             network.reset_classifier(0)

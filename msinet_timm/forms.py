@@ -13,7 +13,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.utils import reparameterize_model
 
-from .msinet import MSINet
+from msinet_timm.models.msinet import MSINet
 
 __all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form', 'in_bfloat16']
 

@@ -42,7 +42,7 @@ def test_wheel_works_without_the_repository(installed):
     script = """
 import pathlib, sys, timm, msinet_timm, msinet_train, msinet_eval
 from msinet_timm.datasets import create_dataset
-from msinet_timm.genotype import named_genotypes
+from msinet_timm.models.genotype import named_genotypes
 from msinet_train.recipe import list_recipes
 for package in (msinet_timm, msinet_train, msinet_eval):
     assert pathlib.Path(package.__file__).is_relative_to(sys.prefix), package.__file__

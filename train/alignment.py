@@ -7,7 +7,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['SpatialAlignment', 'max_correlation']
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 import msinet_timm  # noqa: F401 - registers the models with timm
-from msinet_timm.allocator import keep_memory
 from msinet_timm.commands import command, positive
+from msinet_timm.memory import keep_memory
 
 from .cli import parse_args
 from .gradients import PARTS, cosines, gradient, in_float32, kept_in_float32

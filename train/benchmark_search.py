@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 
-from msinet_timm.allocator import keep_memory
 from msinet_timm.commands import command
-from msinet_timm.msinet import WIDTHS
-from msinet_timm.supernet import MixedInteraction, MSISuperNet
+from msinet_timm.memory import keep_memory
+from msinet_timm.models.msinet import WIDTHS
+from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
 
 from .benchmark import add_timing, seconds_by_kind, speed_table, time_steps
 from .optim import precision

@@ -7,9 +7,10 @@ import torch
 import torch.nn as nn
 from timm.models import group_parameters, is_model_pretrained, load_state_dict, resolve_model_input_args
 
-from msinet_timm.commands import InputError
-from msinet_timm.model_folder import locate_folder
-from msinet_timm.msinet import Embedding, MSINet, Neck
+from msinet_timm.errors import InputError
+from msinet_timm.hub.folder import locate_folder
+from msinet_timm.models.blocks import Neck
+from msinet_timm.models.msinet import Embedding, MSINet
 
 __all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen']
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from msinet_timm.cards import Result, write_card
+from msinet_timm.hub.card import Result, write_card
 
 from .measure import Measurement
 

@@ -5,7 +5,8 @@ import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from msinet_timm.commands import InputError, command
+from msinet_timm.commands import command
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
 
 __all__ = ['create_figure', 'read_rows', 'save_figure', 'write_comparison', 'write_curves']

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record, ReIDDataset, create_dataset, get_reader, parse_options
-from msinet_timm.datasets.verify import drop_broken
+from msinet_timm.datasets.tools.verify import drop_broken
+from msinet_timm.errors import InputError
 
 __all__ = ['TrainingData', 'load_data', 'union']
 

@@ -11,8 +11,8 @@ import torch
 from timm.utils import CheckpointSaver, distribute_bn, random_seed
 
 from msinet_eval.protocol import Evaluation
-from msinet_timm.allocator import keep_memory
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
+from msinet_timm.memory import keep_memory
 
 from .cards import model_card
 from .curves import write_curves

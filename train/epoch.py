@@ -10,8 +10,9 @@ import torch.distributed as dist
 from timm.task import TrainingTask
 from torch.utils.data import DataLoader
 
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
+from msinet_timm.errors import InputError
 
 from .branches import keep_frozen
 from .optim import Stepper

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 import torch.nn as nn
 
-from msinet_timm.genotype import NUM_CELLS
-from msinet_timm.interactions import INTERACTIONS, create_interaction
+from msinet_timm.models.genotype import NUM_CELLS
+from msinet_timm.models.interactions import INTERACTIONS, create_interaction
 
 __all__ = ['interaction_costs', 'measure_milliseconds']
 
@@ -37,7 +37,7 @@ def interaction_costs(
     """Milliseconds of each interaction at each place of the final network, measured on this device.
 
     Args:
-        widths: of the network, see `msinet_timm.msinet.MSINet`.
+        widths: of the network, see `msinet_timm.models.msinet.MSINet`.
         size: height and width of its input.
         batch_size: images at once.
 

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from torch.utils.data import DataLoader
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record, ReIDDataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages
-from msinet_timm.datasets.pk_stream import PKStream
-from msinet_timm.datasets.shard_stream import StreamedImages, in_shards
+from msinet_timm.datasets.shards.pk_stream import PKStream
+from msinet_timm.datasets.shards.stream import StreamedImages, in_shards
+from msinet_timm.errors import InputError
 
 from .augment import PixelAugmentation, RandomErasing, training_transform
 from .data import TrainingData

@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['AngularClassifier', 'CircleLoss', 'TripletLoss', 'batch_hard', 'batch_hard_triplet_loss']
 

@@ -8,8 +8,8 @@ import torch.nn as nn
 
 from msinet_eval.calibration import FILE_NAME, Calibration
 from msinet_eval.protocol import Evaluation, verify
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import ReIDDataset
+from msinet_timm.errors import InputError
 
 __all__ = ['Measurement', 'calibrate', 'columns', 'measure']
 

@@ -14,7 +14,7 @@ from timm.task import TrainingTask
 from timm.utils import NativeScaler, dispatch_clip_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 from .branches import backbone_of
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['list_recipes', 'load_recipe', 'parse_with_recipe']
 

@@ -18,9 +18,9 @@ import yaml
 from timm.utils import CheckpointSaver
 
 from msinet_eval.calibration import FILE_NAME, Calibration
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
-from msinet_timm.model_folder import save_folder
+from msinet_timm.hub.folder import save_folder
 
 from .branches import backbone_of
 from .curves import read_rows

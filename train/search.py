@@ -15,9 +15,9 @@ import torch.nn as nn
 from timm.optim import create_optimizer_v2
 from timm.task import TrainingTask
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
-from msinet_timm.supernet import MSISuperNet
+from msinet_timm.errors import InputError
+from msinet_timm.models.supernet import MSISuperNet
 
 from .class_memory import ClassMemory
 from .distributed import is_distributed

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import msinet_timm  # noqa: F401 - registers the models with timm
-from msinet_timm.commands import InputError, command, fraction, not_negative, positive, positive_float
-from msinet_timm.msinet import WIDTHS
+from msinet_timm.commands import command, fraction, not_negative, positive, positive_float
+from msinet_timm.errors import InputError
+from msinet_timm.models.msinet import WIDTHS
 
 from .cli import add_data, add_schedule
 from .recipe import load_recipe, parse_with_recipe

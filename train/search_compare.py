@@ -13,10 +13,11 @@ from typing import NamedTuple
 import timm
 import torch
 
-from msinet_timm.commands import InputError, find_device, make_folder, not_negative
+from msinet_timm.commands import find_device, make_folder, not_negative
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
-from msinet_timm.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
-from msinet_timm.interactions import INTERACTIONS
+from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
+from msinet_timm.models.interactions import INTERACTIONS
 
 from .cli import parse_args
 from .curves import create_figure, read_rows, save_figure

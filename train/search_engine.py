@@ -16,14 +16,15 @@ from torch.utils.data import DataLoader
 
 from msinet_eval.features import extract, reid_data_config
 from msinet_eval.protocol import evaluate
-from msinet_timm.allocator import keep_memory
-from msinet_timm.commands import InputError, progress
+from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache, open_cache
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
-from msinet_timm.genotype import Genotype
-from msinet_timm.msinet import WIDTHS
-from msinet_timm.supernet import MSISuperNet
+from msinet_timm.memory import keep_memory
+from msinet_timm.models.genotype import Genotype
+from msinet_timm.models.msinet import WIDTHS
+from msinet_timm.models.supernet import MSISuperNet
 
 from .data import TrainingData, load_data
 from .engine import load_checkpoint

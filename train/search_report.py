@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.genotype import NUM_CELLS, Genotype
-from msinet_timm.interactions import INTERACTIONS
+from msinet_timm.models.genotype import NUM_CELLS, Genotype
+from msinet_timm.models.interactions import INTERACTIONS
 
 from .curves import create_figure, read_rows, save_figure
 from .run_folder import RunFolder

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from msinet_eval.features import reid_data_config
 from msinet_eval.protocol import evaluate
-from msinet_timm.commands import InputError
 from msinet_timm.datasets.cache import open_cache
+from msinet_timm.errors import InputError
 
 from .alignment import SpatialAlignment
 from .branches import backbone_of, create_training_model, freeze

@@ -9,8 +9,8 @@ from timm.task import TrainingTask
 from timm.utils import unwrap_model
 from torch.nn.parallel import DistributedDataParallel
 
-from msinet_timm.commands import InputError
-from msinet_timm.msinet import Embedding
+from msinet_timm.errors import InputError
+from msinet_timm.models.msinet import Embedding
 
 from .alignment import SpatialAlignment
 from .distributed import gather

@@ -5,7 +5,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 __all__ = ['TensorBoard', 'Tracker', 'WandB', 'create_trackers']
 

@@ -1,16 +1,17 @@
 """Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the pictures."""
 
-from ..commands import InputError
-from .clothes import LTCC, PRCC
-from .folder import FOLDER
-from .market1501 import MARKET1501, RENDERED, SAMPLE
-from .msmt17 import MSMT17
-from .people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
-from .reader import Reader, add_data_option, parse_options
+from msinet_timm.datasets.readers.clothes import LTCC, PRCC
+from msinet_timm.datasets.readers.folder import FOLDER
+from msinet_timm.datasets.readers.market1501 import MARKET1501, RENDERED, SAMPLE
+from msinet_timm.datasets.readers.msmt17 import MSMT17
+from msinet_timm.datasets.readers.people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
+from msinet_timm.datasets.readers.reader import Reader, add_data_option, parse_options
+from msinet_timm.datasets.readers.table import TABLE
+from msinet_timm.datasets.readers.vehicles import VEHICLEID, VERI776, VERIWILD
+from msinet_timm.datasets.shards.index import SHARDS
+from msinet_timm.errors import InputError
+
 from .records import Protocol, Record, ReIDDataset
-from .shard_index import SHARDS
-from .table import TABLE
-from .vehicles import VEHICLEID, VERI776, VERIWILD
 
 __all__ = [
     'Protocol',

@@ -18,11 +18,13 @@ from PIL import features
 from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
-from ..commands import InputError, progress
+from msinet_timm.commands import progress
+from msinet_timm.datasets.shards.archive import picture_file
+from msinet_timm.errors import InputError
+
 from .cached_images import CachedImages, Erasing, PixelFile
 from .images import ReIDImages, UnreadableImageError
 from .records import Record
-from .shards import picture_file
 
 __all__ = ['CACHE', 'ImageCache', 'open_cache']
 

@@ -8,9 +8,10 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
-from ..commands import InputError
+from msinet_timm.datasets.shards.archive import read_picture, split_path
+from msinet_timm.errors import InputError
+
 from .records import Record
-from .shards import read_picture, split_path
 
 __all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']
 

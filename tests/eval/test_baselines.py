@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from msinet_eval.baselines import BASELINES, ColorHistogram, rgb_to_hsv
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 @pytest.fixture

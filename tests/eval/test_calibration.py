@@ -7,9 +7,9 @@ import pytest
 
 from msinet_eval.calibration import Calibration, find_calibration
 from msinet_eval.verification import OperatingPoint, evaluate_verification
-from msinet_timm import hub_entries
-from msinet_timm.commands import InputError
-from msinet_timm.hub_entries import load_entries
+from msinet_timm.errors import InputError
+from msinet_timm.models import entries
+from msinet_timm.models.entries import load_entries
 
 SAVED = Calibration(0.8, 0.001, 0.9, 'market1501', 'msinet_x1_0')
 
@@ -85,7 +85,7 @@ def test_finds_the_hub_entry_of_a_model(tmp_path, monkeypatch):
         template = dict(load_entries()['msinet_x1_0.market1501'], hf_hub_id='us/people')
         entry = {**template, 'tag': tag, **more}
         (tmp_path / f'msinet_x1_0.{tag}.json').write_text(json.dumps(entry))
-    monkeypatch.setattr(hub_entries, 'entries_folder', lambda: tmp_path)
+    monkeypatch.setattr(entries, 'entries_folder', lambda: tmp_path)
     expected = Calibration(**values, model='msinet_x1_0.veri776')
     assert find_calibration('msinet_x1_0.veri776') == find_calibration('hf-hub:us/vehicles') == expected
     assert find_calibration('msinet_x1_0') is find_calibration('us/vehicles') is None  # the bare name is of people

@@ -6,7 +6,7 @@ import torch
 
 from msinet_eval import counting
 from msinet_eval.counting import choose_kernel, match_ranks
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 BOTH = pytest.mark.parametrize('kernel', ['tensor', 'numba'])
 

@@ -14,8 +14,8 @@ from torch import nn
 from msinet_eval import feature_file
 from msinet_eval.cli import main
 from msinet_eval.features import Features, extract, reid_data_config
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
+from msinet_timm.errors import InputError
 
 
 @pytest.fixture

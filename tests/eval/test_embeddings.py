@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from msinet_eval.cli import main
 from msinet_eval.embeddings import load_embeddings
 from msinet_eval.metrics import evaluate_ranking
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 QUERY = np.array([[3.0, 0.1], [0.2, 1.0]], np.float32)
 GALLERY = np.array([[1.0, 0.0], [0.0, 2.0], [0.5, 0.6], [-1.0, 0.2]], np.float32)

@@ -10,10 +10,10 @@ from torch import nn
 from msinet_eval.features import Features, embed, extract, reid_data_config
 from msinet_eval.forward import inference_form
 from msinet_eval.protocol import evaluate
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image
+from msinet_timm.errors import InputError
 
 
 @pytest.fixture

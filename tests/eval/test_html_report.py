@@ -18,8 +18,8 @@ from msinet_eval.html_parts import MAX_BYTES
 from msinet_eval.html_report import Measured, write_report
 from msinet_eval.protocol import Embedded, Evaluation, evaluate, measure
 from msinet_eval.ranked_lists import REMOVED, RIGHT, WRONG
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Protocol, ReIDDataset, create_dataset
+from msinet_timm.errors import InputError
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = (

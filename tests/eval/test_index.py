@@ -12,7 +12,7 @@ from msinet_eval import store as store_module
 from msinet_eval.features import Features
 from msinet_eval.index import BACKENDS, recall, search
 from msinet_eval.store import FeatureStore
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 def brute_force(query, gallery, k):

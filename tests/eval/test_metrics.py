@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from msinet_eval import metrics
 from msinet_eval.counting import match_ranks
 from msinet_eval.metrics import RankingResult, evaluate_distances, evaluate_ranking, nearest, nearest_by_distance
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 GOLDEN = Path(__file__).parents[1] / 'golden' / 'evaluation.safetensors'
 

@@ -10,7 +10,7 @@ from timm.models import save_for_hf
 from msinet_eval import models
 from msinet_eval.baselines import ColorHistogram
 from msinet_eval.models import find_model, load_model
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 @pytest.fixture(scope='module')

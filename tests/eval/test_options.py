@@ -20,8 +20,8 @@ from msinet_eval.rerank import k_reciprocal
 from msinet_eval.statistics import bootstrap, by_camera_pair, by_domain
 from msinet_eval.test_time import augment_database, average_tracklets, expand_queries, subtract_camera_means
 from msinet_eval.verification import evaluate_verification
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Protocol, create_dataset
+from msinet_timm.errors import InputError
 
 
 @pytest.fixture(scope='module')

@@ -12,8 +12,8 @@ from msinet_eval import protocol, ranked_lists
 from msinet_eval.cli import main
 from msinet_eval.metrics import evaluate_ranking
 from msinet_eval.protocol import draw_gallery, evaluate, rank
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Protocol, Record, ReIDDataset
+from msinet_timm.errors import InputError
 
 
 class Mean(nn.Module):

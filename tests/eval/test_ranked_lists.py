@@ -16,7 +16,7 @@ from msinet_eval.ranked_lists import (
     pick_queries,
     write_ranked_lists,
 )
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 SHADES = {'query': (200, 30, 200), 'gallery': (30, 120, 220)}
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from msinet_eval.metrics import evaluate_distances
 from msinet_eval.rerank import ReRanking, k_reciprocal
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 def mutual(order, i, count):

@@ -9,7 +9,7 @@ from msinet_eval.features import Features
 from msinet_eval.metrics import RankingResult
 from msinet_eval.protocol import rank
 from msinet_eval.statistics import bootstrap, by_camera_pair, by_domain, most_changed, paired_bootstrap
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 def features(seed, count, identities=6, cameras=3, domains=None, clothes=None, noise=0.8):

@@ -8,7 +8,7 @@ from msinet_eval import test_time
 from msinet_eval.features import Features
 from msinet_eval.protocol import rank
 from msinet_eval.test_time import augment_database, average_tracklets, expand_queries, subtract_camera_means
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 
 def features(seed, count, dimensions=5, **labels):

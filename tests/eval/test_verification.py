@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from msinet_eval import verification
 from msinet_eval.verification import evaluate_verification
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 
 RATES = (0.5, 0.2, 0.05, 1e-4)
 

@@ -3,7 +3,7 @@
 import torch
 import torch.nn as nn
 
-from msinet_timm.msinet import Cell, ConvBlock
+from msinet_timm.models.blocks import Cell, ConvBlock
 
 
 class SmallNetwork(nn.Module):

@@ -1,6 +1,7 @@
 import pytest
 
-from msinet_timm.commands import InputError, command, progress
+from msinet_timm.commands import command, progress
+from msinet_timm.errors import InputError
 
 
 def run(error):

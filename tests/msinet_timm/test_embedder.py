@@ -10,11 +10,11 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from msinet_timm import allocator
-from msinet_timm.commands import InputError
+from msinet_timm import memory
 from msinet_timm.datasets import create_dataset
 from msinet_timm.embedder import Embedder
-from msinet_timm.model_folder import save_folder
+from msinet_timm.errors import InputError
+from msinet_timm.hub.folder import save_folder
 
 
 @pytest.fixture(scope='module')
@@ -208,7 +208,7 @@ def test_untrained(caplog, paths):
 
 def test_memory_is_kept_on_request(model, monkeypatch):
     calls = []
-    monkeypatch.setattr(allocator, 'keep_memory', lambda: calls.append(1))
+    monkeypatch.setattr(memory, 'keep_memory', lambda: calls.append(1))
     Embedder(model, 'cpu', keep_memory=False)
     assert not calls
     Embedder(model, 'cpu')

@@ -8,7 +8,7 @@ from small_network import SmallNetwork
 from torch import nn
 
 from msinet_timm.forms import FORMS, PRECISIONS, Form, create_form
-from msinet_timm.interactions import CrossAttention
+from msinet_timm.models.interactions import CrossAttention
 
 
 def create(name='msinet_x0_25', **kwargs):

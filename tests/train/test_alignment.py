@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.alignment import SpatialAlignment, max_correlation
 
 # An identity with three images, one with two, and one with a single one.

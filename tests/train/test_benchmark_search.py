@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_figures import image
 
-from msinet_timm.supernet import MixedInteraction, MSISuperNet
+from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
 from msinet_train.benchmark import KINDS
 from msinet_train.benchmark_search import PlainSearch, main
 from msinet_train.search import SearchTask, architecture_step, create_optimizers, weight_step

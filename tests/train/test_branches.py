@@ -5,8 +5,8 @@ from safetensors.torch import load_file
 
 from msinet_eval.models import load_model
 from msinet_eval.protocol import evaluate
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
+from msinet_timm.errors import InputError
 from msinet_train.branches import GlobalBranch, backbone_of, create_training_model, freeze, keep_frozen
 from msinet_train.cli import parse_args
 from msinet_train.engine import train

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file
 
 import msinet_train.engine
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image
+from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.engine import train
 from msinet_train.loader import create_loader

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from golden_figures import assert_golden, image, load_json, load_tensors, state_dict
 
-from msinet_timm.supernet import MSISuperNet
+from msinet_timm.models.supernet import MSISuperNet
 from msinet_train.class_memory import ClassMemory
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])

@@ -1,7 +1,7 @@
 import pytest
 import yaml
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.recipe import list_recipes, load_recipe
 

@@ -2,8 +2,8 @@ import csv
 
 import pytest
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record, ReIDDataset
+from msinet_timm.errors import InputError
 from msinet_train.cli import parse_args
 from msinet_train.data import load_data, union
 from msinet_train.engine import train

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 
 import msinet_train.engine
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.engine import evaluate_only, run_epoch, train
 from msinet_train.optim import Stepper, create_schedule

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from golden_figures import assert_golden, load_tensors
 from timm.loss import LabelSmoothingCrossEntropy
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.losses import AngularClassifier, CircleLoss, TripletLoss, batch_hard_triplet_loss
 
 

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.sampler import PKSampler
 
 LABELS = np.repeat([3, 5, 7, 9, 11], [8, 5, 2, 1, 12])

@@ -4,10 +4,10 @@ import pytest
 import torch
 from golden_figures import assert_golden, image, load_json, load_tensors, state_dict
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
-from msinet_timm.interactions import INTERACTIONS
-from msinet_timm.supernet import MixedInteraction, MSISuperNet
+from msinet_timm.errors import InputError
+from msinet_timm.models.interactions import INTERACTIONS
+from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
 from msinet_train.search import SearchTask, architecture_step, twins_split, weight_step
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])

@@ -8,9 +8,9 @@ import pytest
 import timm
 import torch
 
-from msinet_timm.commands import InputError
-from msinet_timm.genotype import find_genotype
-from msinet_timm.interactions import INTERACTIONS
+from msinet_timm.errors import InputError
+from msinet_timm.models.genotype import find_genotype
+from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.latency import interaction_costs
 from msinet_train.processes import Processes
 from msinet_train.search_cli import main, parse_args

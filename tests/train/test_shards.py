@@ -4,11 +4,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import msinet_timm.datasets.shard_stream
-from msinet_timm.commands import InputError
+import msinet_timm.datasets.shards.stream
 from msinet_timm.datasets import create_dataset
-from msinet_timm.datasets.convert import convert
-from msinet_timm.datasets.pk_stream import PKStream
+from msinet_timm.datasets.shards.pk_stream import PKStream
+from msinet_timm.datasets.tools.convert import convert
+from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.engine import train
 
@@ -32,13 +32,13 @@ def weights(folder):
 
 def test_resumed_training_is_an_uninterrupted_one(shards, tmp_path, monkeypatch):
     opened = []
-    original = msinet_timm.datasets.shard_stream.open_shard
+    original = msinet_timm.datasets.shards.stream.open_shard
 
     def spy(path):
         opened.append(path.rpartition('/')[2].partition('-')[0])
         return original(path)
 
-    monkeypatch.setattr(msinet_timm.datasets.shard_stream, 'open_shard', spy)
+    monkeypatch.setattr(msinet_timm.datasets.shards.stream, 'open_shard', spy)
     result = run(shards, tmp_path / 'whole', '--epochs', '2', '--eval-interval', '0')
     assert result.last.ranking.mAP > 0
     assert opened == ['train'] * 6 + ['query', 'gallery']  # three shards an epoch
@@ -77,5 +77,5 @@ def test_a_shard_that_breaks_while_it_trains(shards, tmp_path):
 
 
 def test_cached_shards_are_sampled_like_files(shards, tmp_path, monkeypatch):
-    monkeypatch.setattr(msinet_timm.datasets.shard_stream, 'open_shard', None)
+    monkeypatch.setattr(msinet_timm.datasets.shards.stream, 'open_shard', None)
     run(shards, tmp_path / 'run', '--epochs', '1', '--cache', 'memory', '--all-images')

@@ -8,8 +8,8 @@ import torch.nn as nn
 from golden_figures import image, load_json, state_dict
 from timm.optim import create_optimizer_v2
 
-from msinet_timm.commands import InputError
-from msinet_timm.pretrained import _published_name
+from msinet_timm.errors import InputError
+from msinet_timm.models.weights import _published_name
 from msinet_train.alignment import SpatialAlignment, max_correlation
 from msinet_train.branches import create_training_model
 from msinet_train.task import ReIDTask

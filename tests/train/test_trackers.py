@@ -2,7 +2,7 @@ import sys
 
 import pytest
 
-from msinet_timm.commands import InputError
+from msinet_timm.errors import InputError
 from msinet_train.cli import parse_args
 from msinet_train.engine import train
 

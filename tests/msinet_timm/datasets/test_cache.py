@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 
 import msinet_timm.datasets.cache
 import msinet_timm.datasets.images
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.datasets.images import load_image
+from msinet_timm.errors import InputError
 
 CONFIG = dict(
     input_size=(3, 16, 8),

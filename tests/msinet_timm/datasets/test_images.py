@@ -5,9 +5,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.transforms.functional import pil_to_tensor
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.images import ReIDImages, UnreadableImageError, load_image
+from msinet_timm.errors import InputError
 
 
 def save(path, pixels, **kwargs):

@@ -2,9 +2,9 @@
 
 import pytest
 
-from msinet_timm.commands import InputError
 from msinet_timm.datasets import Record, ReIDDataset, create_dataset, get_reader, list_datasets
-from msinet_timm.datasets.reader import Option, key_value, parse_options
+from msinet_timm.datasets.readers.reader import Option, key_value, parse_options
+from msinet_timm.errors import InputError
 
 NAMES = 'clonedperson cuhk03 folder ltcc market1501 msmt17 personx prcc randperson rendered sample shards table'.split()
 NAMES += ['vehicleid', 'veri776', 'veriwild']

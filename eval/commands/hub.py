@@ -1,0 +1,13 @@
+"""`msinet-hub` as it is installed: with the evaluation at hand, for the mAP of an exported file."""
+
+from msinet_eval.protocol import evaluate
+from msinet_timm.cli.hub import create_main
+
+__all__ = ['main']
+
+
+def _measure(model, dataset, data_config, transform) -> float:
+    return evaluate(model, dataset, data_config=data_config, transform=transform, device='cpu').ranking.mAP
+
+
+main = create_main(_measure)

@@ -1,0 +1,1 @@
+"""The commands `msinet-data` and `msinet-hub`."""

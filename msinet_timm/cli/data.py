@@ -1,0 +1,131 @@
+"""msinet-data: makes, lists, checks and converts data sets."""
+
+import argparse
+
+from msinet_timm.commands import command, positive
+from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, get_reader, list_datasets, parse_options
+
+__all__ = ['main']
+
+
+def _add_render(subparsers) -> None:
+    p = subparsers.add_parser(
+        'render',
+        help='render a person data set in the layout of Market-1501',
+        description='Renders clothed, walking people under several cameras. Interrupted, it goes on where it stopped.',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
+    p.add_argument('--identities', type=int, default=100, metavar='N', help='people; every other one trains')
+    p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras, 2 to 9')
+    p.add_argument('--pictures', type=int, default=12, metavar='P', help='pictures of each training identity')
+    p.add_argument('--domain', default='street', help='street or mall: places, lights, camera positions and clothes')
+    p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
+    p.add_argument('--samples', type=int, default=4, metavar='SPP', help='rays for each pixel')
+    p.add_argument('--width', type=int, default=128, help='of the pictures, in pixels')
+    p.add_argument('--height', type=int, default=256, help='of the pictures, in pixels')
+    p.add_argument('--workers', type=int, metavar='W', help='processes (default: one for each core)')
+    p.set_defaults(run=_render)
+
+
+def _render(args: argparse.Namespace) -> None:
+    from msinet_timm.render import render_dataset
+
+    options = {k: v for k, v in vars(args).items() if k not in ('run', 'output')}
+    counts = render_dataset(args.output, **options)
+    print(f'{args.output}: ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
+
+
+def _add_list(subparsers) -> None:
+    p = subparsers.add_parser('list', help='list the data sets that can be read, their folders and options')
+    p.set_defaults(run=_list)
+
+
+def _list(args: argparse.Namespace) -> None:
+    for name in list_datasets():
+        reader = get_reader(name)
+        print(f'{name:13} {reader.about}\n    expects  {reader.layout}')
+        for option in reader.options:
+            print(f'    option   {option}')
+        for choice, known in reader.known.items():
+            parts = (
+                f'{part} {pictures:,} of {identities:,} identities' for part, (identities, pictures) in known.items()
+            )
+            print(f'    pictures {", ".join(parts)}' + (f' ({choice})' if choice else ''))
+
+
+def _add_dataset(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('name', metavar='NAME', help='of the data set, see msinet-data list')
+    parser.add_argument('root', metavar='ROOT', nargs='?', help='its folder, or the file of a table')
+    add_data_option(parser)
+
+
+def _open(args: argparse.Namespace) -> ReIDDataset:
+    return create_dataset(args.name, args.root, **parse_options(args.data_option))
+
+
+def _add_check(subparsers) -> None:
+    p = subparsers.add_parser(
+        'check',
+        help='look for what is wrong with a data set',
+        description='Compares counts with the published ones, and looks for identities with one picture or camera, or '
+        'in both train and test, and for unreadable, tiny and identical pictures. '
+        'Exit code 0: sound, 1: findings, 2: cannot be read.',
+    )
+    _add_dataset(p)
+    p.add_argument('--contact-sheet', metavar='FILE', help='write a PNG of some identities')
+    p.set_defaults(run=_check)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from msinet_timm.datasets.tools.check import check_dataset, summarize
+    from msinet_timm.datasets.tools.contact_sheet import write_contact_sheet
+
+    dataset = _open(args)
+    print(f'{dataset.name}: {dataset.root}\n{summarize(dataset)}')
+    for remark in dataset.remarks:
+        print(f'  {remark}')
+    if args.contact_sheet:
+        write_contact_sheet(args.contact_sheet, dataset)
+    findings = check_dataset(dataset)
+    for finding in findings:
+        print(finding)
+    if not findings:
+        print('sound')
+    return int(bool(findings))
+
+
+def _add_convert(subparsers) -> None:
+    p = subparsers.add_parser(
+        'convert',
+        help='write a data set in another layout',
+        description='Pictures become hard links where possible, else copies; a table names them where they are. '
+        'Shards hold them in tar archives with an index, to be trained on as a stream.',
+    )
+    _add_dataset(p)
+    p.add_argument('--to', required=True, metavar='LAYOUT', help='folder, csv, market1501 or shards')
+    p.add_argument('--output', required=True, metavar='PATH', help='new or empty folder; for csv, a new file')
+    p.add_argument('--shard-size', type=positive, metavar='N', help='pictures in a shard (default: 1,000)')
+    p.set_defaults(run=_convert)
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from msinet_timm.datasets.tools.convert import convert
+
+    counts = convert(_open(args), args.to, args.output, args.shard_size)
+    print(f'{args.output}: ' + ', '.join(f'{n} {part}' for part, n in counts.items()))
+
+
+@command
+def main(argv: list[str] | None = None) -> int | None:
+    """Runs `msinet-data` with a list of arguments (None: those of the process)."""
+    parser = argparse.ArgumentParser('msinet-data', description='Data sets for object re-identification.')
+    subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
+    for add in (_add_render, _add_list, _add_check, _add_convert):
+        add(subparsers)
+    args = parser.parse_args(argv)
+    return args.run(args)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

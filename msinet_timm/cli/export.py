@@ -1,0 +1,201 @@
+"""`msinet-hub export`: a model's weights in the format of another runtime, and what that gains and costs."""
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.data import resolve_data_config
+from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
+
+from msinet_timm.commands import positive
+from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
+from msinet_timm.errors import InputError
+from msinet_timm.export.export import FORMATS, check_request, export
+from msinet_timm.export.files import SUFFIXES, checked_path, file_size
+from msinet_timm.export.formats import Exported, load_exported
+from msinet_timm.export.graph import find_pictures, graph_inputs
+from msinet_timm.forms import PRECISIONS
+from msinet_timm.hub.verify import find_weights, load_weights
+from msinet_timm.models.entries import check_file, sha256_of
+
+__all__ = ['Measure', 'add_arguments', 'run', 'speed_ratio']
+
+#: Mean average precision, 0-1, of a model on a data set, by timm's data config and another transform or None.
+Measure = Callable[[nn.Module, ReIDDataset, dict[str, Any], Callable | None], float]
+
+_ROUNDS, _BATCH = 7, 16
+
+
+def add_arguments(parser: argparse.ArgumentParser, measured: bool) -> None:
+    """The command's arguments; those that name a data set only where `run` will have a `measure`."""
+    p = parser
+    p.add_argument('name', metavar='NAME|FOLDER|hf-hub:OWNER/NAME', help='of a model or run with weights')
+    p.add_argument('--format', required=True, choices=FORMATS, help='of the file')
+    p.add_argument('--output', metavar='FILE', help='to write (default: the name of the model, in this folder)')
+    p.add_argument('--force', action='store_true', help='replace a file that is there')
+    p.add_argument('--precision', default='float32', choices=PRECISIONS, help='to compute in (default: %(default)s)')
+    p.add_argument('--dynamic-size', action='store_true', help='take images of any height and width')
+    p.add_argument(
+        '--preprocessing', action='store_true', help='take RGB bytes of any size: resize and normalise in the file'
+    )
+    p.add_argument('--images', metavar='DIR', help="pictures to compare with PyTorch on (default: the sample's)")
+    group = p.add_argument_group('int8 (onnx, openvino)')
+    group.add_argument('--int8', action='store_true', help='quantise, by the pictures of --calibration-images')
+    group.add_argument('--calibration-images', metavar='DIR', help='pictures of the kind that the file will see')
+    group.add_argument('--calibration-count', type=positive, metavar='N', help='how many of them (default: 100)')
+    if not measured:
+        p.set_defaults(dataset=None, data_dir=None, data_option=None)
+        return
+    group = p.add_argument_group('mAP of the file beside that of PyTorch')
+    group.add_argument('-ds', '--dataset', help=f'one of: {", ".join(list_datasets())}')
+    group.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    add_data_option(group)
+
+
+def run(args: argparse.Namespace, measure: Measure | None) -> None:
+    """Exports, and tells about the file.
+
+    Args:
+        args: of the parser.
+        measure: what finds the mAP on a data set, if one is named.
+
+    Raises:
+        InputError: flags that have no effect or exclude each other, and as `export` and `quantize`.
+    """
+    _check(args)
+    pictures = find_pictures(args.calibration_images, args.calibration_count or 100) if args.int8 else []
+    dataset = _read_dataset(args)
+    path = checked_path(args.output or _default_output(args), args.format, args.force)
+    model, digest = _load(args.name)
+    data_config = resolve_data_config(model=model)
+    options = {
+        'data_config': data_config,
+        'preprocessing': args.preprocessing,
+        'precision': args.precision,
+        'dynamic_size': args.dynamic_size,
+        'images': args.images,
+        'facts': {'source': args.name, 'weights_sha256': digest},
+        'force': args.force,
+    }
+    if args.int8:
+        lines = _export_int8(model, args.format, path, pictures, options)
+    else:
+        lines = [_size_line(load_exported(export(model, args.format, path, **options)))]
+    if dataset:
+        lines.append(_accuracy_line(measure, model, load_exported(path), dataset, data_config))
+    print('\n'.join(lines))
+
+
+def _check(args: argparse.Namespace) -> None:
+    check_request(args.format, args.preprocessing, args.precision, args.dynamic_size)
+    if not args.int8:
+        for flag in ('calibration_images', 'calibration_count'):
+            if getattr(args, flag):
+                raise InputError(f'--{flag.replace("_", "-")} is for --int8: give that, too')
+    elif args.calibration_images is None:
+        raise InputError('--int8 needs --calibration-images DIR: about a hundred pictures of the kind it will see')
+    elif args.format not in ('onnx', 'openvino') or args.precision != 'float32':
+        raise InputError('--int8 is for the formats onnx and openvino, and instead of another --precision')
+    if not args.dataset and (args.data_dir or args.data_option):
+        raise InputError('--data-dir and --data-option are of a data set: name it by --dataset')
+
+
+def _read_dataset(args: argparse.Namespace) -> ReIDDataset | None:
+    """Read before the export, so that it doesn't run for nothing."""
+    if not args.dataset:
+        return None
+    return create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+
+
+def _default_output(args: argparse.Namespace) -> str:
+    name = args.name.removeprefix('local-dir:').removeprefix('hf-hub:').partition('@')[0]
+    precision = 'int8' if args.int8 else args.precision
+    return Path(name).absolute().name + f'-{precision}' * (precision != 'float32') + SUFFIXES[args.format]
+
+
+def _load(name: str) -> tuple[nn.Module, str]:
+    """A model that embeds, and the SHA-256 of its weights, which is the recorded one if one is recorded."""
+    entry, weights, _ = find_weights(name)
+    if not weights.is_file():
+        raise InputError(f'{weights} is missing')
+    if entry:
+        check_file(weights, entry, name)
+    model = load_weights(weights, entry)
+    model.reset_classifier(0)
+    return model.eval(), sha256_of(weights)
+
+
+def _export_int8(model: nn.Module, format: str, path: Path, pictures: list[str], options: dict[str, Any]) -> list[str]:
+    from msinet_timm.export.quantize import quantize
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = export(model, format, Path(folder, path.name), **options)
+        floating = load_exported(source)
+        inputs = list(graph_inputs(pictures, options['data_config'], preprocessing=options['preprocessing']))
+        quantize(source, path, inputs, force=options['force'])
+        quantized = load_exported(path)
+        ratio = speed_ratio(floating, quantized, _speed_batch(floating, options['data_config']))
+        return [
+            _size_line(quantized),
+            f'against float32 in this format: {file_size(path) / file_size(source):.2f} of the size, '
+            f'{ratio:.2f} times as fast (batch {_BATCH})',
+            f'calibrated on {len(inputs)} pictures',
+        ]
+
+
+def _size_line(exported: Exported) -> str:
+    kind = exported.metadata['input']
+    return (
+        f'{exported.path}: {file_size(exported.path) / 1e6:.1f} MB, {exported.metadata["precision"]}, takes '
+        f'{kind["dtype"]} images {kind["shape"]}'
+    )
+
+
+def _speed_batch(exported: Exported, data_config: dict[str, Any]) -> torch.Tensor:
+    images = torch.rand(_BATCH, *data_config['input_size'])
+    return (255 * images).byte() if exported.metadata['input']['dtype'] == 'uint8' else images
+
+
+def speed_ratio(slow: Callable, fast: Callable, images: torch.Tensor) -> float:
+    """How many times as fast a model is as another, called in turns: a ratio of medians."""
+    seconds: dict[Callable, list[float]] = {slow: [], fast: []}
+    for model in seconds:
+        model(images)
+    for _ in range(_ROUNDS):
+        for model, found in seconds.items():
+            start = time.perf_counter()
+            model(images)
+            found.append(time.perf_counter() - start)
+    return statistics.median(seconds[slow]) / statistics.median(seconds[fast])
+
+
+class _AsModule(nn.Module):
+    """An exported model where a module is expected."""
+
+    def __init__(self, exported: Exported) -> None:
+        super().__init__()
+        self.exported = exported
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.exported(images)
+
+
+def _accuracy_line(
+    measure: Measure, model: nn.Module, exported: Exported, dataset: ReIDDataset, data_config: dict[str, Any]
+) -> str:
+    transform = None
+    if exported.metadata['preprocessing']['inside']:
+        # batches need one size; the file's own resize to it changes nothing then
+        size, mode = data_config['input_size'][1:], InterpolationMode(data_config['interpolation'])
+        transform = Compose([Resize(size, mode), PILToTensor()])
+    right = measure(model, dataset, data_config, None)
+    found = measure(_AsModule(exported), dataset, data_config, transform)
+    return (
+        f'mAP on {dataset.name}: {100 * found:.2f} %, PyTorch {100 * right:.2f} % ({100 * (found - right):+.2f} points)'
+    )

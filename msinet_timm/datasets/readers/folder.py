@@ -1,0 +1,186 @@
+"""Users' own pictures in folders: one for each identity, in three parts or to be split by identity."""
+
+import os
+import random
+import re
+from pathlib import Path
+
+from msinet_timm.datasets.records import ReIDDataset
+from msinet_timm.errors import InputError
+
+from .clothes import CLOTHES_OPTION, clothes_protocol
+from .labels import FIELDS, make_records
+from .layout import image_names
+from .reader import Option, Reader
+
+__all__ = ['FOLDER', 'read_folder', 'split_identities']
+
+_PARTS = ('train', 'query', 'gallery')
+_JUNK = '-1'
+
+
+def read_folder(
+    root: str,
+    pattern: str | None = None,
+    seed: int | None = None,
+    test_share: float | None = None,
+    protocol: str = 'standard',
+) -> ReIDDataset:
+    """Reads `train`, `query` and `gallery`, or splits what is there.
+
+    Pictures are in `<identity>/` or `<identity>/<camera>/`, in the three parts or directly in the root. Those of
+    identity -1 are junk, as in Market-1501, and dropped.
+
+    Args:
+        root: the folder.
+        pattern: regular expression that is searched for in file names, with named groups: any of `FIELDS`. With a
+            group `identity` folders do not matter.
+        seed: of the split (None: 0). It depends on nothing else but the pictures' names.
+        test_share: share of identities to test on, 0-1 (None: 0.5).
+        protocol: standard or clothes-changing.
+
+    Raises:
+        InputError: options of a split although there are parts, a wrong pattern, a picture that it does not match,
+            pictures outside of folders of identities, cameras for only some of the pictures, or nothing to read.
+    """
+    folder = Path(root)
+    if not folder.is_dir():
+        raise InputError(f'{root} is no folder')
+    regex = _compile(pattern)
+    present = [part for part in _PARTS if (folder / part).is_dir()]
+    if ('query' in present) != ('gallery' in present):
+        raise InputError(f'{root} has only one of the folders query and gallery: give both, or neither')
+    if present and (seed, test_share) != (None, None):
+        raise InputError(f'{root} has the folder {present[0]}, so that nothing is split: leave out seed and test_share')
+    if present:
+        parts, notes = {part: _collect(folder / part, regex) for part in present}, ()
+    else:
+        seed, test_share = seed or 0, 0.5 if test_share is None else test_share
+        parts = split_identities(_collect(folder, regex), seed, test_share)
+        notes = (f'split by identity: {test_share:.0%} to test on, seed {seed}',)
+    _check_cameras([row for rows in parts.values() for row in rows])
+    records = dict.fromkeys(_PARTS, ()) | make_records(parts)
+    rules = clothes_protocol(protocol, records['query'] + records['gallery'])
+    notes += (f'{protocol} protocol',) if rules.same_clothes_removed else ()
+    return ReIDDataset('folder', str(folder), **records, protocol=rules, notes=notes)
+
+
+def _compile(pattern: str | None) -> re.Pattern | None:
+    if pattern is None:
+        return None
+    try:
+        regex = re.compile(pattern)
+    except re.error as e:
+        raise InputError(f'option pattern={pattern} is no regular expression ({e})') from e
+    unknown = [name for name in regex.groupindex if name not in FIELDS]
+    if unknown or not regex.groupindex:
+        got = f'not {", ".join(unknown)}' if unknown else 'it has none'
+        raise InputError(f'option pattern={pattern}: named groups may be {", ".join(FIELDS)}; {got}')
+    return regex
+
+
+def _collect(folder: Path, regex: re.Pattern | None) -> list[dict]:
+    """Rows for `make_records`, in order of paths."""
+    rows = []
+    for directory, children, _ in os.walk(folder, followlinks=True):
+        children[:] = sorted(c for c in children if not c.startswith('.'))
+        here = Path(directory)
+        for name in image_names(here):
+            row = _from_folders(here.relative_to(folder).parts, regex)
+            row |= _from_name(here / name, regex)
+            if 'identity' not in row:
+                raise InputError(
+                    f'{here / name}: expected pictures in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
+                    "if file names tell identities, give the option pattern='(?P<identity>...)'"
+                )
+            if row['identity'] != _JUNK:
+                rows.append({'path': str(here / name), **row})
+    if not rows:
+        raise InputError(f'{folder} holds no pictures')
+    return rows
+
+
+def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str, str]:
+    """Identity and camera, as far as the pattern does not tell them; with a pattern, folders below do not matter."""
+    told = regex.groupindex if regex is not None else {}
+    if 'identity' in told:
+        return {}
+    if len(parts) == 2 and 'camera' not in told:
+        return {'identity': parts[0], 'camera': parts[1]}
+    return {'identity': parts[0]} if len(parts) == 1 or (parts and told) else {}
+
+
+def _from_name(path: Path, regex: re.Pattern | None) -> dict[str, str]:
+    if regex is None:
+        return {}
+    match = regex.search(path.name)
+    if match is None:
+        raise InputError(f'{path}: the option pattern={regex.pattern} matches nothing in this name')
+    found = {name: value for name, value in match.groupdict().items() if value is not None}
+    if 'time' in found and not found['time'].isdecimal():
+        raise InputError(f'{path}: time {found["time"]} is no number: change the option pattern={regex.pattern}')
+    return found
+
+
+def _check_cameras(rows: list[dict]) -> None:
+    without = [row['path'] for row in rows if 'camera' not in row]
+    if 0 < len(without) < len(rows):
+        raise InputError(f'{without[0]} has no camera but other pictures have: give all of them one, or none')
+
+
+def split_identities(rows: list[dict], seed: int, test_share: float) -> dict[str, list[dict]]:
+    """Splits rows by identity into train and test, and the latter into query and gallery.
+
+    With cameras, an identity asks with one picture of each camera that keeps another one, or else with one picture if
+    a second camera saw it. Without, it asks with one picture of two or more. Who cannot ask is a distractor.
+
+    Raises:
+        InputError: a share out of range, or identities to test on of which none can ask.
+    """
+    if not 0 <= test_share <= 1:
+        raise InputError(f'option test_share={test_share} must be between 0 and 1')
+    people: dict[str, list[dict]] = {}
+    for row in rows:
+        people.setdefault(row['identity'], []).append(row)
+    rng = random.Random(seed)
+    names = sorted(people)
+    tested = set(rng.sample(names, round(test_share * len(names))))
+    parts = {part: [] for part in _PARTS}
+    for name in names:
+        if name not in tested:
+            parts['train'] += people[name]
+            continue
+        asking = _pick_queries(people[name], rng)
+        parts['query'] += asking
+        parts['gallery'] += [row for row in people[name] if not any(row is a for a in asking)]
+    if tested and not parts['query']:
+        raise InputError(
+            f'none of {len(tested)} identities to test on has two pictures'
+            + (' under different cameras' if 'camera' in rows[0] else '')
+        )
+    return parts
+
+
+def _pick_queries(rows: list[dict], rng: random.Random) -> list[dict]:
+    cameras: dict[str | None, list[dict]] = {}
+    for row in rows:
+        cameras.setdefault(row.get('camera'), []).append(row)
+    if None in cameras:
+        return [rng.choice(rows)] if len(rows) > 1 else []
+    if len(cameras) < 2:
+        return []
+    several = [cameras[name] for name in sorted(cameras) if len(cameras[name]) > 1]
+    return [rng.choice(group) for group in several] or [rng.choice(rows)]
+
+
+FOLDER = Reader(
+    read_folder,
+    about='your own pictures, in a folder for each identity',
+    layout='[{train,query,gallery}/]<identity>/[<camera>/]*.jpg',
+    options=(
+        Option('pattern', None, f'regular expression on file names with named groups: {", ".join(FIELDS)}'),
+        Option('seed', 0, 'of the split by identity, where there are no train, query, gallery'),
+        Option('test_share', 0.5, 'share of identities to test on, likewise'),
+        CLOTHES_OPTION,
+    ),
+)

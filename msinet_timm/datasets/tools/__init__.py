@@ -1,0 +1,1 @@
+"""What `msinet-data` does to data sets."""

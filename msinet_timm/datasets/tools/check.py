@@ -1,0 +1,135 @@
+"""Is a data set sound? Counts, identities that cannot be learnt or found, and pictures that should not be there."""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from msinet_timm.commands import progress
+from msinet_timm.datasets.images import UnreadableImageError, load_image
+from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.shards.archive import read_picture
+
+__all__ = ['Finding', 'check_dataset', 'summarize']
+
+#: Pictures with a shorter side below this, in pixels, show too little of anybody.
+TINY = 16
+_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong with a data set.
+
+    Attributes:
+        kind: in a word: counts, single, camera, mixed, query, unreadable, tiny or duplicate.
+        text: what is wrong, in a line.
+        examples: the identities or files concerned, all of them.
+    """
+
+    kind: str
+    text: str
+    examples: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        more = len(self.examples) - _LISTED
+        examples = ''.join(f'\n    {e}' for e in self.examples[:_LISTED]) + (
+            f'\n    and {more} more' if more > 0 else ''
+        )
+        return self.text + examples
+
+
+def summarize(dataset: ReIDDataset) -> str:
+    """A table of identities, pictures and cameras of each part."""
+    lines = [f'{"":8} {"identities":>10} {"pictures":>9} {"cameras":>8}']
+    for part in ('train', 'query', 'gallery'):
+        records = getattr(dataset, part)
+        identities, cameras = ({getattr(r, name) for r in records} - {None} for name in ('identity', 'camera'))
+        lines.append(f'{part:8} {len(identities):10,} {len(records):9,} {len(cameras):8,}')
+    return '\n'.join(lines)
+
+
+def check_dataset(dataset: ReIDDataset) -> list[Finding]:
+    """Everything that is wrong with a data set; opens all of its pictures.
+
+    Distractors, identities of the gallery that nobody asks for, may have a single picture or camera.
+    """
+    return [*_check_counts(dataset), *_check_identities(dataset), *_check_pictures(dataset)]
+
+
+def _check_counts(dataset: ReIDDataset) -> Iterable[Finding]:
+    for part, (identities, pictures) in dataset.known.items():
+        records = getattr(dataset, part)
+        found = len({r.identity for r in records}), len(records)
+        if found != (identities if identities is not None else found[0], pictures):
+            expected = f'{pictures:,} pictures' + (f' of {identities:,} identities' if identities is not None else '')
+            yield Finding(
+                'counts', f'{part}: {found[1]:,} pictures of {found[0]:,} identities, but {expected} are known'
+            )
+
+
+def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
+    drawn = bool(dataset.protocol.draws) and not dataset.query
+    asked = {r.identity for r in (dataset.gallery if drawn else dataset.query)}
+    tested = [r for r in dataset.query + dataset.gallery if r.identity in asked]
+    for part, records in (('train', dataset.train), ('test', tested)):
+        pictures: dict[int, list[Record]] = defaultdict(list)
+        for record in records:
+            pictures[record.identity].append(record)
+        yield from _found(
+            'single', f'{part}: identities with one picture', [i for i, r in pictures.items() if len(r) == 1]
+        )
+        one = [i for i, r in pictures.items() if len(r) > 1 and len({p.camera for p in r} - {None}) == 1]
+        yield from _found('camera', f'{part}: identities under one camera', one)
+    trained = {r.identity for r in dataset.train}
+    yield from _found('mixed', 'identities in both train and test', trained & {r.identity for r in tested})
+    if not drawn:
+        lost = asked - {r.identity for r in dataset.gallery}
+        yield from _found('query', 'identities that ask but are not in the gallery', lost)
+
+
+def _found(kind: str, text: str, identities: Iterable[int]) -> list[Finding]:
+    names = tuple(f'identity {identity}' for identity in sorted(identities))
+    return [Finding(kind, f'{text}: {len(names):,}', names)] if names else []
+
+
+def _check_pictures(dataset: ReIDDataset) -> Iterable[Finding]:
+    records = dataset.train + dataset.query + dataset.gallery
+    unreadable, tiny, same = [], [], defaultdict(list)
+    for record, (problem, side, digest) in zip(records, _inspect_all(records), strict=True):
+        if problem:
+            unreadable.append(problem)
+            continue
+        if side < TINY:
+            tiny.append(f'{record.path}: {side} pixels')
+        same[digest].append(record)
+    if unreadable:
+        yield Finding('unreadable', f'unreadable pictures: {len(unreadable):,}', tuple(unreadable))
+    if tiny:
+        yield Finding('tiny', f'pictures with a side below {TINY} pixels: {len(tiny):,}', tuple(tiny))
+    groups = [group for group in same.values() if len(group) > 1]
+    if groups:
+        wrong = sum(len({r.identity for r in group}) > 1 for group in groups)
+        text = f'groups of identical pictures: {len(groups):,}, {wrong:,} of them of different identities'
+        yield Finding('duplicate', text, tuple(' = '.join(r.path for r in group) for group in groups))
+
+
+def _inspect_all(records: Sequence[Record]) -> Iterable[tuple[str, int, bytes]]:
+    """What `_inspect` gives, in order; threads help since decoding and hashing release Python's lock."""
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(total=len(records), unit='picture') as bar:
+        for start in range(0, len(records), 1024):
+            for result in pool.map(_inspect, records[start : start + 1024]):
+                yield result
+                bar.update()
+
+
+def _inspect(record: Record) -> tuple[str, int, bytes]:
+    """What keeps a picture from being read, else its shorter side in pixels and a hash of file and box."""
+    try:
+        size = load_image(record.path, record.box).size
+        content = read_picture(record.path)
+    except (UnreadableImageError, OSError) as e:
+        return str(e), 0, b''
+    return '', min(size), hashlib.sha256(content + repr(record.box).encode()).digest()

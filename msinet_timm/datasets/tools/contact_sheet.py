@@ -1,0 +1,74 @@
+"""A picture of a data set: some identities of each part, each with its pictures in a row."""
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from msinet_timm.datasets.images import UnreadableImageError, load_image
+from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.errors import InputError
+
+__all__ = ['draw_contact_sheet', 'write_contact_sheet']
+
+CELL = (88, 176)
+CAPTION = 18
+LABEL = 130
+GAP = 6
+
+
+def write_contact_sheet(path: str | Path, dataset: ReIDDataset) -> None:
+    """Writes `draw_contact_sheet(dataset)` as PNG.
+
+    Raises:
+        InputError: the file cannot be written, or is not named `.png`.
+    """
+    if Path(path).suffix.lower() != '.png':
+        raise InputError(f'--contact-sheet {path}: the file name must end in .png')
+    try:
+        draw_contact_sheet(dataset).save(path, format='PNG', optimize=True)
+    except OSError as e:
+        raise InputError(f'--contact-sheet {path}: cannot write ({e.strerror or e})') from e
+
+
+def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, pictures: int = 10, seed: int = 0) -> Image.Image:
+    """Random identities to train on and to find, each with up to so many pictures, evenly from all cameras.
+
+    Of identities to find, queries come first. A picture that cannot be read is left empty.
+    """
+    rows = []
+    for label, parts in (('train', [dataset.train]), ('test', [dataset.query, dataset.gallery])):
+        names = sorted({r.identity for r in next((part for part in parts if part), ())})
+        for identity in sorted(random.Random(seed).sample(names, min(identities, len(names)))):
+            mine = [sorted((r for r in part if r.identity == identity), key=_by_camera) for part in parts]
+            shown = [record for part in mine for record in part]
+            kinds = ' + '.join(str(len(part)) for part in mine if part)
+            rows.append((f'{label}\nid {identity}\n{kinds} pictures', _evenly(shown, pictures)))
+    width, height = CELL[0] + GAP, CELL[1] + CAPTION + GAP
+    sheet = Image.new('RGB', (LABEL + pictures * width + GAP, max(1, len(rows)) * height + GAP), (255, 255, 255))
+    draw = ImageDraw.Draw(sheet)
+    for y, (label, shown) in enumerate(rows):
+        top = GAP + y * height
+        draw.multiline_text((GAP, top), label, fill=(30, 30, 30), font=ImageFont.load_default(14))
+        for x, record in enumerate(shown):
+            _draw_cell(sheet, draw, LABEL + x * width, top, record)
+    return sheet
+
+
+def _by_camera(record: Record) -> tuple[int, str]:
+    return record.camera or 0, record.path
+
+
+def _evenly(records: Sequence[Record], count: int) -> list[Record]:
+    count = min(count, len(records))
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, record: Record) -> None:
+    try:
+        sheet.paste(ImageOps.pad(load_image(record.path, record.box), CELL, color=(235, 235, 235)), (left, top))
+    except UnreadableImageError:
+        draw.rectangle((left, top, left + CELL[0] - 1, top + CELL[1] - 1), outline=(213, 60, 0), width=2)
+    caption = '' if record.camera is None else f'cam {record.camera}'
+    draw.text((left, top + CELL[1] + 2), caption, fill=(110, 110, 110), font=ImageFont.load_default(12))

@@ -1,0 +1,210 @@
+"""From any data set to another layout: folders, a table, Market-1501's names, or shards."""
+
+import csv
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from msinet_timm.commands import progress
+from msinet_timm.datasets.images import load_image
+from msinet_timm.datasets.readers.labels import FIELDS
+from msinet_timm.datasets.readers.market1501 import PARTS
+from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.shards.archive import read_picture, split_path
+from msinet_timm.datasets.shards.index import write_index
+from msinet_timm.errors import InputError
+
+__all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
+
+#: Pictures in a shard.
+SHARD_SIZE = 1000
+#: Pictures of one identity side by side in shards to train on, at most.
+GROUP = 16
+_PARTS = ('train', 'query', 'gallery')
+
+
+def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: int | None = None) -> dict[str, int]:
+    """Writes a data set in another layout. Pictures are hard links where possible, else copies; crops are new files.
+
+    Args:
+        dataset: what to write.
+        layout: one of `LAYOUTS`: `folder` and `market1501` make a folder of pictures, `csv` a table of the pictures
+            where they are, `shards` a folder of WebDataset shards with the files as they are, boxes in the labels.
+            There pictures to train on are shuffled in groups of up to `GROUP` of an identity, always in the same way.
+        output: new or empty folder, or the table's file.
+        shard_size: pictures in a shard, for `shards` alone; None for `SHARD_SIZE`.
+
+    Returns:
+        Pictures written by part.
+
+    Raises:
+        InputError: the layout cannot hold the data set, or the output cannot be written.
+    """
+    if layout not in LAYOUTS:
+        raise InputError(f"unknown layout '{layout}', choose from: {', '.join(LAYOUTS)}")
+    if dataset.protocol.draws and not dataset.query:
+        raise InputError(f"data set '{dataset.name}' draws its queries at random, which no other layout can tell")
+    if shard_size is not None and layout != 'shards':
+        raise InputError(f'--shard-size {shard_size}: the layout {layout} has no shards')
+    options = {} if shard_size is None else {'shard_size': shard_size}
+    try:
+        LAYOUTS[layout](dataset, Path(output), **options)
+    except OSError as e:
+        raise InputError(f'--output {output}: cannot write ({e})') from e
+    return {part: len(getattr(dataset, part)) for part in _PARTS}
+
+
+def _to_table(dataset: ReIDDataset, output: Path) -> None:
+    if output.suffix.lower() != '.csv' or output.exists():
+        raise InputError(f'--output {output}: give a new file *.csv')
+    records = dataset.train + dataset.query + dataset.gallery
+    fields = [f for f in (*FIELDS, 'box') if f == 'identity' or any(getattr(r, f) is not None for r in records)]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_suffix('.tmp')
+    with open(partial, 'w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file)
+        writer.writerow(['path', *fields, 'split'])
+        for part in _PARTS:
+            for record in getattr(dataset, part):
+                path = os.path.relpath(record.path, output.parent)
+                writer.writerow([path, *(_cell(getattr(record, field)) for field in fields), part])
+    partial.replace(output)
+
+
+def _cell(value) -> str:
+    if isinstance(value, tuple):
+        return ' '.join(map(str, value))
+    return '' if value is None else str(value)
+
+
+def _to_folder(dataset: ReIDDataset, output: Path) -> None:
+    def name(part: str, number: int, record: Record, suffix: str) -> str:
+        camera = '' if record.camera is None else f'{record.camera}/'
+        return f'{part}/{record.identity}/{camera}{number:06d}_{Path(record.path).stem}{suffix}'
+
+    _write_pictures(dataset, output, name)
+
+
+def _to_market1501(dataset: ReIDDataset, output: Path) -> None:
+    records = {part: getattr(dataset, part) for part in _PARTS}
+    for part, found in records.items():
+        if not found:
+            raise InputError(f"data set '{dataset.name}' has no {part}: Market-1501's layout needs all three parts")
+    without = [r.path for found in records.values() for r in found if r.camera is None]
+    if without:
+        raise InputError(f"{without[0]} has no camera: Market-1501's names need one")
+    # 0 is a distractor there
+    shift = int(any(r.identity == 0 for r in dataset.train + dataset.query))
+
+    def name(part: str, number: int, record: Record, suffix: str) -> str:
+        return f'{PARTS[part]}/{record.identity + shift:04d}_c{record.camera}s1_{number:06d}_00{suffix}'
+
+    _write_pictures(dataset, output, name)
+
+
+def _require_empty(output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f'--output {output}: give a new or empty folder')
+
+
+def _write_pictures(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
+    _require_empty(output)
+    records = [(part, number, r) for part in _PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
+    for part, number, record in progress(records, desc='convert', unit='picture'):
+        suffix = Path(record.path).suffix.lower() if record.box is None else '.png'
+        target = output / name(part, number, record, suffix)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if record.box is not None:
+            load_image(record.path, record.box).save(target)
+        else:
+            _link(record.path, target)
+
+
+def _link(source: str, target: Path) -> None:
+    if split_path(source):
+        target.write_bytes(_read(source))
+        return
+    try:
+        # of a symbolic link, what it points to
+        os.link(os.path.realpath(source), target)
+    except OSError:  # another disk, or a file system without hard links
+        shutil.copyfile(source, target)
+
+
+def _read(path: str) -> bytes:
+    try:
+        return read_picture(path)
+    except OSError as e:
+        raise InputError(f'{path}: cannot read this picture ({e.strerror or e}); replace or remove it') from e
+
+
+def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
+    _require_empty(output)
+    try:
+        from webdataset import TarWriter
+    except ImportError as e:
+        raise InputError('--to shards needs webdataset: pip install "msinet-timm[shards]"') from e
+    output.mkdir(parents=True, exist_ok=True)
+    suffixes = Image.registered_extensions()
+    total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
+    written: dict[str, list[Record]] = {part: [] for part in _PARTS}
+    with progress(total=total, desc='convert', unit='picture') as bar:
+        for part in _PARTS:
+            records = getattr(dataset, part)
+            groups = _in_groups(records, min(GROUP, shard_size)) if part == 'train' else [[r] for r in records]
+            for number, shard in enumerate(_pack(groups, shard_size)):
+                path = output / f'{part}-{number:06d}.tar'
+                # without times, so that the same data set always gives the same files
+                with open(path, 'wb') as file, TarWriter(file, encoder=False, mtime=0) as tar:
+                    for record in shard:
+                        key, suffix = f'{len(written[part]):06d}', Path(record.path).suffix.lower()
+                        suffix = suffix if suffix in suffixes else '.jpg'  # what it is decides its content
+                        tar.write({'__key__': key, suffix[1:]: _read(record.path), 'json': _label(record)})
+                        written[part].append(record._replace(path=f'{path}/{key}{suffix}'))
+                        bar.update()
+    write_index(output, written)
+
+
+def _in_groups(records: Sequence[Record], size: int) -> list[list[Record]]:
+    """Shuffled groups of pictures of one identity, of up to so many, all of an identity's nearly equally large."""
+    rng = np.random.default_rng(0)
+    people = defaultdict(list)
+    for record in records:
+        people[record.identity].append(record)
+    groups = []
+    for pictures in people.values():
+        order, count = rng.permutation(len(pictures)), -(-len(pictures) // size)
+        groups += [[pictures[i] for i in order[start::count]] for start in range(count)]
+    return [groups[i] for i in rng.permutation(len(groups))]
+
+
+def _pack(groups: Sequence[list[Record]], size: int) -> Iterator[list[Record]]:
+    """Shards of whole groups."""
+    shard: list[Record] = []
+    for group in groups:
+        if len(shard) + len(group) > size:
+            yield shard
+            shard = []
+        shard += group
+    if shard:
+        yield shard
+
+
+def _label(record: Record) -> bytes:
+    known = {name: value for name, value in record._asdict().items() if name != 'path' and value is not None}
+    return json.dumps(known).encode()
+
+
+#: Layout -> what writes it.
+LAYOUTS: dict[str, Callable[..., None]] = {
+    'folder': _to_folder,
+    'csv': _to_table,
+    'market1501': _to_market1501,
+    'shards': _to_shards,
+}

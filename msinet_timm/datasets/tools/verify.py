@@ -1,0 +1,86 @@
+"""`--skip-broken`: pictures that cannot be read are taken out of a data set before the work begins."""
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from msinet_timm.commands import progress
+from msinet_timm.datasets.images import UnreadableImageError, load_image
+from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.errors import InputError
+
+__all__ = ['SKIP_BROKEN', 'drop_broken']
+
+_logger = logging.getLogger(__name__)
+
+#: Help of the flag.
+SKIP_BROKEN = 'decode every picture first, list the broken ones and go on without them'
+
+_LISTED = 20
+
+
+def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 'gallery')) -> ReIDDataset:
+    """Decodes all pictures and leaves out those that cannot be read, so that batches and rankings are whole.
+
+    The log gets a line for each of the first 20, their count, and the training identities that are lost with them;
+    the count joins the data set's notes, since figures without them are others.
+
+    Args:
+        dataset: whatever `create_dataset` gives.
+        parts: which parts to look at.
+
+    Raises:
+        InputError: a part has no picture left.
+    """
+    readable = {part: [] for part in parts}
+    problems: dict[str, list[str]] = {part: [] for part in parts}
+    for part in parts:
+        records = getattr(dataset, part)
+        for record, problem in zip(records, _problems(records, part), strict=True):
+            if problem:
+                problems[part].append(problem)
+            else:
+                readable[part].append(record)
+    listed = [problem for part in parts for problem in problems[part]]
+    if not listed:
+        return dataset
+    for problem in listed[:_LISTED]:
+        _logger.warning(f'skipped: {problem}')
+    if len(listed) > _LISTED:
+        _logger.warning(f'skipped: {len(listed) - _LISTED} more')
+    for part in parts:
+        if problems[part] and not readable[part]:
+            raise InputError(
+                f'--skip-broken: all {len(problems[part])} pictures of the {part} part of {dataset.root} are broken: '
+                'check the data set and whether it is fully copied'
+            )
+    lost = {r.identity for r in dataset.train} - {r.identity for r in readable.get('train', dataset.train)}
+    if lost:
+        names = ', '.join(map(str, sorted(lost)[:_LISTED])) + (' ...' if len(lost) > _LISTED else '')
+        _logger.warning(f'skipped: {len(lost)} training identities without a readable picture: {names}')
+    note = 'broken pictures skipped: ' + ', '.join(f'{len(problems[part])} {part}' for part in parts)
+    return replace(
+        dataset, notes=(*dataset.notes, note), **{part: tuple(records) for part, records in readable.items()}
+    )
+
+
+def _problems(records: Sequence[Record], description: str):
+    """What keeps each picture from being read, or None; threads help since decoding releases Python's lock."""
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        progress(total=len(records), desc=f'check {description}', unit='img') as bar,
+    ):
+        for start in range(0, len(records), 1024):
+            for problem in pool.map(_problem, records[start : start + 1024]):
+                yield problem
+                bar.update()
+
+
+def _problem(record: Record) -> str | None:
+    try:
+        load_image(record.path, record.box)
+    except UnreadableImageError as e:
+        return str(e)
+    return None

@@ -1,0 +1,178 @@
+"""Models in the formats of other runtimes, checked against PyTorch before a file is kept."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+
+from msinet_timm.errors import InputError
+from msinet_timm.forms import PRECISIONS
+
+from .files import SUFFIXES, checked_path, describe, new_file
+from .formats import WRITERS, Exported, load_exported
+from .graph import Preprocessed, create_graph, find_pictures, graph_inputs
+
+__all__ = ['FORMATS', 'check_request', 'export', 'largest_difference', 'mean_cosine']
+
+_logger = logging.getLogger(__name__)
+
+FORMATS = tuple(SUFFIXES)
+#: Formats that cannot be told to compute in bfloat16.
+_FLOAT32_ONLY = ('onnx', 'executorch')
+#: Formats whose runtimes have no antialiased resize.
+_NO_RESIZE = ('executorch',)
+#: What a file may differ from PyTorch by: the share of the largest value in float32, the cosine below 1 in bfloat16.
+_TOLERANCE, _TOLERANCE_BF16 = 1e-4, 1e-2
+#: Of a model that multiplies rounding errors, as many times what PyTorch itself errs by is right, too, up to a limit.
+_TIMES_ROUNDING, _MOST_TOLERANCE = 4, 1e-2
+_PICTURES = 8
+
+
+def export(
+    model: nn.Module,
+    format: str,
+    path: str | Path,
+    *,
+    data_config: Mapping[str, Any],
+    preprocessing: bool = False,
+    precision: str = 'float32',
+    dynamic_size: bool = False,
+    images: str | Path | None = None,
+    facts: Mapping[str, Any] | None = None,
+    force: bool = False,
+) -> Path:
+    """Writes a model's inference form for another runtime. It takes any number of images at once, ExecuTorch 64.
+
+    The file is compared with PyTorch on pictures, in several batch sizes (and input sizes, where it takes any), and
+    kept only if its embeddings are the model's. Inside are its architecture, genotype, preprocessing, the kind of input
+    that it takes, and the package's version, for `msinet_timm.export.load_exported` and other readers.
+
+    Args:
+        model: embeds images [B, 3, H, W] as [B, D]; in evaluation mode. It stays as it is.
+        format: one of `FORMATS`.
+        path: with the format's ending; OpenVINO writes a `.bin` beside it, ExecuTorch its metadata as `.pte.json`.
+        data_config: timm's, as `timm.data.resolve_data_config(model=model)` gives it.
+        preprocessing: let the file take RGB pictures [B, 3, H, W] of 0 to 255, uint8, and resize (antialiased) and
+            normalise them by itself. ExecuTorch cannot resize: pictures must have the model's size there.
+        precision: `'bf16'` stores weights so, or for OpenVINO the wish to compute so. Not for ONNX and ExecuTorch.
+        dynamic_size: let the file take images of any height and width. TorchScript always does, ExecuTorch cannot.
+        images: folder of pictures to compare on; None for the sample's.
+        facts: what else to put inside, such as the SHA-256 of the weights.
+        force: replace files that are there.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: what is asked for is not possible, something is not installed, or the embeddings differ by more
+            than 1e-4 of the largest value and four times what PyTorch's own differ from those in float64 (in bf16: by
+            a cosine below 0.99).
+    """
+    check_request(format, preprocessing, precision, dynamic_size)
+    path = checked_path(path, format, force)
+    resize = preprocessing and format not in _NO_RESIZE
+    any_size = dynamic_size or resize or format == 'torchscript'
+    own_size = tuple(data_config['input_size'][1:])
+    inputs = graph_inputs(find_pictures(images, _PICTURES), data_config, preprocessing=preprocessing, resize=resize)
+    bf16 = precision == 'bf16' and format != 'openvino'
+    graph = create_graph(model, data_config, preprocessing=preprocessing, resize=resize, bf16=bf16)
+    # the model as it is decides what is right
+    right = Preprocessed(model, data_config, resize).eval() if preprocessing else model
+    metadata = describe(
+        model,
+        data_config,
+        preprocessing=preprocessing,
+        sizes=('height', 'width') if any_size else own_size,
+        format=format,
+        precision=precision,
+        **(facts or {}),
+    )
+    batches = _batches(list(inputs), any_size=any_size)
+    with new_file(path) as draft:
+        try:
+            WRITERS[format](
+                graph, _example(data_config, preprocessing), draft, dynamic_size=any_size, metadata=metadata
+            )
+        except InputError:
+            raise
+        except Exception as e:  # exporters raise their own types
+            raise InputError(
+                f'{metadata["architecture"]} cannot be exported as {format}: {" ".join(str(e).split())[:400]}'
+            ) from e
+        _compare(right, load_exported(draft), batches, precision, path)
+    return path
+
+
+def check_request(format: str, preprocessing: bool, precision: str, dynamic_size: bool) -> None:
+    """Raises an InputError where `export` cannot do what these arguments ask for."""
+    if format not in FORMATS:
+        raise InputError(f"unknown format '{format}', choose from: {', '.join(FORMATS)}")
+    if precision not in PRECISIONS:
+        raise InputError(f"unknown precision '{precision}', choose from: {', '.join(PRECISIONS)}")
+    if precision == 'bf16' and format in _FLOAT32_ONLY:
+        raise InputError(f'the CPU runtime of {format} has no bf16: export to openvino, torch-export or torchscript')
+    if dynamic_size and format == 'executorch':
+        raise InputError('executorch plans its memory for one size of images: leave out --dynamic-size')
+    if preprocessing and dynamic_size:
+        raise InputError('--preprocessing resizes pictures to the size of the model: leave out --dynamic-size')
+
+
+def _example(data_config: Mapping[str, Any], preprocessing: bool) -> torch.Tensor:
+    """Images to trace with: two, as torch.export takes a size of 1 for a constant."""
+    example = torch.rand(2, *data_config['input_size'], generator=torch.Generator().manual_seed(0))
+    return (255 * example).byte() if preprocessing else example
+
+
+def _batches(inputs: Sequence[torch.Tensor], *, any_size: bool) -> list[torch.Tensor]:
+    """Pictures in batches of different sizes, which also differ in height and width if they may."""
+    if len({tuple(one.shape) for one in inputs}) > 1:
+        # pictures of their own sizes go with their mirror images
+        return [inputs[0], *(torch.cat([one, one.flip(-1), one.flip(-2)]) for one in inputs[1:])]
+    batches = [inputs[0], torch.cat(list(inputs))]
+    return [*batches, F.pad(batches[1], (0, 11, 0, 22))] if any_size else batches
+
+
+def _compare(right: nn.Module, exported: Exported, batches: Sequence[torch.Tensor], precision: str, path: Path) -> None:
+    expected = _embed(right, batches)
+    found = torch.cat([exported(images) for images in batches])
+    difference, cosine = largest_difference(found, expected), mean_cosine(found, expected)
+    _logger.info(
+        '%s: embeddings of %d images differ from PyTorch by at most %.1e of the largest value (mean cosine %.6f)',
+        path.name, len(found), difference, cosine,
+    )  # fmt: skip
+    if precision == 'float32':
+        tolerance = _TOLERANCE
+        if difference > tolerance:
+            exact = _embed(copy.deepcopy(right).cpu().double(), [images.double() for images in batches])
+            rounding = largest_difference(expected, exact)
+            tolerance = max(tolerance, min(_TIMES_ROUNDING * rounding, _MOST_TOLERANCE))
+        wrong, limit = not difference <= tolerance, f'{tolerance:.1g}'
+    else:
+        wrong, limit = not cosine >= 1 - _TOLERANCE_BF16, f'a cosine of {1 - _TOLERANCE_BF16:g}'
+    if wrong:
+        raise InputError(
+            f'{path} is not kept: its embeddings differ from PyTorch by {difference:.1e} of the largest value '
+            f'(mean cosine {cosine:.6f}), and up to {limit} is right'
+        )
+
+
+@torch.inference_mode()
+def _embed(model: nn.Module, batches: Sequence[torch.Tensor]) -> torch.Tensor:
+    device = next(model.parameters(), torch.empty(0)).device
+    return torch.cat([model(images.to(device)).cpu() for images in batches])
+
+
+def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest difference of two tensors of one shape, as a share of the largest expected value; inf for NaN."""
+    difference = ((found - expected).abs().max() / expected.abs().max().clamp(min=1e-12)).item()
+    return difference if difference == difference else float('inf')
+
+
+def mean_cosine(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The mean cosine of embeddings [N, D] to others of the same pictures."""
+    return F.cosine_similarity(found.double(), expected.double()).mean().item()

@@ -1,0 +1,139 @@
+"""Exported files: their endings, what is told about a model inside them, and how they appear at once or not at all."""
+
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+
+from msinet_timm.errors import InputError
+
+__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'needs', 'new_file', 'quiet']
+
+#: Endings by format.
+SUFFIXES = {
+    'onnx': '.onnx',
+    'openvino': '.xml',
+    'torch-export': '.pt2',
+    'torchscript': '.pt',
+    'executorch': '.pte',
+}
+#: Name of the metadata inside a file.
+METADATA = 'msinet_timm'
+#: What belongs to a file, by its ending.
+_BESIDE = {'.xml': ('.bin',), '.pte': ('.pte.json',)}
+_PREPROCESSING = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std')
+
+
+def format_of(path: Path) -> str:
+    """The format that a file's ending stands for.
+
+    Raises:
+        InputError: none does.
+    """
+    for name, suffix in SUFFIXES.items():
+        if path.suffix == suffix:
+            return name
+    raise InputError(f'{path}: its ending must be one of {", ".join(SUFFIXES.values())}')
+
+
+def checked_path(path: str | Path, format: str, force: bool) -> Path:
+    """Where a file may be written.
+
+    Raises:
+        InputError: another ending than the format's, no folder, or a file that is there already, unless by `force`.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIXES[format]:
+        raise InputError(f'{path}: a file of the format {format} must end in {SUFFIXES[format]}')
+    if not path.absolute().parent.is_dir():
+        raise InputError(f'{path}: its folder does not exist')
+    for existing in _parts(path):
+        if existing.exists() and not force:
+            raise InputError(f'{existing} exists: give another path, or --force to replace it')
+    return path
+
+
+def _parts(path: Path) -> list[Path]:
+    """The files that a path stands for, the one that is opened first."""
+    return [path, *(path.with_suffix(suffix) for suffix in _BESIDE.get(path.suffix, ()))]
+
+
+def file_size(path: Path) -> int:
+    """Bytes of a file, and of what belongs to it."""
+    return sum(part.stat().st_size for part in _parts(path))
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Gives a place to write a file to, with what belongs to it; it comes to its own place if no error happens.
+
+    Raises:
+        InputError: it cannot be written there.
+    """
+    path = path.absolute()
+    try:
+        with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
+            draft = Path(folder, path.name)
+            yield draft
+            if len(_parts(path)) > 1:  # the one that is opened goes first and comes last, never beside another's parts
+                path.unlink(missing_ok=True)
+            for source, target in reversed(list(zip(_parts(draft), _parts(path), strict=True))):
+                source.replace(target)
+    except OSError as e:
+        raise InputError(f'{path}: cannot write this file ({e.strerror or e})') from e
+
+
+@contextmanager
+def needs(extra: str) -> Iterator[None]:
+    """Turns a failing import into the way out.
+
+    Raises:
+        InputError: a package is missing; names the extra that brings it.
+    """
+    try:
+        yield
+    except ImportError as e:
+        raise InputError(f'{e.name or e} is not installed: pip install "msinet-timm[{extra}]"') from e
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps exporters from telling their progress and deprecations, which say nothing about the model."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logging.disable(before)
+
+
+def describe(
+    model: nn.Module, data_config: Mapping[str, Any], *, preprocessing: bool, sizes: tuple, **facts: Any
+) -> dict[str, Any]:
+    """What a file tells about itself, for JSON.
+
+    Args:
+        model: what is exported.
+        data_config: timm's.
+        preprocessing: whether it is inside.
+        sizes: height and width that the file takes, each a number or a name for any.
+        **facts: what else to tell.
+    """
+    channels = data_config['input_size'][0]
+    return {
+        'architecture': (getattr(model, 'pretrained_cfg', None) or {}).get('architecture') or type(model).__name__,
+        'genotype': getattr(model, 'genotype', None),
+        'input': {'dtype': 'uint8' if preprocessing else 'float32', 'shape': ['batch', channels, *sizes]},
+        'preprocessing': {k: data_config[k] for k in _PREPROCESSING if k in data_config} | {'inside': preprocessing},
+        'msinet_timm': version('msinet-timm'),
+        **facts,
+    }

@@ -1,0 +1,299 @@
+"""The formats that a model can be exported to: a writer for each, and one call that opens any of their files."""
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from msinet_timm.errors import InputError
+
+from .files import METADATA, format_of, needs, quiet
+
+__all__ = ['WRITERS', 'Exported', 'load_exported', 'openvino_core']
+
+_Run = Callable[[Tensor], Tensor]
+
+
+class Exported:
+    """An exported model: images to embeddings [B, D], float32, on the CPU.
+
+    One thread at a time may call it.
+
+    Attributes:
+        metadata: what the file tells about itself, see `msinet_timm.export.export`; empty for another's file.
+    """
+
+    def __init__(self, path: Path, run: _Run, metadata: Mapping[str, Any]) -> None:
+        self.path = path
+        self.metadata = dict(metadata)
+        self._run = run
+
+    @property
+    def data_config(self) -> dict[str, Any]:
+        """How pictures are prepared, for `timm.data.create_transform`."""
+        config = {k: tuple(v) if isinstance(v, list) else v for k, v in self.metadata['preprocessing'].items()}
+        del config['inside']
+        return config
+
+    def __call__(self, images: Tensor | np.ndarray) -> Tensor:
+        """Embeds.
+
+        Args:
+            images: [B, 3, H, W] as `metadata['input']` says: float32, normalised; or uint8, RGB.
+
+        Raises:
+            InputError: of another type or shape.
+        """
+        images = torch.as_tensor(images).cpu()
+        expected = self.metadata.get('input')
+        if expected:
+            fits = images.dim() == 4 and str(images.dtype) == f'torch.{expected["dtype"]}'
+            sizes = zip(images.shape, expected['shape'], strict=False)
+            if not fits or any(isinstance(known, int) and size != known for size, known in sizes):
+                raise InputError(
+                    f'{self.path} takes {expected["dtype"]} images of the shape {expected["shape"]}, '
+                    f'got {str(images.dtype).removeprefix("torch.")} {list(images.shape)}'
+                )
+        with torch.inference_mode():
+            return self._run(images)
+
+
+def load_exported(path: str | Path, *, threads: int | None = None, precision: str | None = None) -> Exported:
+    """Opens a file that `msinet-hub export` has written.
+
+    ONNX and OpenVINO files are data: opening one that you do not trust runs no code of its own. TorchScript,
+    torch.export and ExecuTorch files are programs: open only those that you would run.
+
+    Args:
+        path: `.onnx`, `.xml` (with its `.bin`), `.pt2`, `.pt` or `.pte`.
+        threads: of the CPU; None for what the runtime takes by itself.
+        precision: `'float32'` or `'bf16'`, in which OpenVINO computes what is not int8; None for what the file was
+            exported for. Files of other formats have one precision, and must be of this one if it is given.
+
+    Raises:
+        InputError: no such file, one that its runtime cannot open, a runtime that is not installed, or another
+            precision than the file's.
+    """
+    path = Path(path)
+    open_file = _OPENERS[format_of(path)]
+    if not path.is_file():
+        raise InputError(f'{path}: no such file')
+    if precision not in (None, 'float32', 'bf16'):
+        raise InputError(f"precision '{precision}' must be float32 or bf16")
+    try:
+        run, metadata = open_file(path, threads, precision)
+    except InputError:
+        raise
+    except Exception as e:  # runtimes raise their own types
+        raise InputError(f'{path}: cannot open this file: {" ".join(str(e).split())[:300]}') from e
+    own = metadata.get('precision', precision)
+    if precision and precision != own and path.suffix != '.xml':
+        raise InputError(f'{path} computes in {own}: export it once more for {precision}')
+    return Exported(path, run, metadata)
+
+
+def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    with needs('onnx'):
+        import onnxruntime
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
+    (name,) = (i.name for i in session.get_inputs())
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), json.loads(text or '{}')
+
+
+@cache
+def openvino_core() -> Any:
+    """The only one of the process, for good.
+
+    OpenVINO gives the thread a stack for signals, and gives back the one before when it ends: where several end in
+    another order than they began, the next signal (of a child process, say) finds a stack that is gone, and kills.
+    """
+    with needs('openvino'):
+        import openvino
+    return openvino.Core()
+
+
+def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    core = openvino_core()
+    model = core.read_model(path)
+    metadata = json.loads(model.get_rt_info(METADATA).astype(str)) if model.has_rt_info(METADATA) else {}
+    # where it may choose, it takes bf16 for float32 models, too
+    bf16 = (precision or metadata.get('precision')) == 'bf16'
+    config = {'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
+    if threads:
+        config['INFERENCE_NUM_THREADS'] = threads
+    compiled = core.compile_model(model, 'CPU', config)
+    request = compiled.create_infer_request()
+
+    def run(images: Tensor) -> Tensor:
+        results = request.infer([np.ascontiguousarray(images.numpy())], share_inputs=True, share_outputs=False)
+        return torch.from_numpy(results[0])
+
+    return run, metadata
+
+
+def _open_torch_export(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    files = {METADATA: ''}
+    module = torch.export.load(path, extra_files=files).module()
+    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+
+
+def _open_torchscript(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    files = {METADATA: ''}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', FutureWarning)  # torch would rather have torch.export, which is slower here
+        module = torch.jit.load(path, map_location='cpu', _extra_files=files)
+    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+
+
+def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
+    with needs('executorch'):
+        from executorch.runtime import Runtime
+    program = Runtime.get().load_program(path.read_bytes())
+    method = program.load_method('forward')
+    beside = path.with_suffix('.pte.json')
+    metadata = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
+
+    def run(images: Tensor, program: Any = program) -> Tensor:  # the method needs the program, but doesn't keep it
+        return method.execute([images.contiguous()])[0].clone()
+
+    return run, metadata
+
+
+def _with_threads(module: Callable[[Tensor], Tensor], threads: int | None) -> _Run:
+    @contextmanager
+    def limited() -> Iterator[None]:
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
+    def run(images: Tensor) -> Tensor:
+        with limited():
+            return module(images.contiguous(memory_format=torch.channels_last))
+
+    return run
+
+
+_OPENERS: dict[str, Callable[[Path, int | None, str | None], tuple[_Run, dict]]] = {
+    'onnx': _open_onnx,
+    'openvino': _open_openvino,
+    'torch-export': _open_torch_export,
+    'torchscript': _open_torchscript,
+    'executorch': _open_executorch,
+}
+
+
+# that an ExecuTorch file takes at once
+_MOST_IMAGES = 64
+
+
+def _axes(dynamic_size: bool) -> dict[int, str]:
+    """The dimensions of the input that may change."""
+    return {0: 'batch', 2: 'height', 3: 'width'} if dynamic_size else {0: 'batch'}
+
+
+def _onnx(
+    graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
+) -> None:
+    with needs('onnx'):
+        import onnx  # noqa: F401 - torch needs both here
+        import onnxscript  # noqa: F401
+    program = torch.onnx.export(
+        graph,
+        (example,),
+        dynamo=True,
+        dynamic_shapes=(_axes(dynamic_size),),
+        input_names=['images'],
+        output_names=['embeddings'],
+        verbose=False,
+    )
+    program.model.metadata_props[METADATA] = json.dumps(metadata)
+    program.save(path, external_data=False)
+
+
+def _openvino(
+    graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
+) -> None:
+    with needs('openvino'):
+        import openvino
+        from openvino import opset13 as ops
+        from openvino.frontend.pytorch import ConversionExtension
+
+    def threshold(context: Any) -> list:
+        x, limit, value = (context.get_input(i) for i in range(3))
+        return ops.select(ops.greater(x, limit), x, value).outputs()
+
+    shape = [-1 if axis in _axes(dynamic_size) else size for axis, size in enumerate(example.shape)]
+    model = openvino.convert_model(
+        graph,
+        example_input=example,
+        input=[openvino.PartialShape(shape)],
+        extension=[ConversionExtension('aten::threshold', threshold)],  # of the cross attention: OpenVINO has none
+    )
+    model.inputs[0].set_names({'images'})
+    model.outputs[0].set_names({'embeddings'})
+    model.set_rt_info(json.dumps(metadata), METADATA)
+    openvino.save_model(model, path, compress_to_fp16=False)
+
+
+def _torch_export(
+    graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
+) -> None:
+    dims = dict.fromkeys(_axes(dynamic_size), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(graph, (example,), dynamic_shapes=(dims,))
+    torch.export.save(program, path, extra_files={METADATA: json.dumps(metadata)})
+
+
+def _torchscript(
+    graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
+) -> None:
+    # a script takes any size, whatever is asked for
+    script = torch.jit.freeze(torch.jit.script(graph))
+    torch.jit.save(script, path, _extra_files={METADATA: json.dumps(metadata)})
+
+
+def _executorch(
+    graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
+) -> None:
+    with needs('executorch'):
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+    # memory is planned ahead, so that a batch needs a limit
+    dims = {0: torch.export.Dim('batch', min=1, max=_MOST_IMAGES)}
+    program = torch.export.export(graph.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(dims,))
+    lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    path.write_bytes(lowered.to_executorch().buffer)
+    path.with_suffix('.pte.json').write_text(json.dumps(metadata), encoding='utf-8')
+
+
+def _quietly(write: Callable[..., None]) -> Callable[..., None]:
+    def writer(*args: Any, **kwargs: Any) -> None:
+        with quiet(), torch.no_grad():
+            write(*args, **kwargs)
+
+    return writer
+
+
+#: By format: takes the graph, an example [2, 3, H, W] of its input, the path, whether height and width may change,
+#: and the metadata to put inside.
+WRITERS: dict[str, Callable[..., None]] = {
+    'onnx': _quietly(_onnx),
+    'openvino': _quietly(_openvino),
+    'torch-export': _quietly(_torch_export),
+    'torchscript': _quietly(_torchscript),
+    'executorch': _quietly(_executorch),
+}

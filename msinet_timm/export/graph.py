@@ -1,0 +1,130 @@
+"""What is exported: a model's inference form, with its preprocessing inside if asked for, and pictures to feed it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from timm.data import create_transform
+from timm.utils import reparameterize_model
+from torchvision.transforms.functional import pil_to_tensor
+
+from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
+from msinet_timm.errors import InputError
+from msinet_timm.forms import in_bfloat16
+
+__all__ = ['Preprocessed', 'create_graph', 'find_pictures', 'graph_inputs']
+
+_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+
+
+class Preprocessed(nn.Module):
+    """A model behind its preprocessing: an antialiased resize of the whole picture, then mean and deviation.
+
+    Args:
+        model: takes normalised images [B, 3, H, W].
+        data_config: timm's: `input_size`, `interpolation`, `mean`, `std`.
+        resize: leave it out for a graph that takes pictures of the model's size only.
+    """
+
+    def __init__(self, model: nn.Module, data_config: Mapping[str, Any], resize: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.resize = resize
+        self.height, self.width = data_config['input_size'][1:]
+        self.interpolation: str = data_config['interpolation']
+        for name in ('mean', 'std'):
+            self.register_buffer(name, 255 * torch.tensor(data_config[name]).view(1, -1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """RGB pictures [B, 3, any, any] of 0 to 255, uint8, to what the model gives."""
+        x = images.float()
+        if self.resize:
+            x = F.interpolate(x, size=(self.height, self.width), mode=self.interpolation, antialias=True)
+            x = x.clamp(0, 255)  # bicubic goes beyond, where Pillow's bytes end
+        return self.model((x - self.mean) / self.std)
+
+
+def create_graph(
+    model: nn.Module,
+    data_config: Mapping[str, Any],
+    *,
+    preprocessing: bool = False,
+    resize: bool = True,
+    bf16: bool = False,
+) -> nn.Module:
+    """A model as it is exported: on the CPU, fused (`timm.utils.reparameterize_model`), in channels_last layout.
+
+    Args:
+        model: in evaluation mode; stays as it is.
+        data_config: timm's.
+        preprocessing: put a `Preprocessed` around it, and so for `resize`.
+        bf16: let the model, and not its preprocessing, compute in bfloat16.
+
+    Raises:
+        InputError: the model is in training mode, or its preprocessing is more than a resize of the whole picture.
+    """
+    if model.training:
+        raise InputError('a model in training mode cannot be exported: call model.eval() first')
+    if preprocessing:
+        _check_preprocessing(data_config)
+    graph = reparameterize_model(model).cpu()
+    graph = in_bfloat16(graph) if bf16 else graph
+    graph = Preprocessed(graph, data_config, resize) if preprocessing else graph
+    return graph.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def _check_preprocessing(data_config: Mapping[str, Any]) -> None:
+    if data_config['input_size'][0] != 3 or data_config['interpolation'] not in ('bilinear', 'bicubic'):
+        raise InputError('--preprocessing is for pictures of three channels, resized bilinear or bicubic: leave it out')
+    if data_config.get('crop_pct', 1) != 1 or data_config.get('crop_mode') != 'squash':
+        raise InputError(
+            f'--preprocessing resizes whole pictures (crop_mode squash, crop_pct 1), but this model crops them '
+            f'(crop_mode {data_config.get("crop_mode")}, crop_pct {data_config.get("crop_pct")}): leave it out'
+        )
+
+
+def find_pictures(folder: str | Path | None, count: int) -> list[str]:
+    """Pictures in a folder and those in it, evenly spread over their names.
+
+    Args:
+        folder: None for the sample's queries, which come with the package.
+        count: how many at most.
+
+    Raises:
+        InputError: no such folder, or no picture in it.
+    """
+    if folder is None:
+        found = [record.path for record in create_dataset('sample').query]
+    else:
+        if not Path(folder).is_dir():
+            raise InputError(f'{folder}: no such folder of pictures')
+        found = sorted(str(p) for p in Path(folder).rglob('*') if p.suffix.lower() in _ENDINGS)
+    if not found:
+        raise InputError(f'{folder}: no pictures in it ({", ".join(_ENDINGS)})')
+    return [found[len(found) * i // min(count, len(found))] for i in range(min(count, len(found)))]
+
+
+def graph_inputs(
+    pictures: Sequence[str], data_config: Mapping[str, Any], *, preprocessing: bool, resize: bool = True
+) -> Iterator[torch.Tensor]:
+    """Pictures as an exported graph takes them, one by one: [1, 3, H, W].
+
+    Args:
+        pictures: files.
+        data_config: timm's.
+        preprocessing: it is inside the graph: bytes instead of normalised numbers.
+        resize: and so is the resize: pictures keep their own size.
+    """
+    transform = create_transform(**data_config)
+    height, width = data_config['input_size'][1:]
+    for path in pictures:
+        image = load_image(path)
+        if not preprocessing:
+            yield transform(image)[None]
+            continue
+        pixels = pil_to_tensor(image)[None]
+        yield pixels if resize else F.interpolate(pixels, size=(height, width), mode='bilinear', antialias=True)

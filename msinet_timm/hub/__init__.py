@@ -1,0 +1,1 @@
+"""Weights on their way: model folders, cards, conversion, publication and verification."""

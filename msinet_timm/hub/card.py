@@ -1,0 +1,298 @@
+"""Model cards: what a set of weights is, how good it is and how it is used, in the Hub's format."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch.nn as nn
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
+from msinet_timm.models.entries import Entry
+
+from .folder import model_preprocessing, read_config
+
+__all__ = [
+    'PREVIEW',
+    'Result',
+    'complete_card',
+    'folder_facts',
+    'new_entry',
+    'read_card',
+    'read_results',
+    'update_card',
+    'write_card',
+]
+
+CARD = 'README.md'
+CALIBRATION = 'calibration.json'
+_CALIBRATED = ('threshold', 'false_positive_rate', 'true_positive_rate', 'dataset')
+PREVIEW = 'preview.png'
+_TASK = 'object-re-identification'
+_FIGURES = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
+
+_USE = """```python
+import timm
+import msinet_timm  # only needed for MSINet's models
+
+model = timm.create_model('local-dir:THIS_FOLDER', pretrained=True, num_classes=0).eval()  # or hf-hub:OWNER/NAME
+transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+embedding = model(transform(image)[None])  # normalise to length 1; the smaller the distance, the more alike
+```"""
+
+_LIMITS = """It tells people or vehicles apart that look like those it was trained on, in pictures cropped to one of
+them. Other cameras, places, seasons and angles lower its figures: measure it on your own pictures before you
+rely on it. It goes by appearance, clothes above all, and is no proof of identity. Its figures come from the data sets
+named here, with their choice of people and places; how it does for groups of people that are rare there is not known.
+Whoever follows people with it needs a legal ground and their trust."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a model reaches on a data set.
+
+    Attributes:
+        dataset: its name.
+        mAP: 0 to 1. So are `rank1` and `mINP`; None where a figure is not known.
+        protocol: rules of the measurement.
+        query: number of queries. So is `gallery` of gallery pictures; None where it is not known.
+    """
+
+    dataset: str
+    mAP: float
+    rank1: float
+    mINP: float | None = None
+    protocol: str = 'standard'
+    query: int | None = None
+    gallery: int | None = None
+
+    def eval_results(self) -> list[EvalResult]:
+        """As the Hub's metadata has it, one for each figure."""
+        counts = {name: getattr(self, name) for name in ('protocol', 'query', 'gallery') if getattr(self, name)}
+        known = {name: getattr(self, field) for name, field in _FIGURES.items() if getattr(self, field) is not None}
+        data = dict(dataset_name=self.dataset, dataset_type=self.dataset, dataset_split='test', dataset_args=counts)
+        return [
+            EvalResult(task_type=_TASK, metric_type=name, metric_value=round(value, 4), **data)
+            for name, value in known.items()
+        ]
+
+
+def read_results(data: ModelCardData) -> list[Result]:
+    """The results in a card's metadata; those without mAP and Rank-1 are left out."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in data.eval_results or []:
+        if result.metric_type in _FIGURES:
+            fields = found.setdefault(result.dataset_name, dict(result.dataset_args or {}))
+            fields[_FIGURES[result.metric_type]] = result.metric_value
+    return [Result(name, **fields) for name, fields in found.items() if {'mAP', 'rank1'} <= fields.keys()]
+
+
+def write_card(
+    title: str,
+    about: str,
+    input_size: tuple[int, int],
+    results: Sequence[Result] = (),
+    training_data: Sequence[str] = (),
+    facts: Sequence[str] = (),
+    remarks: Sequence[str] = (),
+    settings: str = '',
+    license: str | None = None,
+) -> str:
+    """The README of a model folder.
+
+    Args:
+        title: name of the model.
+        about: one sentence.
+        input_size: height and width in pixels.
+        results: what was measured with these weights.
+        training_data: names of data sets.
+        facts: listed under the title.
+        remarks: what a reader of the figures must know.
+        settings: of the training, as YAML.
+        license: of the weights.
+    """
+    data = ModelCardData(
+        **(dict(license=license) if license else {}),
+        library_name='timm',
+        pipeline_tag='image-feature-extraction',
+        tags=['timm', 'image-feature-extraction', _TASK, *training_data],
+        training_data=list(training_data),
+        **(
+            dict(model_name=title, eval_results=[item for r in results for item in r.eval_results()]) if results else {}
+        ),
+    )
+    notes = ''.join(f'- {remark}\n' for remark in remarks) + ('\n' if remarks else '')
+    height, width = input_size
+    return f"""---
+{data.to_yaml()}
+---
+# {title}
+
+{about}
+
+{''.join(f'- {fact}{chr(10)}' for fact in facts)}
+## Results
+
+{_table(results)}{notes}## Use
+
+{_USE}
+
+Input: RGB pictures of {height}x{width} (height x width), each resized as a whole.
+
+## Limits
+
+{_LIMITS}
+""" + (f'\n## Settings\n\n```yaml\n{settings}```\n' if settings else '')
+
+
+def _table(results: Sequence[Result]) -> str:
+    if not results:
+        return 'Not measured.\n\n'
+    lines = [
+        '| data set | queries | gallery | mAP % | Rank-1 % | mINP % |',
+        '| --- | --- | --- | --- | --- | --- |',
+    ]
+    for r in results:
+        counts = ['' if n is None else f'{n:,}' for n in (r.query, r.gallery)]
+        figures = ['' if value is None else f'{100 * value:.1f}' for value in (r.mAP, r.rank1, r.mINP)]
+        lines.append(f'| {" | ".join([r.dataset, *counts, *figures])} |')
+    return '\n'.join([*lines, '', ''])
+
+
+def complete_card(
+    text: str,
+    *,
+    repository: str | None = None,
+    license: str | None = None,
+    threshold: dict[str, Any] | None = None,
+    preview: bool = False,
+) -> str:
+    """Adds to a card what it doesn't say yet; what its author wrote stays.
+
+    Args:
+        text: of the card.
+        repository: on the Hub: the lines of use then load from there.
+        license: of the weights, unless the card names one.
+        threshold: fields of an entry's `threshold`.
+        preview: whether `preview.png` lies beside the card.
+    """
+    card = ModelCard(text)
+    if license and not card.data.license:
+        card.data.license = license
+    body = card.text
+    if repository:
+        body = body.replace("'local-dir:THIS_FOLDER'", f"'hf-hub:{repository}'").replace('  # or hf-hub:OWNER/NAME', '')
+    if preview and PREVIEW not in body:
+        body = _insert(body, '## Results', f'![A query, and the pictures that are found for it]({PREVIEW})')
+    if threshold and '## Same or not' not in body:
+        body = _insert(body, '## Limits', _same_or_not(threshold))
+    card.text = body
+    return f'{str(card).rstrip()}\n'
+
+
+def _insert(body: str, heading: str, text: str) -> str:
+    """Puts a text before a heading; at the end where there is no such heading."""
+    before, found, after = body.partition(f'{heading}\n')
+    return f'{before}{text}\n\n{found}{after}' if found else f'{body.rstrip()}\n\n{text}\n'
+
+
+def _same_or_not(threshold: dict[str, Any]) -> str:
+    false, true = (100 * threshold[f'{kind}_positive_rate'] for kind in ('false', 'true'))
+    return f"""## Same or not
+
+Two pictures at a Euclidean distance up to {threshold['threshold']:.4f} (of embeddings of length 1) are held to be of
+one identity. On {threshold['dataset']} this is done to {false:.3g} % of the pairs of different identities, and to
+{true:.1f} % of the pairs of one identity."""
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """The card of a folder; None where there is none.
+
+    Raises:
+        InputError: its metadata cannot be read.
+    """
+    path = folder / CARD
+    if not path.is_file():
+        return None
+    try:
+        return ModelCard(path.read_text(encoding='utf-8'))
+    except Exception as e:  # YAML and the Hub's checks fail in many ways
+        raise InputError(f'{path}: cannot read the metadata of this card ({" ".join(str(e).split())[:300]})') from e
+
+
+def _threshold(folder: Path) -> dict[str, Any] | None:
+    path = folder / CALIBRATION
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+        return {name: found[name] for name in _CALIBRATED}
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise InputError(f'{path}: cannot read the calibration ({type(e).__name__} {e})') from e
+
+
+def folder_facts(folder: Path, card: ModelCard | None) -> dict[str, Any]:
+    """The fields of an entry that card and calibration know: results, and the threshold of the distance."""
+    results = [
+        {'dataset': r.dataset, 'protocol': r.protocol, 'mAP': r.mAP, 'rank1': r.rank1, 'mINP': r.mINP}
+        for r in (read_results(card.data) if card else [])
+    ]
+    return {'results': results, 'threshold': _threshold(folder)}
+
+
+def new_entry(folder: Path, model: nn.Module, card: ModelCard | None, title: str) -> dict[str, Any]:
+    """The fields of an entry for which there is no template, but those that depend on the place of the weights."""
+    data = card.data.to_dict() if card else {}
+    source = model.pretrained_cfg.get('origin_url') or 'https://github.com/vimar-gu/MSINet'
+    return {
+        'description': f'{title}, trained on {", ".join(data.get("training_data") or ["data that its card names"])}.',
+        'num_classes': model.num_classes,
+        'preprocessing': model_preprocessing(model),
+        'training_data': [{'name': n, 'license': 'not stated', 'url': None} for n in data.get('training_data') or []],
+        'recipe': None,
+        'paper_url': 'https://arxiv.org/abs/2303.07065',
+        'origin_url': source,
+        'license': data.get('license') or 'unknown',
+        **folder_facts(folder, card),
+    }
+
+
+def update_card(
+    folder: Path, entry: Entry | None = None, repository: str | None = None, license: str | None = None
+) -> Path:
+    """Writes the card of a folder that has none, and adds to one that is there what it doesn't say yet.
+
+    Args:
+        folder: of the model.
+        entry: of the weights; the card of a folder without one tells what it tells.
+        repository: `OWNER/NAME` on the Hub, for the lines of use.
+        license: of the weights.
+    """
+    card = read_card(folder)
+    config = read_config(folder)
+    license = license or (entry and entry['license'])
+    if card is None:
+        _, height, width = config.get('pretrained_cfg', {}).get('input_size', (3, 256, 128))
+        text = write_card(
+            repository.rpartition('/')[2] if repository else folder.absolute().name,
+            entry['description'] if entry else f'`{config["architecture"]}`.',
+            (height, width),
+            training_data=[d['name'] for d in entry['training_data']] if entry else (),
+            facts=[f'Trained on: {d["name"]} ({d["license"]})' for d in entry['training_data']] if entry else (),
+            license=license or 'unknown',
+        )
+    else:
+        text = str(card)
+    text = complete_card(
+        text,
+        repository=repository,
+        license=license,
+        threshold=_threshold(folder),
+        preview=(folder / PREVIEW).is_file(),
+    )
+    path = folder / CARD
+    replace_text(path, text)
+    return path

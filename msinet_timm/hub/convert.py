@@ -1,0 +1,184 @@
+"""`msinet-hub convert` and `ship`: checkpoints into model folders, model folders into weights inside the package."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from safetensors.torch import save_file
+from timm.models import clean_state_dict, load_state_dict
+
+from msinet_timm.errors import InputError
+from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
+from msinet_timm.models.genotype import Genotype, named_genotypes
+from msinet_timm.models.weights import checkpoint_filter_fn, is_published
+
+from .card import folder_facts, read_card
+from .folder import (
+    EXAMPLE,
+    check_model,
+    embedding_shift,
+    find_folder,
+    load_folder,
+    model_preprocessing,
+    save_folder,
+    write_example,
+)
+from .verify import example_of
+
+__all__ = ['convert', 'ship']
+
+_logger = logging.getLogger(__name__)
+
+_STEMS = {64: 'msinet_x1_0', 48: 'msinet_x0_75', 32: 'msinet_x0_5', 16: 'msinet_x0_25'}
+_IMAGENET = 1000
+LARGEST = 5_000_000
+LARGEST_SHIFT = 1e-3
+
+
+def convert(file: str | Path, output: str | Path, model: str | None = None) -> Path:
+    """Makes a model folder of a checkpoint of the published implementation, or of this package's names.
+
+    A classifier of 1000 classes is ImageNet's and stays; any other tells training identities apart and is left out.
+    What the published ImageNet weights lack, the local branch, is drawn from a fixed seed.
+
+    Args:
+        file: of which nothing but tensors is read.
+        output: folder to write.
+        model: the network, such as `msinet_x1_0` or `msinet_x1_0.veri776`, whose preprocessing is written; None for
+            that of the stem's width.
+
+    Raises:
+        InputError: not a file of tensors, another network's, or the folder is taken.
+    """
+    file, output = Path(file), Path(output)
+    if not file.is_file():
+        raise InputError(f'{file}: no such checkpoint')
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f'{output}: exists already; choose another --output')
+    state = _read(file)
+    classifier = state.get('classifier.weight', state.get('global_classifier.weight'))
+    imagenet = classifier is not None and len(classifier) == _IMAGENET
+    name = model or _guess(file, state, imagenet)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = _create(name, _IMAGENET if imagenet else 0)
+        try:
+            network.load_state_dict(checkpoint_filter_fn(state, network))
+        except RuntimeError as e:  # torch's too, for tensors of other shapes
+            problem = ' '.join(str(e).split())[:400]
+            raise InputError(f'{file}: {problem}; it was taken for {name}: say by --model which network it is') from e
+    if classifier is not None and not imagenet:
+        _logger.info('%s: its classifier of %d identities is left out', file, len(classifier))
+    check_model(network.eval(), file)
+    save_folder(network, output)
+    write_example(network, output / EXAMPLE)
+    return output
+
+
+def _create(name: str, num_classes: int) -> nn.Module:
+    if not name.startswith('msinet_') or not timm.is_model(name):
+        raise InputError(f'--model {name}: give one of {", ".join(timm.list_models("msinet_*"))}')
+    return timm.create_model(name, pretrained=False, num_classes=num_classes)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        state = clean_state_dict(load_state_dict(str(file), weights_only=True))
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        raise InputError(f'{file}: cannot be read as tensors alone: {" ".join(str(e).split())[:300]}') from e
+    if not is_published(state) and 'stem.conv.weight' not in state:
+        raise InputError(f'{file}: no checkpoint of MSINet; its tensors are {", ".join(list(state)[:4])}, ...')
+    return state
+
+
+def _guess(file: Path, state: dict[str, Any], imagenet: bool) -> str:
+    width = len(state.get('conv1.conv.weight', state.get('stem.conv.weight', ())))
+    if width not in _STEMS:
+        raise InputError(f'{file}: a stem of {width} channels is of no width known; say by --model which network it is')
+    name = f'{_STEMS[width]}.in1k'
+    return name if imagenet and name in load_entries() else _STEMS[width]
+
+
+def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Path | None = None) -> Entry:
+    """Puts a model's weights into the package, in half precision, so that they load without the Hub.
+
+    Small tensors stay as they are: norms, depthwise convolutions and the stem move embeddings more than all others
+    together, and are a twentieth of the file.
+
+    Args:
+        folder: of a model or run.
+        name: of the entry that is completed.
+        package: folder of the entries; None for this installation's.
+
+    Raises:
+        InputError: no such entry, weights of another network, more than 5 MB, or embeddings that half precision
+            moves by 1e-3 or more.
+    """
+    folder = find_folder(folder)
+    package = Path(package) if package else entries_folder()
+    entry = load_entries(package).get(name)
+    if entry is None:
+        raise InputError(f'{name}: {package} has no entry of this name: write {name}.json, from one beside it')
+    model = load_folder(folder)
+    check_model(model, folder)
+    _check_network(model, entry, folder)
+    path = package / 'weights' / f'{name}.safetensors'
+    partial = path.with_name(f'{path.name}.tmp')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        halved = {k: v.half() if _is_large(v) else v for k, v in model.state_dict().items()}
+        save_file(halved, partial)
+        if partial.stat().st_size > LARGEST:
+            raise InputError(
+                f'{folder}: {partial.stat().st_size:,} bytes in half precision, but {LARGEST:,} at most ship'
+            )
+        shipped = timm.create_model(
+            entry['architecture'],
+            pretrained=True,
+            num_classes=entry['num_classes'],
+            pretrained_cfg_overlay=dict(
+                state_dict={k: v.clone() for k, v in halved.items()},
+                num_classes=entry['num_classes'],
+                **{k: tuple(v) if isinstance(v, list) else v for k, v in model_preprocessing(model).items()},
+            ),
+        ).eval()
+        shift = embedding_shift(model, shipped)
+        if not shift < LARGEST_SHIFT:
+            raise InputError(
+                f'{folder}: half precision moves embeddings by {shift:.1e}, but less than {LARGEST_SHIFT:g} is wanted'
+            )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    write_example(shipped, example_of(path))
+    _logger.info('half precision moves embeddings by %.1e; %s has %d bytes', shift, path, path.stat().st_size)
+    known = folder_facts(folder, read_card(folder))
+    return write_entry(
+        {
+            **{k: v for k, v in entry.items() if k != 'revision'},
+            **known,
+            'file': f'weights/{path.name}',
+            'sha256': sha256_of(path),
+            'size': path.stat().st_size,
+            'preprocessing': model_preprocessing(model),
+        },
+        package / entry.file_name,
+    )
+
+
+def _is_large(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is not one of a norm, a depthwise convolution or a stem of colours, nor a bias."""
+    return tensor.is_floating_point() and tensor.dim() > 1 and tensor.shape[1] > 3
+
+
+def _check_network(model: nn.Module, entry: Entry, folder: Path) -> None:
+    """Raises an InputError unless a model is the network of an entry, so that the entry's name can load its weights."""
+    own = timm.create_model(entry['architecture'], num_classes=entry['num_classes'])
+    shapes = {name: tensor.shape for name, tensor in own.state_dict().items()}
+    same = {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+    genotype = named_genotypes().get(entry['genotype'])
+    if not same or Genotype(getattr(model, 'genotype', ())) != genotype:
+        raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')

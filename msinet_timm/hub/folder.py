@@ -1,0 +1,168 @@
+"""Folders in the Hub's layout: `config.json`, `model.safetensors`, and what shows that they still compute the same."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn as nn
+from PIL import Image, ImageOps
+from safetensors.torch import load_file, save_file
+from timm.data import create_transform, resolve_data_config
+from timm.models import save_for_hf
+
+from msinet_timm.datasets import create_dataset
+from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
+
+__all__ = [
+    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'embed_images', 'embedding_shift', 'find_folder',
+    'load_folder', 'locate_folder', 'model_preprocessing', 'read_config', 'save_folder', 'write_config',
+    'write_example',
+]  # fmt: skip
+
+CONFIG = 'config.json'
+WEIGHTS = 'model.safetensors'
+EXAMPLE = 'example.safetensors'
+_PREPROCESSING = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std')
+
+
+def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any] | None = None) -> None:
+    """Writes `config.json` and `model.safetensors`, for timm and for the timm wrapper of transformers.
+
+    Args:
+        model: timm's.
+        folder: made where it is missing.
+        data_config: preprocessing that the weights were trained for; None for the model's own.
+    """
+    save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
+    write_config(Path(folder), read_config(folder))
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Writes `config.json` without the number of classes among the model's arguments, which transformers gives too."""
+    arguments = {k: v for k, v in config.get('model_args', {}).items() if k != 'num_classes'}
+    replace_text(folder / CONFIG, json.dumps({**config, 'model_args': arguments}, indent=2) + '\n')
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The fields of `config.json`.
+
+    Raises:
+        InputError: missing, no JSON, or without an architecture.
+    """
+    path = Path(folder) / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as e:
+        raise InputError(f'{path}: cannot read the configuration of a model ({e})') from e
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        raise InputError(f'{path}: names no architecture')
+    return config
+
+
+def locate_folder(path: str | Path) -> Path | None:
+    """A model folder; a run's folder stands for its `best` model. None where there is no model."""
+    return next((f for f in (Path(path), Path(path) / 'best') if (f / CONFIG).is_file()), None)
+
+
+def find_folder(name: str | Path) -> Path:
+    """As `locate_folder`, also of a name that begins with `local-dir:`.
+
+    Raises:
+        InputError: it holds no model.
+    """
+    path = Path(str(name).removeprefix('local-dir:'))
+    if folder := locate_folder(path):
+        return folder
+    raise InputError(f'{path}: neither a model folder (no {CONFIG}) nor a run (no best/{CONFIG})')
+
+
+def load_folder(folder: Path) -> nn.Module:
+    """The model of a folder, in evaluation mode.
+
+    Raises:
+        InputError: unknown architecture; weights that are missing, a pickle, broken, or of other names and shapes.
+    """
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f'{folder}: {WEIGHTS} is missing; msinet-hub convert makes it of a PyTorch checkpoint')
+    if not timm.is_model(config['architecture']):
+        raise InputError(f'{folder / CONFIG}: architecture {config["architecture"]} is no model that timm knows')
+    try:
+        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    except Exception as e:  # files are broken in too many ways to list
+        raise InputError(f'{folder}: cannot load this model: {" ".join(str(e).split())[:400]}') from e
+
+
+def model_preprocessing(model: nn.Module) -> dict[str, Any]:
+    """How pictures are prepared for a model, as an entry records it."""
+    config = resolve_data_config(model=model)
+    return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in _PREPROCESSING}
+
+
+def check_model(model: nn.Module, place: Path) -> None:
+    """Refuses weights that cannot be right.
+
+    Raises:
+        InputError: a value is not finite, or a picture's output isn't.
+    """
+    for name, tensor in model.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f'{place}: {name} holds values that are not finite')
+    if not torch.isfinite(_run(model, [Image.new('RGB', (64, 128), 'gray')])).all():
+        raise InputError(f'{place}: the output for a grey picture is not finite')
+
+
+@torch.inference_mode()
+def _run(model: nn.Module, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Outputs of RGB images."""
+    return model(_batch(model, images))
+
+
+@torch.inference_mode()
+def embed_images(model: nn.Module, images: Sequence[Image.Image]) -> torch.Tensor:
+    """Embeddings [N, D] of length 1 of N RGB images, also of a classifier."""
+    features = model.forward_features(_batch(model, images))
+    return nn.functional.normalize(model.forward_head(features, pre_logits=True))
+
+
+def _batch(model: nn.Module, images: Sequence[Image.Image]) -> torch.Tensor:
+    transform = create_transform(**resolve_data_config(model=model))
+    return torch.stack([transform(image) for image in images])
+
+
+def write_example(model: nn.Module, path: Path) -> None:
+    """Stores a picture and the model's output for it: `input`, RGB bytes [H, W, 3], and `output` [1, features]."""
+    with Image.open(create_dataset('sample').query[0].path) as image:
+        image = image.convert('RGB')
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
+    save_file({'input': pixels, 'output': _run(model, [image])}, path)
+
+
+def deviation(model: nn.Module, path: Path) -> float:
+    """How far the output for a stored picture is from the stored one: largest difference, over the largest output.
+
+    The picture goes through the model's preprocessing, so that a change of it shows as well.
+
+    Raises:
+        InputError: no such file as `write_example` makes.
+    """
+    try:
+        stored = load_file(path)
+        image = Image.fromarray(stored['input'].numpy())
+        expected = stored['output']
+    except Exception as e:  # as in load_folder
+        raise InputError(f'{path}: cannot read the stored example ({" ".join(str(e).split())[:300]})') from e
+    found = _run(model, [image])
+    if found.shape != expected.shape:
+        return float('inf')
+    return ((found - expected).abs().max() / expected.abs().max().clamp(min=1)).item()
+
+
+def embedding_shift(model: nn.Module, other: nn.Module) -> float:
+    """The largest distance between two models' embeddings, of length 1, of the same pictures of the sample."""
+    images = [ImageOps.exif_transpose(Image.open(r.path)).convert('RGB') for r in create_dataset('sample').query[::7]]
+    return (embed_images(model, images) - embed_images(other, images)).norm(dim=1).max().item()

@@ -1,0 +1,189 @@
+"""`msinet-hub publish`: a model folder to the Hub, and its entry."""
+
+import logging
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch.nn as nn
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+from msinet_timm.errors import InputError
+from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
+from msinet_timm.models.genotype import Genotype, named_genotypes
+
+from .card import CALIBRATION, CARD, PREVIEW, folder_facts, new_entry, read_card, update_card
+from .folder import (
+    CONFIG,
+    EXAMPLE,
+    WEIGHTS,
+    check_model,
+    find_folder,
+    load_folder,
+    read_config,
+    write_config,
+    write_example,
+)
+from .preview import draw_preview
+
+__all__ = ['Published', 'publish']
+
+_logger = logging.getLogger(__name__)
+
+_UPLOADED = [CONFIG, WEIGHTS, CARD, PREVIEW, EXAMPLE, CALIBRATION]
+
+
+@dataclass(frozen=True)
+class Published:
+    """What came of it: the line that loads the model, the commit, and the file of the entry (None: none written)."""
+
+    line: str
+    revision: str
+    entry: Path | None
+
+
+def publish(
+    folder: str | Path,
+    repository: str,
+    private: bool = False,
+    license: str | None = None,
+    entry_file: str | Path | None = None,
+) -> Published:
+    """Uploads a model folder, after checking it, and writes its entry.
+
+    The folder gets what it lacks of a card, a preview picture, and a stored example. A repository that exists gets a
+    new commit.
+
+    Args:
+        folder: of a model or run.
+        repository: `OWNER/NAME`.
+        private: whether a new repository is.
+        license: of the weights; None for what the card or the entry says.
+        entry_file: where the entry is written. None: into `hub_configs/` of a source checkout, unless private or the
+            name is another's; into the folder where the package is installed.
+
+    Raises:
+        InputError: the folder is no sound model, or the Hub refuses.
+    """
+    folder = find_folder(folder)
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
+        raise InputError(f'--repo {repository}: give OWNER/NAME')
+    model = load_folder(folder)
+    check_model(model, folder)
+    template = next((e for e in load_entries().values() if e['hf_hub_id'] == repository), None)
+    name = _entry_name(model, repository, template)
+    if template and name != template.name:
+        raise InputError(f'{folder}: --repo {repository} is for the network of {template.place}, and this is another')
+    if entry_file and name is None:
+        raise InputError(
+            f'--entry {entry_file}: entries are of models by name, and this network has none: leave it out'
+        )
+    write_config(folder, read_config(folder))
+    write_example(model, folder / EXAMPLE)
+    if not (folder / PREVIEW).is_file():
+        draw_preview(model, folder / PREVIEW)
+    update_card(folder, template, repository, license)
+    revision = _upload(folder, repository, private)
+    written = None
+    if name:
+        path = _entry_path(name, folder, entry_file, private, template)
+        written = path and _write(path, name, folder, model, repository, revision, template)
+    return Published(f"timm.create_model('hf-hub:{repository}', pretrained=True)", revision, written)
+
+
+def _entry_name(model: nn.Module, repository: str, template: Entry | None) -> str | None:
+    """`architecture.tag` if the architecture's name alone makes this network; None if only its folder does."""
+    genotype = next((n for n, g in _packaged_genotypes().items() if list(g) == getattr(model, 'genotype', None)), None)
+    size = re.fullmatch(r'msinet_.*?(x\d_\d+)', model.pretrained_cfg['architecture'])
+    if not genotype or not size:
+        return None
+    architecture = f'msinet_{size[1]}' if genotype == 'msmt' else f'msinet_{genotype}_{size[1]}'
+    own = timm.create_model(architecture, num_classes=model.num_classes).state_dict()
+    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+        return None
+    if template:
+        return f'{architecture}.{template["tag"]}'
+    tag = repository.rpartition('/')[2].removeprefix(f'{architecture}.')
+    return f'{architecture}.{re.sub(r"[^A-Za-z0-9_-]+", "_", tag).strip("_-") or "weights"}'
+
+
+def _packaged_genotypes() -> dict[str, Genotype]:
+    """Genotypes that are timm models wherever this package is installed."""
+    folder = entries_folder() / 'genotypes'
+    return {name: g for name, g in named_genotypes().items() if (folder / f'{name}.json').is_file()}
+
+
+def _upload(folder: Path, repository: str, private: bool) -> str:
+    """Creates or updates the repository; returns the commit."""
+    api = HfApi(library_name='msinet-timm')
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.model_info(repository).private:
+            raise InputError(
+                f'--private: {repository} exists and is public; change that in its settings, or drop the flag'
+            )
+        commit = api.upload_folder(
+            repo_id=repository,
+            folder_path=folder,
+            allow_patterns=_UPLOADED,
+            commit_message='Upload weights, configuration and card',
+        )
+        # where nothing has changed there may be no commit
+        return commit.oid or api.model_info(repository).sha
+    except (LocalTokenNotFoundError, HFValidationError) as e:
+        raise InputError(f'--repo {repository}: {" ".join(str(e).split())[:300]}') from e
+    except HfHubHTTPError as e:
+        status = getattr(e.response, 'status_code', None)
+        hint = '; log in by: hf auth login' if status in (401, 403) else ''
+        raise InputError(f'--repo {repository}: the Hub refuses: {" ".join(str(e).split())[:300]}{hint}') from e
+    except InputError:
+        raise
+    except Exception as e:  # connections fail in too many ways to list
+        raise InputError(f'--repo {repository}: the Hub cannot be reached: {" ".join(str(e).split())[:300]}') from e
+
+
+def _entry_path(
+    name: str, folder: Path, entry_file: str | Path | None, private: bool, template: Entry | None
+) -> Path | None:
+    if entry_file:
+        return Path(entry_file)
+    if private:
+        _logger.info('no entry is written for a private repository; --entry FILE writes one')
+        return None
+    configs = entries_folder()
+    path = configs / f'{name}.json'
+    if (configs.parent / 'setup.cfg').is_file() and (template or not path.exists()):
+        return path
+    other = folder / path.name
+    reason = f'{path.name} is the entry of other weights' if path.exists() and not template else 'this is no checkout'
+    _logger.info('%s: the entry is %s; copy it into %s to make the name %s known', reason, other, configs, name)
+    return other
+
+
+def _write(
+    path: Path, name: str, folder: Path, model: nn.Module, repository: str, revision: str, template: Entry | None
+) -> Path:
+    card = read_card(folder)
+    architecture, tag = name.split('.', 1)
+    infix = re.fullmatch(r'msinet_(?:(.+)_)?x\d_\d+', architecture)[1]
+    fields: dict[str, Any] = dict(template) if template else new_entry(folder, model, card, repository)
+    fields = {k: v for k, v in fields.items() if k != 'file'}
+    fields |= {
+        'architecture': architecture,
+        'genotype': infix or 'msmt',
+        'tag': tag,
+        'hf_hub_id': repository,
+        'revision': revision,
+        'sha256': sha256_of(folder / WEIGHTS),
+        'size': (folder / WEIGHTS).stat().st_size,
+        'num_classes': model.num_classes,
+        'preprocessing': new_entry(folder, model, card, repository)['preprocessing'],
+        **folder_facts(folder, card),
+    }
+    if card and card.data.license:
+        fields['license'] = card.data.license
+    write_entry(fields, path)
+    return path

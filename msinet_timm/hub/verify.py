@@ -1,0 +1,129 @@
+"""`msinet-hub verify`: whether weights are the recorded ones and compute what they did when they were published."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch.nn as nn
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from msinet_timm.errors import InputError
+from msinet_timm.models.entries import ChecksumError, Entry, check_file, find_entry, load_entries, sha256_of
+
+from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, load_folder, model_preprocessing
+
+__all__ = ['Check', 'example_of', 'find_weights', 'load_weights', 'verify']
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the answer; `passed` is None where there is nothing to compare with."""
+
+    name: str
+    passed: bool | None
+    found: str
+
+    def __str__(self) -> str:
+        return f'{self.name:14} {({True: "ok", False: "WRONG", None: "-"})[self.passed]:6} {self.found}'
+
+
+def example_of(weights: Path) -> Path:
+    """Where the stored picture and output of weights in the package are."""
+    return weights.with_name(weights.name.replace('.safetensors', f'.{EXAMPLE}'))
+
+
+def verify(name: str) -> list[Check]:
+    """Checks the hash, names and shapes, preprocessing, and the stored output of weights.
+
+    Args:
+        name: of an entry, a folder, or `hf-hub:OWNER/NAME[@REVISION]`.
+
+    Raises:
+        InputError: nothing to verify has this name, or it cannot be downloaded.
+    """
+    entry, weights, example = find_weights(name)
+    checks = [_check_hash(weights, entry, name)]
+    try:
+        model = load_weights(weights, entry)
+    except InputError as e:
+        return [*checks, Check('shapes', False, str(e))]
+    count = sum(1 for _ in model.state_dict())
+    checks.append(Check('shapes', True, f'{count} tensors fit {model.pretrained_cfg["architecture"]}'))
+    checks.append(_check_preprocessing(model, entry))
+    if example is None:
+        return [*checks, Check('example', None, 'no picture and output are stored with these weights')]
+    off = deviation(model, example)
+    return [*checks, Check('example', off <= _TOLERANCE, f'output is off by {off:.1e} (up to {_TOLERANCE:g} is ok)')]
+
+
+def find_weights(name: str) -> tuple[Entry | None, Path, Path | None]:
+    """The entry, the weights, and the stored example that a name means, see `verify`."""
+    if Path(name.removeprefix('local-dir:')).is_dir():
+        folder = find_folder(name)
+        return None, folder / WEIGHTS, _existing(folder / EXAMPLE)
+    entry = find_entry(name)
+    if name.startswith('hf-hub:'):
+        return (entry if entry and entry['sha256'] else None), *_download(name.removeprefix('hf-hub:'))
+    if entry is None:
+        known = ', '.join(load_entries())
+        raise InputError(f'{name}: give a folder, hf-hub:OWNER/NAME or one of {known}')
+    if not entry.available:
+        raise InputError(f'{entry.name} has no weights yet: {entry.place} is a template without their sha256')
+    if entry.weights:
+        return entry, entry.weights, _existing(example_of(entry.weights))
+    return entry, *_download(entry.hub_id)
+
+
+def _existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def _download(hub_id: str) -> tuple[Path, Path | None]:
+    repository, _, revision = hub_id.partition('@')
+    try:
+        _, weights = [Path(hf_hub_download(repository, f, revision=revision or None)) for f in (CONFIG, WEIGHTS)]
+    except Exception as e:  # networks and repositories fail in too many ways to list
+        raise InputError(f'hf-hub:{hub_id}: cannot be downloaded: {" ".join(str(e).split())[:300]}') from e
+    with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
+        return weights, Path(hf_hub_download(repository, EXAMPLE, revision=revision or None))
+    return weights, None
+
+
+def _check_hash(weights: Path, entry: Entry | None, name: str) -> Check:
+    if not weights.is_file():
+        return Check('hash', False, f'{weights} is missing')
+    if entry is None:
+        return Check('hash', None, f'{sha256_of(weights)} (no entry records it)')
+    try:
+        check_file(weights, entry, name)
+    except ChecksumError as e:
+        return Check('hash', False, str(e))
+    return Check('hash', True, f'{entry["sha256"]}, as {entry.place} records')
+
+
+def load_weights(weights: Path, entry: Entry | None) -> nn.Module:
+    """The model of what `find_weights` has found, in evaluation mode; their hash is not judged here.
+
+    Raises:
+        InputError: as `load_folder`.
+    """
+    if entry is None or not entry.weights:
+        return load_folder(weights.parent)
+    try:
+        # as a state dict, as the sum has been judged already
+        overlay = dict(state_dict=timm.models.load_state_dict(str(weights)))
+        return timm.create_model(entry.name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
+    except Exception as e:  # as in load_folder
+        raise InputError(f'{weights}: cannot load this model: {" ".join(str(e).split())[:400]}') from e
+
+
+def _check_preprocessing(model: nn.Module, entry: Entry | None) -> Check:
+    found = model_preprocessing(model)
+    if entry is None:
+        return Check('preprocessing', None, ', '.join(f'{k} {v}' for k, v in found.items()))
+    wrong = [f'{k} {found[k]} instead of {v}' for k, v in entry['preprocessing'].items() if found[k] != v]
+    return Check('preprocessing', not wrong, '; '.join(wrong) or f'as {entry.place} records')

@@ -1,0 +1,128 @@
+"""Genotypes: which interaction stands at each of the twelve places of an MSINet."""
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
+
+from .interactions import INTERACTIONS
+
+__all__ = ['NUM_CELLS', 'UNIFORM', 'Genotype', 'find_genotype', 'named_genotypes']
+
+NUM_CELLS = 6
+
+
+class Genotype(tuple[str, ...]):
+    """Twelve interaction names; entries 2k and 2k + 1 are the first and second interaction of cell k.
+
+    It is a tuple, so that it compares, hashes and turns into JSON as one.
+
+    Args:
+        operations: twelve keys of `msinet_timm.models.interactions.INTERACTIONS`.
+
+    Raises:
+        ValueError: another number of names, or a name that is no interaction.
+    """
+
+    def __new__(cls, operations: Iterable[str]) -> 'Genotype':
+        operations = tuple(operations)
+        allowed = ', '.join(INTERACTIONS)
+        if len(operations) != 2 * NUM_CELLS:
+            raise InputError(
+                f'a genotype has {2 * NUM_CELLS} interactions, two for each of {NUM_CELLS} cells, '
+                f'not {len(operations)}; each is one of {allowed}'
+            )
+        for place, name in enumerate(operations):
+            if name not in INTERACTIONS:
+                raise InputError(f'unknown interaction {name!r} at place {place} of a genotype: allowed are {allowed}')
+        return super().__new__(cls, operations)
+
+    def __repr__(self) -> str:
+        return f'Genotype({list(self)})'
+
+    def __getnewargs__(self) -> tuple[tuple[str, ...]]:
+        return (tuple(self),)
+
+    @property
+    def cells(self) -> tuple[tuple[str, str], ...]:
+        """The pairs of interactions, one pair a cell."""
+        return tuple((self[2 * k], self[2 * k + 1]) for k in range(NUM_CELLS))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> 'Genotype':
+        """Reads a JSON file: a list of twelve names, or an object that has it under `operations`.
+
+        Raises:
+            ValueError: the file is missing, is no JSON, or holds no genotype; the message names it.
+        """
+        path = Path(path)
+        try:
+            data = json.loads(path.read_text(encoding='utf-8'))
+        except OSError as e:
+            raise InputError(f'{path}: cannot read this genotype file ({e.strerror or e})') from e
+        except ValueError as e:
+            raise InputError(f'{path}: this genotype file is no JSON ({e})') from e
+        operations = data.get('operations') if isinstance(data, dict) else data
+        if not isinstance(operations, list):
+            raise InputError(f'{path}: expected a list of {2 * NUM_CELLS} interactions, or one under "operations"')
+        try:
+            return cls(operations)
+        except InputError as e:
+            raise InputError(f'{path}: {e}') from e
+
+    def save(self, path: str | os.PathLike, **details: Any) -> None:
+        """Writes a JSON file that `load` reads.
+
+        Args:
+            path: where to.
+            **details: what else to keep beside the operations, such as the data set and the seed of a search.
+        """
+        replace_text(path, json.dumps({'operations': list(self), **details}, indent=2) + '\n')
+
+
+#: Genotypes of one interaction at all places, by name. They are for comparisons, and no timm models of their own.
+UNIFORM = {f'all_{name}': Genotype([name] * 2 * NUM_CELLS) for name in INTERACTIONS}
+
+
+@cache
+def named_genotypes() -> dict[str, Genotype]:
+    """Genotypes by name: `UNIFORM`, `hub_configs/genotypes/*.json`, and what `register_genotype` has added."""
+    folder = resources.files('msinet_timm.hub_configs') / 'genotypes'
+    files = sorted((f for f in folder.iterdir() if f.name.endswith('.json')), key=lambda f: f.name)
+    return UNIFORM | {f.name.removesuffix('.json'): Genotype.load(str(f)) for f in files}
+
+
+def find_genotype(spec: 'str | os.PathLike | Iterable[str]') -> Genotype:
+    """The genotype that a model argument means.
+
+    Args:
+        spec: a name such as `'msmt'`, the path of a JSON file, or twelve interaction names.
+
+    Raises:
+        ValueError: no such name or file, or no genotype; the message says what is allowed.
+    """
+    if isinstance(spec, Genotype):
+        return spec
+    if isinstance(spec, str) and spec in named_genotypes():
+        return named_genotypes()[spec]
+    if isinstance(spec, os.PathLike) or (isinstance(spec, str) and (spec.endswith('.json') or os.path.exists(spec))):
+        return Genotype.load(spec)
+    if isinstance(spec, str):
+        raise InputError(
+            f'unknown genotype {spec!r}: give one of {", ".join(named_genotypes())}, the path of a JSON file, '
+            f'or a list of {2 * NUM_CELLS} out of {", ".join(INTERACTIONS)}'
+        )
+    return Genotype(spec)
+
+
+def check_genotype_name(name: str) -> None:
+    """Raises a ValueError unless a name can be part of a model's name."""
+    if not re.fullmatch(r'[a-z][a-z0-9_]*', name):
+        raise InputError(f'genotype name {name!r}: use lower-case letters, digits and underscores, a letter first')

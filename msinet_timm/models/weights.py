@@ -1,0 +1,217 @@
+"""Where weights come from: hub_configs/*.json as timm's pretrained cfgs, checkpoints as state dicts of MSINet."""
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.models import clean_state_dict
+
+from msinet_timm.errors import InputError
+
+from .entries import check_source, load_entries
+
+__all__ = [
+    'CheckpointError',
+    'checked_filter_fn',
+    'checkpoint_filter_fn',
+    'is_published',
+    'load_default_cfgs',
+    'published_names',
+]
+
+_logger = logging.getLogger(__name__)
+
+
+class CheckpointError(InputError, RuntimeError):
+    """A checkpoint that doesn't fit the network. A RuntimeError too, as torch's own for missing and surplus keys."""
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    """What all MSINets have in common for timm: preprocessing, and the places of the first and last layers."""
+    return {
+        'interpolation': 'bilinear',
+        'crop_pct': 1.0,
+        'crop_mode': 'squash',
+        'mean': IMAGENET_DEFAULT_MEAN,
+        'std': IMAGENET_DEFAULT_STD,
+        'first_conv': 'stem.conv',
+        'classifier': ('global_classifier', 'local_classifier'),
+        'paper_ids': 'arXiv:2303.07065',
+        'paper_name': 'MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object ReID',
+        'origin_url': 'https://github.com/vimar-gu/MSINet',
+        **kwargs,
+    }
+
+
+def untrained_cfg() -> dict[str, Any]:
+    """The cfg of a genotype that nobody has published weights of."""
+    return _cfg(num_classes=0, input_size=(3, 256, 128), pool_size=(16, 8))
+
+
+def load_default_cfgs() -> dict[str, dict[str, Any]]:
+    """timm's pretrained cfgs by `architecture.tag`, from `hub_configs/*.json`.
+
+    An entry names its weights for timm only when it records their SHA-256: the others are templates for weights that
+    do not exist yet, and give an architecture's preprocessing. `default` marks the tag that a bare name stands for.
+
+    Raises:
+        InputError: an entry is malformed; names the file and the field.
+    """
+    return {name + ('*' if entry.get('default') else ''): _cfg(**entry.cfg()) for name, entry in load_entries().items()}
+
+
+# The published implementation's names, piece by piece. It numbers cells and transitions together.
+_PUBLISHED_TRUNK = {
+    'conv1': 'stem',
+    'cells.0': 'stages.0.0',
+    'cells.1': 'stages.0.1',
+    'cells.2': 'stages.1',
+    'cells.3': 'stages.2.0',
+    'cells.4': 'stages.2.1',
+    'cells.5': 'stages.3',
+    'cells.6': 'stages.4.0',
+    'cells.7': 'stages.4.1',
+    'head': 'global_neck.bn',
+    'fc': 'global_neck.fc',
+    'classifier': 'global_classifier',
+    'f_conv': 'lateral',
+    'f_head': 'local_neck.bn',
+    'f_fc': 'local_neck.fc',
+    'f_classifier': 'local_classifier',
+}
+_PUBLISHED_CELL = {
+    'conv1a': 'reduce_a',
+    'conv1b': 'reduce_b',
+    'conv2a': 'first_a',
+    'conv2b': 'first_b',
+    '_op2': 'interaction1',
+    '_op2s': 'interaction1.ops',
+    'conv3a': 'second_a',
+    'conv3b': 'second_b',
+    '_op3': 'interaction2',
+    '_op3s': 'interaction2.ops',
+    'conv4a': 'expand_a',
+    'conv4b': 'expand_b',
+    'downsample': 'shortcut',
+}
+_LOCAL_BRANCH = ('lateral.', 'local_neck.', 'local_classifier.')
+_CLASSIFIERS = ('global_classifier.', 'local_classifier.')
+_FROZEN_BIASES = ('head.bias', 'f_head.bias')
+
+
+def is_published(state_dict: dict[str, Any]) -> bool:
+    """Whether a state dict has the names of the published implementation, bare or behind `module.`."""
+    return any(re.match(r'(module\.)?(conv1\.conv|cells\.\d)', name) for name in state_dict)
+
+
+def _published_name(name: str) -> str:
+    """Our name of a published tensor; unchanged where there is none."""
+    match = re.match(r'(cells\.\d+|[^.]+)\.(.+)', name)
+    if match is None or match[1] not in _PUBLISHED_TRUNK:
+        return name
+    part, rest = match.groups()
+    cell_part, _, cell_rest = rest.partition('.')
+    if cell_part in _PUBLISHED_CELL:
+        rest = f'{_PUBLISHED_CELL[cell_part]}.{cell_rest}'
+        # Only light convolutions have convolutions that are numbered.
+        rest = rest.replace('.conv1.', '.pointwise.').replace('.conv2.', '.depthwise.')
+    return f'{_PUBLISHED_TRUNK[part]}.{rest}'
+
+
+def published_names(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a published checkpoint under our names, without what we have no part for.
+
+    Raises:
+        CheckpointError: a bias that the published training freezes at zero isn't.
+    """
+    for name, tensor in state_dict.items():
+        if name in _FROZEN_BIASES:
+            if tensor.any():
+                raise CheckpointError(
+                    f'checkpoint: {name} is not zero, but MSINet has no such bias (the published training freezes it '
+                    'at zero); this file was not made by it and cannot be represented'
+                )
+        elif not name.startswith('align_module.'):
+            yield _published_name(name), tensor
+
+
+def _fill_local_branch(state_dict: dict[str, torch.Tensor], own: dict[str, torch.Tensor]) -> None:
+    """Completes a checkpoint without the local branch, as the published ImageNet weights are."""
+    missing = [name for name in own if name.startswith(_LOCAL_BRANCH)]
+    for name in missing:
+        state_dict[name] = torch.zeros_like(own[name]) if name.startswith('local_classifier.') else own[name]
+    _logger.warning(
+        'the checkpoint has no local branch: %s stay at their initial values%s',
+        ', '.join(dict.fromkeys(name.rsplit('.', 1)[0] for name in missing if 'classifier' not in name)),
+        ', and local_classifier is zero' if any('classifier' in name for name in missing) else '',
+    )
+
+
+def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
+    """Fits a checkpoint to a model, or says what doesn't fit.
+
+    Takes the names of this package and of the published implementation, bare or under `state_dict`, with or without
+    `module.`. Of a published checkpoint, the neck biases (frozen at zero) and the alignment module are dropped.
+    Classifiers of another number of classes than the model's are left out: the model keeps its own. The published
+    ImageNet weights lack the local branch: it keeps its initial values, with a warning, and its classifier is set to
+    zero, so that the predicted class is the global branch's.
+
+    Args:
+        state_dict: tensors by name.
+        model: the MSINet to fill.
+
+    Returns:
+        A state dict with exactly the model's names.
+
+    Raises:
+        CheckpointError: a name is missing or surplus, or a frozen bias isn't zero.
+    """
+    state_dict = clean_state_dict(state_dict.get('state_dict', state_dict))
+    if is_published(state_dict):
+        state_dict = dict(published_names(state_dict))
+    own = model.state_dict()
+    if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):
+        _fill_local_branch(state_dict, own)
+    for name in [name for name in {**own, **state_dict} if name.startswith(_CLASSIFIERS)]:
+        if name not in own:
+            del state_dict[name]
+        elif name not in state_dict or state_dict[name].shape != own[name].shape:
+            state_dict[name] = own[name]
+    missing = [name for name in own if name not in state_dict]
+    surplus = [name for name in state_dict if name not in own]
+    if missing or surplus:
+        raise CheckpointError(
+            f'the checkpoint does not fit {type(model).__name__}: '
+            + '; '.join(
+                f'{len(names)} {kind} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
+                for kind, names in (('missing', missing), ('surplus', surplus))
+                if names
+            )
+            + '. Is it of another genotype, width or network?'
+        )
+    return state_dict
+
+
+def checked_filter_fn(
+    state_dict: dict[str, Any], model: nn.Module, cache_dir: str | Path | None = None
+) -> dict[str, torch.Tensor]:
+    """`checkpoint_filter_fn` for pretrained weights: first compares their file with the SHA-256 that is recorded.
+
+    timm calls it between reading a file and filling the model.
+
+    Args:
+        state_dict: tensors by name.
+        model: the MSINet to fill.
+        cache_dir: where timm keeps downloads; None for the Hub's cache.
+
+    Raises:
+        ChecksumError: the file is not the recorded one.
+        CheckpointError: as `checkpoint_filter_fn`.
+    """
+    check_source(model.pretrained_cfg, cache_dir)
+    return checkpoint_filter_fn(state_dict, model)

@@ -1,0 +1,143 @@
+"""Bodies: shapes from anny, a walking pose, and linear blend skinning for the body and all that it wears."""
+
+import functools
+from dataclasses import dataclass
+
+import numpy as np
+
+from msinet_timm.errors import InputError
+
+from .meshes import Mesh, normals
+
+__all__ = ['BONES', 'Body', 'load_body', 'load_rig', 'pose_transforms', 'skin', 'walk']
+
+_SIDED = ('pelvis', 'upperleg01', 'upperleg02', 'lowerleg01', 'lowerleg02', 'foot')
+_SIDED += ('clavicle', 'shoulder01', 'upperarm01', 'upperarm02', 'lowerarm01', 'lowerarm02', 'wrist')
+BONES = ('root', 'spine05', 'spine04', 'spine03', 'spine02', 'spine01', 'neck01', 'neck02', 'neck03', 'head')
+BONES += tuple(f'{name}.{side}' for name in _SIDED for side in 'LR')
+
+
+@dataclass
+class Body:
+    """A body in anny's rest pose: z is up, it faces -y, its left hand is at +x. All lengths in metres.
+
+    Attributes:
+        mesh: with the arrays `position` [V, 3], `normal` [V, 3] and `weights` [V, len(BONES)].
+        heads: where each bone of `BONES` starts.
+        parents: number of each bone's parent in `BONES`, -1 for the root. Parents come before children.
+        eyes: middle between the two eyes.
+    """
+
+    mesh: Mesh
+    heads: dict[str, np.ndarray]
+    parents: list[int]
+    eyes: np.ndarray
+
+    def weight(self, *names: str) -> np.ndarray:
+        """Summed skinning weight [V] of all bones whose names start with one of `names`."""
+        return self.mesh.data['weights'][:, [b.startswith(names) for b in BONES]].sum(1)
+
+
+@functools.lru_cache(maxsize=1)
+def load_rig():
+    """anny's model, its triangles, and for each of its bones the number in `BONES` that takes over its weights."""
+    try:
+        import anny
+    except ImportError as e:
+        raise InputError('rendering needs anny: pip install "msinet-timm[render]"') from e
+    model = anny.Anny(skinning_method='lbs')
+    labels, parents = list(model.bone_labels), list(model.bone_parents)
+    merged = []
+    for bone in range(len(labels)):
+        while labels[bone] not in BONES:  # fingers follow the wrist, toes the foot, eyes the head
+            bone = parents[bone]
+        merged.append(BONES.index(labels[bone]))
+    return model, model.get_triangular_faces().numpy(), labels, parents, merged
+
+
+def load_body(phenotype: dict[str, float]) -> Body:
+    """Shapes a body.
+
+    Args:
+        phenotype: anny's parameters (gender, age, muscle, weight, height, proportions), each from 0 to 1.
+
+    Raises:
+        InputError: anny is not installed.
+    """
+    import torch
+
+    model, faces, labels, parents, merged = load_rig()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums in another order would give other pictures on other machines
+    with torch.no_grad():
+        out = model(pose_parameters=None, phenotype_kwargs=phenotype)
+    torch.set_num_threads(threads)
+    position = out['rest_vertices'][0].numpy()
+    weights = np.zeros((len(position), len(BONES)))
+    indices, values = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
+    for k in range(indices.shape[1]):
+        np.add.at(weights, (np.arange(len(position)), np.array(merged)[indices[:, k]]), values[:, k])
+    head = dict(zip(labels, out['rest_bone_heads'][0].numpy(), strict=True))
+    up = [parents[labels.index(b)] for b in BONES]
+    data = {'position': position, 'normal': normals(position, faces), 'weights': weights}
+    return Body(
+        Mesh(faces, data),
+        {b: head[b] for b in BONES},
+        [BONES.index(labels[p]) if p is not None and p >= 0 else -1 for p in up],
+        (head['eye.L'] + head['eye.R']) / 2,
+    )
+
+
+def _rotation(axis: str, degrees: float) -> np.ndarray:
+    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
+    i, j = {'x': (1, 2), 'y': (2, 0), 'z': (0, 1)}[axis]
+    out = np.eye(3)
+    out[i, i], out[i, j], out[j, i], out[j, j] = c, -s, s, c
+    return out
+
+
+def walk(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A moment of walking or standing: a rotation [3, 3] in rest-pose axes for each bone that moves."""
+    phase, stride = rng.uniform(0, 2 * np.pi), rng.choice([1.0, 0.8, 0.55, 0.15], p=[0.4, 0.3, 0.15, 0.15])
+    swing = {'L': np.sin(phase), 'R': -np.sin(phase)}
+    speed = {'L': np.cos(phase), 'R': -np.cos(phase)}
+    spread, arm_swing, bent = rng.uniform(21, 28), rng.uniform(14, 26), rng.uniform(-14, 12)
+    pose = {}
+    for side, sign in (('L', 1), ('R', -1)):
+        # A leg that moves forward (speed > 0) bends its knee to clear the ground.
+        knee = stride * (8 + 38 * max(speed[side], 0) + 10 * max(-swing[side], 0))
+        pose[f'upperleg01.{side}'] = _rotation('x', -stride * (24 * swing[side] + 4)) @ _rotation('y', sign * 5)
+        pose[f'lowerleg01.{side}'] = _rotation('x', knee)
+        pose[f'foot.{side}'] = _rotation('x', stride * (8 * swing[side]) - 0.3 * knee)
+        pose[f'upperarm01.{side}'] = _rotation('x', stride * arm_swing * swing[side] + 6) @ _rotation(
+            'y', sign * spread
+        )
+        elbow = stride * 14 * max(-swing[side], 0) + bent
+        pose[f'lowerarm01.{side}'] = _rotation('x', -elbow)
+        pose[f'clavicle.{side}'] = _rotation('y', sign * 3)
+    if rng.random() < 0.15:  # the left hand at a telephone or a strap; the right one may carry a bag
+        pose['lowerarm01.L'] = _rotation('x', -rng.uniform(50, 95)) @ _rotation('y', 12)
+    twist = 6 * stride * swing['L']
+    pose['spine03'] = _rotation('z', twist) @ _rotation('x', -rng.uniform(0, 6))
+    pose['spine01'] = _rotation('z', twist / 2)
+    pose['neck02'] = _rotation('z', rng.normal(0, 12)) @ _rotation('x', -rng.normal(4, 6))
+    return pose
+
+
+def pose_transforms(body: Body, pose: dict[str, np.ndarray]) -> np.ndarray:
+    """Transforms [len(BONES), 3, 4] from rest to pose, each bone turning about its head, children following."""
+    out = np.zeros((len(BONES), 4, 4))
+    for i, name in enumerate(BONES):
+        local = np.eye(4)
+        if name in pose:
+            local[:3, :3] = pose[name]
+            local[:3, 3] = body.heads[name] - pose[name] @ body.heads[name]
+        out[i] = local if body.parents[i] < 0 else out[body.parents[i]] @ local
+    return out[:, :3]
+
+
+def skin(mesh: Mesh, transforms: np.ndarray) -> np.ndarray:
+    """Posed positions [V, 3] of a mesh that has `weights`."""
+    weights = mesh.data['weights']
+    blend = (weights @ transforms.reshape(len(BONES), 12).astype(weights.dtype)).reshape(-1, 3, 4)
+    return np.einsum('vij,vj->vi', blend[:, :, :3], mesh.position) + blend[:, :, 3]

@@ -1,0 +1,220 @@
+"""Renders whole data sets in Market-1501's layout: what is in them, in parallel, resumable."""
+
+import concurrent.futures
+import importlib.metadata
+import json
+import logging
+import multiprocessing
+import os
+import signal
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from msinet_timm.commands import progress
+from msinet_timm.errors import InputError
+
+from .body import load_rig
+from .identity import DOMAINS, generator
+from .scene import load_renderer, render_picture
+
+__all__ = ['Picture', 'plan', 'render_dataset']
+
+_logger = logging.getLogger(__name__)
+_STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, as distractors
+_PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
+
+
+class Picture(NamedTuple):
+    """A picture to render: its path in the data set, and what `render_picture` needs to know."""
+
+    path: str
+    identity: int
+    camera: int
+    index: int
+    kind: str
+
+
+def _name(label: str, camera: int, index: int, rng: np.random.Generator) -> str:
+    # The frame number tells pictures of the same label and camera apart.
+    return f'{label}_c{camera}s{rng.integers(1, 4)}_{100 * index + rng.integers(100):06d}_01.jpg'
+
+
+def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """Camera and index of each of `count` pictures of an identity, under most of the cameras in turn."""
+    seen = rng.permutation(cameras)[: max(2, int(rng.integers((2 * cameras + 2) // 3, cameras + 1)))] + 1
+    return [(int(seen[k % len(seen)]), k // len(seen)) for k in range(count)]
+
+
+def plan(*, identities: int, cameras: int, pictures: int, seed: int, domain: str) -> list[Picture]:
+    """Lists all pictures of a data set.
+
+    Odd identities train. Of the even ones, one picture from about half of the cameras that see them is a query, the
+    others are in the gallery, with distractors (six for five test identities; half show a place, half a person of no
+    query) and junk (one for two test identities: a part of a person, or a person too small).
+    """
+    out = []
+    for identity in range(1, identities + 1):
+        rng = generator(seed, domain, 5, identity)
+        train = identity % 2 == 1
+        views = _views(identity, pictures if train else max(4, (2 * pictures + 2) // 3), cameras, rng)
+        asking = max(1, len(set(views[: len(views) // 2])) // 2)
+        for k, (camera, index) in enumerate(views):
+            part = _PARTS[0] if train else _PARTS[1] if k < asking else _PARTS[2]
+            path = f'{part}/{_name(f"{identity:04d}", camera, index, rng)}'
+            out.append(Picture(path, identity, camera, index, 'person'))
+    tests, rng = identities // 2, generator(seed, domain, 6)
+    for k in range((6 * tests + 4) // 5):
+        camera = int(rng.integers(cameras)) + 1
+        path = f'{_PARTS[2]}/{_name("0000", camera, k, rng)}'
+        out.append(Picture(path, _STRANGERS + k, camera, 0, 'place' if k % 2 else 'person'))
+    for k in range((tests + 1) // 2):
+        camera, identity = int(rng.integers(cameras)) + 1, 2 * int(rng.integers(1, tests + 1))
+        path = f'{_PARTS[2]}/{_name("-1", camera, k, rng)}'
+        out.append(Picture(path, identity, camera, k, 'small' if k % 3 == 2 else 'partial'))
+    return out
+
+
+def _check(limits: dict[str, tuple[int, int, int]], domain: str) -> None:
+    for name, (value, low, high) in limits.items():
+        if not low <= value <= high:
+            raise InputError(f'--{name} {value} is out of range: give {low} to {high}')
+    if domain not in DOMAINS:
+        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join(DOMAINS)}')
+
+
+def _prepare(root: Path, record: dict) -> None:
+    """Makes the folders, or checks that those found were begun with the same settings."""
+    file = root / 'render.json'
+    if root.exists() and not root.is_dir():
+        raise InputError(f'{root} is a file: give a folder')
+    if file.exists():
+        try:
+            found = json.loads(file.read_text())
+            settings = found['settings']
+        except (ValueError, KeyError, TypeError) as e:
+            raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
+        if settings != record['settings']:
+            changed = [k for k in record['settings'] if settings.get(k) != record['settings'][k]]
+            raise InputError(f'{root} was rendered with another {", ".join(changed)}: give the same, or another folder')
+        if found.get('versions') != record['versions']:
+            _logger.warning('%s was begun with %s: the rest may differ slightly', root, found.get('versions'))
+    elif root.exists() and any(root.iterdir()):
+        raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
+    else:
+        root.mkdir(parents=True, exist_ok=True)
+        _write(file, (json.dumps(record, indent=2) + '\n').encode())
+    for part in _PARTS:
+        (root / part).mkdir(exist_ok=True)
+        for left in (root / part).glob('*.tmp'):
+            left.unlink()
+
+
+def _write(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + '.tmp')
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _render(root: Path, pictures: list[Picture], settings: dict) -> int:
+    for p in pictures:
+        content = render_picture(
+            settings['seed'], settings['domain'], p.identity, p.camera, p.index, p.kind,
+            settings['width'], settings['height'], settings['samples'],
+        )  # fmt: skip
+        _write(root / p.path, content)
+    return len(pictures)
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+
+
+def _render_parallel(root: Path, tasks: list[list[Picture]], settings: dict, workers: int, bar) -> None:
+    # Each worker is a fresh process: neither torch nor mitsuba survives a fork with threads running.
+    context = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool:
+        futures = [pool.submit(_render, root, task, settings) for task in tasks]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                bar.update(future.result())
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def render_dataset(
+    root: str | os.PathLike,
+    *,
+    identities: int = 100,
+    cameras: int = 6,
+    pictures: int = 12,
+    domain: str = 'street',
+    seed: int = 0,
+    samples: int = 4,
+    width: int = 128,
+    height: int = 256,
+    workers: int | None = None,
+) -> dict[str, int]:
+    """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
+
+    A picture depends on the settings except `workers`, `identities` and `pictures`: a larger data set of the same seed
+    has the same people. Call it under `if __name__ == '__main__'` when `workers` is not 1.
+
+    Args:
+        root: folder to write to: new, empty, or begun by this function with the same settings.
+        identities: people, 2 to 99,999. Every other one trains.
+        cameras: 2 to 9.
+        pictures: pictures of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
+        domain: one of `DOMAINS`: which places, lights, camera positions and clothes.
+        seed: from 0; of everything random.
+        samples: rays for each pixel, 1 to 1024.
+        width, height: of the pictures in pixels, 16 to 1024.
+        workers: processes; None for one for each core.
+
+    Returns:
+        Numbers of pictures by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
+
+    Raises:
+        InputError: a value is out of range, the folder holds something else, or anny or mitsuba is missing.
+    """
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, 'sched_getaffinity') else workers
+    workers = os.cpu_count() or 1 if workers is None else workers
+    _check(
+        {
+            'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'pictures': (pictures, 2, 200),
+            'seed': (seed, 0, 2**31 - 1), 'samples': (samples, 1, 1024), 'width': (width, 16, 1024),
+            'height': (height, 16, 1024), 'workers': (workers, 1, 1024),
+        },
+        domain,
+    )  # fmt: skip
+    load_renderer()
+    load_rig()
+    settings = dict(
+        identities=identities, cameras=cameras, pictures=pictures, domain=domain, seed=seed, samples=samples,
+        width=width, height=height,
+    )  # fmt: skip
+    todo = plan(identities=identities, cameras=cameras, pictures=pictures, seed=seed, domain=domain)
+    parts = Counter(p.path.split('/')[0] for p in todo)
+    labels = Counter(Path(p.path).name.split('_')[0] for p in todo)
+    counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), _PARTS, strict=True)}
+    counts |= {'distractors': labels['0000'], 'junk': labels['-1']}
+    versions = {name: importlib.metadata.version(name) for name in ('anny', 'mitsuba', 'numpy', 'Pillow')}
+    root = Path(root)
+    _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
+    missing = [p for p in todo if not (root / p.path).exists()]
+    tasks: dict[int, list[Picture]] = {}
+    for p in missing:  # one task for each identity, so that it is dressed once
+        tasks.setdefault(p.identity, []).append(p)
+    if len(missing) < len(todo):
+        _logger.info('%s: %d of %d pictures are there already', root, len(todo) - len(missing), len(todo))
+    with progress(total=len(missing), unit='picture', desc='render') as bar:
+        if workers == 1 or len(tasks) < 2:
+            for task in tasks.values():
+                for p in task:
+                    bar.update(_render(root, [p], settings))
+        else:
+            _render_parallel(root, list(tasks.values()), settings, min(workers, len(tasks)), bar)
+    return counts

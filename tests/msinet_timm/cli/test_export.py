@@ -1,0 +1,137 @@
+"""`msinet-hub export` as users call it."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from msinet_timm.cli.export import speed_ratio
+from msinet_timm.cli.hub import main
+from msinet_timm.datasets import create_dataset
+from msinet_timm.export.formats import load_exported
+from msinet_timm.hub.folder import save_folder
+from msinet_timm.models.entries import sha256_of
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A run's folder; its model has classifiers."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp('runs') / 'mine'
+    model = timm.create_model('msinet_x0_25', num_classes=5)
+    save_folder(model, path / 'best', {'input_size': (3, 64, 32)})
+    return path
+
+
+@pytest.fixture
+def sample(tmp_path):
+    """The sample's first identities as a data set of their own."""
+    found = create_dataset('sample')
+    identities = sorted({r.identity for r in found.query})[:3]
+    for part in ('query', 'gallery'):
+        target = tmp_path / 'data' / part
+        for record in getattr(found, part):
+            if record.identity in identities:
+                folder = target / str(record.identity)
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.open(record.path).save(folder / f'c{record.camera}_{Path(record.path).stem}.png')
+    return tmp_path / 'data'
+
+
+def export(*flags):
+    return main(['export', *map(str, flags)])
+
+
+def test_run_folder(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export(folder, '--format', 'torchscript') == 0
+    assert capsys.readouterr().out.startswith('mine.pt: ')
+    exported = load_exported('mine.pt')
+    model = timm.create_model(f'local-dir:{folder}/best', pretrained=True, num_classes=0).eval()
+    images = torch.randn(2, 3, 64, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(images), model(images), rtol=1e-4, atol=1e-5)
+    facts = exported.metadata
+    assert facts['weights_sha256'] == sha256_of(folder / 'best' / 'model.safetensors')
+    assert facts['source'] == str(folder) and facts['preprocessing']['input_size'] == [3, 64, 32]
+
+    assert export(f'local-dir:{folder}', '--format', 'torchscript') == 2
+    assert 'mine.pt exists' in capsys.readouterr().err
+    assert export(folder, '--format', 'torchscript', '--force', '--preprocessing', '--precision', 'bf16') == 0
+    assert Path('mine-bf16.pt').is_file()
+    facts = load_exported('mine-bf16.pt').metadata
+    assert (facts['input']['dtype'], facts['precision']) == ('uint8', 'bf16')
+
+
+def test_flags(folder, tmp_path, capsys):
+    cases = [
+        (['--precision', 'bf16', '--format', 'onnx'], 'has no bf16'),
+        (['--calibration-images', tmp_path], 'is for --int8'),
+        (['--calibration-count', 3], 'is for --int8'),
+        (['--int8'], '--int8 needs --calibration-images'),
+        (['--int8', '--calibration-images', tmp_path], '--int8 is for the formats onnx and openvino'),
+        (['--int8', '--calibration-images', tmp_path, '--format', 'onnx', '--output', 'x.onnx'], 'no pictures in it'),
+        (['--data-dir', tmp_path], 'name it by --dataset'),
+        (['--dataset', 'nothing'], "unknown data set 'nothing'"),
+        (['--preprocessing', '--dynamic-size'], 'leave out --dynamic-size'),
+        (['--output', tmp_path / 'x.onnx'], 'must end in .pt'),
+        (['--images', tmp_path / 'none', '--output', tmp_path / 'x.pt'], 'no such folder of pictures'),
+    ]
+    for flags, message in cases:
+        assert export(folder, '--format', 'torchscript', *flags) == 2
+        assert message in capsys.readouterr().err
+    assert export('msinet_x9', '--format', 'onnx') == 2
+    assert 'give a folder' in capsys.readouterr().err
+
+
+def test_own_pictures_decide(folder, tmp_path, capsys):
+    """What the file is compared on is the folder that is named: a broken picture in it is found."""
+    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+    assert export(folder, '--format', 'torchscript', '--output', tmp_path / 'x.pt', '--images', tmp_path) == 2
+    assert 'a.jpg: cannot read this picture' in capsys.readouterr().err
+
+
+def test_int8(folder, tmp_path, sample, capsys):
+    path = tmp_path / 'x.xml'
+    flags = ('--int8', '--calibration-images', sample, '--calibration-count', 6, '--output', path)
+    assert export(folder, '--format', 'openvino', *flags, '-ds', 'folder', '--data-dir', sample) == 0
+    size, gain, calibrated, accuracy = capsys.readouterr().out.splitlines()
+    assert size.startswith(f'{path}: ') and 'int8' in size
+    # of a network as small as this the names are the most
+    assert 0 < float(gain.split('format: ')[1].split(' of the size')[0]) < 2 and ' times as fast' in gain
+    assert calibrated == 'calibrated on 6 pictures'
+    found, right = (float(part.split(' %')[0].split()[-1]) for part in accuracy.split(', '))
+    assert 0 < right <= 100 and abs(found - right) < 20
+    assert load_exported(path).metadata['calibration_pictures'] == 6
+    assert load_exported(path).metadata['weights_sha256']
+
+
+def test_accuracy_of_a_file_with_preprocessing(folder, tmp_path, sample, capsys):
+    flags = ('--output', tmp_path / 'x.pt', '--preprocessing', '-ds', 'folder', '--data-dir', sample)
+    assert export(folder, '--format', 'torchscript', *flags) == 0
+    assert 'mAP on folder' in (line := capsys.readouterr().out.splitlines()[-1]) and '+0.00 points' in line
+
+
+def test_evaluation_is_only_imported_for_a_data_set():
+    script = "import sys, msinet_timm.hub as hub; hub.create_parser(); print('msinet_eval' in sys.modules)"
+    found = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == 'False'
+
+
+def test_speed_ratio(monkeypatch):
+    now = 0
+
+    def model(seconds):
+        def run(images):
+            nonlocal now
+            now += seconds
+
+        return run
+
+    monkeypatch.setattr('msinet_timm.cli.export.time', SimpleNamespace(perf_counter=lambda: now))
+    assert speed_ratio(model(6), model(2), torch.zeros(1)) == 3

@@ -1,0 +1,40 @@
+"""Boxes of records: crops made on the fly."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from msinet_timm.datasets import Record
+from msinet_timm.datasets.images import ReIDImages, load_image
+from msinet_timm.errors import InputError
+
+
+@pytest.fixture
+def picture(tmp_path):
+    """A picture whose pixels differ, stored lying on its side."""
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # upright after a quarter turn
+    Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif)
+    return str(tmp_path / 'a.png'), np.rot90(pixels, -1)
+
+
+def test_box_is_of_the_upright_picture(picture):
+    path, upright = picture
+    assert upright.shape == (8, 6, 3)
+    assert np.array_equal(load_image(path), upright)
+    assert np.array_equal(load_image(path, (1, 2, 5, 8)), upright[2:8, 1:5])
+    assert np.array_equal(load_image(path, (0, 0, 6, 8)), upright)
+
+
+def test_records_with_boxes_are_cropped(picture):
+    path, upright = picture
+    images = ReIDImages([Record(path, 0), Record(path, 0, box=(0, 1, 2, 3))], np.asarray)
+    assert np.array_equal(images[0][0], upright)
+    assert np.array_equal(images[1][0], upright[1:3, :2])
+
+
+@pytest.mark.parametrize('box', [(0, 0, 7, 8), (0, 0, 6, 9)])
+def test_box_beyond_the_picture(picture, box):
+    with pytest.raises(InputError, match=r'a.png: the box .* reaches beyond its 6x8 pixels'):
+        load_image(picture[0], box)

