@@ -4,13 +4,12 @@ import argparse
 import importlib
 import sys
 
+from msinet_eval.commands.measure import run
+from msinet_eval.features.forward import AMP, PARTS
 from msinet_timm.commands import command, fraction, not_negative, positive
 from msinet_timm.datasets import add_data_option, list_datasets
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
-
-from .forward import AMP, PARTS
-from .run import run
 
 __all__ = ['main']
 

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from torch import nn
 
+from msinet_eval.features.extract import device_of, extract
+from msinet_eval.features.types import Embedded, Features
+from msinet_eval.metrics.ranking import RankingResult, evaluate_distances, evaluate_ranking
+from msinet_eval.metrics.rerank import ReRanking
+from msinet_eval.metrics.verification import VerificationResult, evaluate_verification
 from msinet_timm.datasets import Protocol, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .features import Features, device_of, extract
-from .metrics import RankingResult, evaluate_distances, evaluate_ranking
-from .rerank import ReRanking
-from .verification import VerificationResult, evaluate_verification
-
 __all__ = [
-    'Embedded',
     'Evaluation',
     'draw_gallery',
     'embed_dataset',
@@ -33,20 +32,6 @@ __all__ = [
 
 #: Takes and gives query and gallery.
 Refine = Callable[[Features, Features], tuple[Features, Features]]
-
-
-class Embedded(NamedTuple):
-    """Features of a data set.
-
-    Attributes:
-        query: of all queries; None where they are drawn from the gallery.
-        gallery: of the gallery.
-        images_per_second: rate of reading and embedding both; None if nothing was embedded.
-    """
-
-    query: Features | None
-    gallery: Features
-    images_per_second: float | None = None
 
 
 class Evaluation(NamedTuple):
@@ -79,7 +64,7 @@ def evaluate(
     """Embeds query and gallery, and ranks one for the other by the data set's protocol.
 
     Args:
-        model: in training or not, with classifiers or without, see `msinet_eval.forward.embed`.
+        model: in training or not, with classifiers or without, see `msinet_eval.features.embed`.
         dataset: its train part is not used.
         refine: see `measure`, and so `rerank` and `max_rank`.
         device: None for the one that the model is on.

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import command, positive
 from msinet_timm.memory import keep_memory
+from msinet_timm.processes import Processes
 
 from .cli import parse_args
 from .gradients import PARTS, cosines, gradient, in_float32, kept_in_float32
 from .optim import Stepper, create_optimizer, precision
-from .processes import Processes
 from .setup import prepare
 from .task import ReIDTask
 

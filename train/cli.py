@@ -5,13 +5,13 @@ import re
 from pathlib import Path
 
 import msinet_timm  # noqa: F401 - registers the models with timm
-from msinet_eval.distributed import is_primary
-from msinet_eval.report import table
+from msinet_eval.report.text import table
 from msinet_timm.commands import command, fraction, not_negative, positive, positive_float
 from msinet_timm.datasets import add_data_option, list_datasets
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
 from msinet_timm.errors import InputError
+from msinet_timm.processes import is_primary
 
 from .engine import evaluate_only, train
 from .recipe import list_recipes, load_recipe, parse_with_recipe

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from timm.utils import random_seed
 
-from msinet_eval.features import reid_data_config
-from msinet_eval.html_report import Measured, write_report
-from msinet_eval.models import load_model
+from msinet_eval.features.extract import reid_data_config
+from msinet_eval.models.load import load_model
 from msinet_eval.protocol import evaluate
-from msinet_eval.report import table, write_ranked_lists
+from msinet_eval.report.html import Measured, write_report
+from msinet_eval.report.text import table, write_ranked_lists
 from msinet_timm.commands import command
 
 from .branches import backbone_of

@@ -13,13 +13,13 @@ from timm.utils import CheckpointSaver, distribute_bn, random_seed
 from msinet_eval.protocol import Evaluation
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
+from msinet_timm.processes import Processes, start_processes
 
 from .cards import model_card
 from .curves import write_curves
 from .epoch import train_one_epoch
 from .measure import Measurement, calibrate, columns
 from .optim import precision
-from .processes import Processes, start_processes
 from .run_folder import RunFolder
 from .setup import Training, prepare
 from .trackers import create_trackers

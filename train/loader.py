@@ -12,10 +12,10 @@ from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.shards.pk_stream import PKStream
 from msinet_timm.datasets.shards.stream import StreamedImages, in_shards
 from msinet_timm.errors import InputError
+from msinet_timm.processes import Processes
 
 from .augment import PixelAugmentation, RandomErasing, training_transform
 from .data import TrainingData
-from .processes import Processes
 from .sampler import PKSampler
 
 __all__ = ['create_loader']

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from msinet_eval.calibration import FILE_NAME, Calibration
+from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_eval.protocol import Evaluation, verify
 from msinet_timm.datasets import ReIDDataset
 from msinet_timm.errors import InputError

@@ -17,7 +17,7 @@ import torch.nn as nn
 import yaml
 from timm.utils import CheckpointSaver
 
-from msinet_eval.calibration import FILE_NAME, Calibration
+from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.hub.folder import save_folder

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from timm.utils import AverageMeter, distribute_bn, random_seed
 from torch.utils.data import DataLoader
 
-from msinet_eval.features import extract, reid_data_config
+from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.protocol import evaluate
 from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
@@ -25,6 +25,7 @@ from msinet_timm.memory import keep_memory
 from msinet_timm.models.genotype import Genotype
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MSISuperNet
+from msinet_timm.processes import Processes, start_processes
 
 from .data import TrainingData, load_data
 from .engine import load_checkpoint
@@ -32,7 +33,6 @@ from .latency import interaction_costs
 from .loader import create_loader
 from .measure import Measurement, columns, measure
 from .optim import create_scaler, create_schedule, precision
-from .processes import Processes, start_processes
 from .run_folder import RunFolder
 from .search import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
 from .search_report import add_mixture, genotype_table, read_mixtures, write_mixtures_picture

@@ -10,10 +10,11 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
-from msinet_eval.features import reid_data_config
+from msinet_eval.features.extract import reid_data_config
 from msinet_eval.protocol import evaluate
 from msinet_timm.datasets.cache import open_cache
 from msinet_timm.errors import InputError
+from msinet_timm.processes import Processes
 
 from .alignment import SpatialAlignment
 from .branches import backbone_of, create_training_model, freeze
@@ -22,7 +23,6 @@ from .distributed import convert_sync_batchnorm
 from .loader import create_loader
 from .measure import Measurement, measure
 from .optim import Stepper, create_optimizer, create_scaler, create_schedule, precision
-from .processes import Processes
 from .task import ReIDTask
 
 __all__ = ['Training', 'create_model', 'prepare']

@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from msinet_eval import run as command
 from msinet_eval.cli import main
-from msinet_eval.features import Features
+from msinet_eval.commands import measure as command
+from msinet_eval.features.types import Features
 from msinet_eval.protocol import embed_dataset, rank
 
 

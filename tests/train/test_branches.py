@@ -3,7 +3,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 
-from msinet_eval.models import load_model
+from msinet_eval.models.load import load_model
 from msinet_eval.protocol import evaluate
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError

@@ -6,7 +6,7 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from msinet_eval.calibration import find_calibration
+from msinet_eval.metrics.calibration import find_calibration
 from msinet_train.cli import parse_args
 from msinet_train.engine import train
 

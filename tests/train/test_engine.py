@@ -17,7 +17,7 @@ from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.engine import evaluate_only, run_epoch, train
 from msinet_train.optim import Stepper, create_schedule
-from msinet_train.processes import Processes
+from msinet_timm.processes import Processes
 from msinet_train.recipe import list_recipes, load_recipe
 from msinet_train.setup import prepare
 from msinet_train.task import ReIDTask

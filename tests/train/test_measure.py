@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from msinet_eval.features import Features
+from msinet_eval.features.types import Features
 from msinet_eval.protocol import Evaluation, rank
 from msinet_train.measure import calibrate
 

@@ -12,7 +12,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.latency import interaction_costs
-from msinet_train.processes import Processes
+from msinet_timm.processes import Processes
 from msinet_train.search_cli import main, parse_args
 from msinet_train.search_compare import parse_comparison, random_genotypes
 from msinet_train.search_engine import prepare

@@ -15,7 +15,7 @@ from timm.data import create_transform
 from timm.layers import set_exportable
 from timm.utils.onnx import onnx_export
 
-from msinet_eval.features import reid_data_config
+from msinet_eval.features.extract import reid_data_config
 from msinet_timm.errors import InputError
 from msinet_timm.export import export as export_module
 from msinet_timm.export.export import export, largest_difference, mean_cosine

@@ -10,7 +10,7 @@ import torch.nn as nn
 from golden_figures import image
 from small_network import SmallNetwork
 
-from msinet_eval.features import reid_data_config
+from msinet_eval.features.extract import reid_data_config
 from msinet_timm.errors import InputError
 from msinet_timm.export.export import export, largest_difference, mean_cosine
 from msinet_timm.export.files import file_size

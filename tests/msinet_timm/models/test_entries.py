@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from msinet_eval.calibration import find_calibration
+from msinet_eval.metrics.calibration import find_calibration
 from msinet_timm.errors import InputError
 from msinet_timm.models.entries import check_entry, entries_folder, find_entry, load_entries, write_entry
 from msinet_timm.models.genotype import named_genotypes

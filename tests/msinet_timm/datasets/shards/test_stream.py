@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import PILToTensor
 
 import msinet_timm.datasets.shards.stream as stream
-from msinet_eval.features import extract
+from msinet_eval.features.extract import extract
 from msinet_timm.datasets import Record, ReIDDataset, create_dataset
 from msinet_timm.datasets.shards.pk_stream import PKStream
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards

@@ -1,0 +1,1 @@
+"""Time and memory of rankings: `python -m msinet_eval.benchmark`."""

@@ -1,0 +1,1 @@
+"""What `msinet-eval` and its words `compare`, `pair` and `search` do."""

@@ -1,0 +1,169 @@
+"""A model and a list of pictures -> `Features`: embeddings, and who and what they are of."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from timm.data import create_transform, resolve_data_config
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from msinet_timm.commands import progress
+from msinet_timm.datasets import Record
+from msinet_timm.datasets.cache import ImageCache
+from msinet_timm.datasets.cached_images import CachedImages
+from msinet_timm.datasets.images import ReIDImages
+from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
+from msinet_timm.errors import InputError
+from msinet_timm.processes import is_primary
+
+from .file import FeatureFile, describe, fill
+from .forward import AMP, device_of, embed, evaluation_mode, inference_form
+from .sharing import share_out
+from .types import Features
+
+__all__ = ['extract', 'reid_data_config']
+
+
+def reid_data_config(model: nn.Module, height: int | None = None, width: int | None = None) -> dict:
+    """timm's data config of a model, changed so that the whole picture is resized and nothing is cropped away.
+
+    Args:
+        model: its `pretrained_cfg`, if any, gives input size, mean, standard deviation and interpolation.
+        height: of the input in pixels, instead of the model's own. Likewise `width`.
+    """
+    config = resolve_data_config(pretrained_cfg=getattr(model, 'pretrained_cfg', None), model=model)
+    channels, own_height, own_width = config['input_size']
+    size = (channels, height or own_height, width or own_width)
+    return {**config, 'input_size': size, 'crop_pct': 1.0, 'crop_mode': 'squash'}
+
+
+def extract(
+    model: nn.Module,
+    records: Sequence[Record],
+    *,
+    transform: Callable | None = None,
+    data_config: dict | None = None,
+    cache: ImageCache | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+    device: str | torch.device | None = None,
+    flip: bool = False,
+    part: str = 'all',
+    neck: bool = False,
+    amp: str | None = None,
+    file: str | Path | None = None,
+    distributed: bool = False,
+    description: str = 'images',
+) -> Features:
+    """Embeds pictures, in the order of the records.
+
+    The model runs in evaluation mode and is left in the mode it came in; it moves to `device` for good.
+
+    Args:
+        model: takes [B, 3, H, W], see `embed`, and so for `flip`, `part` and `neck`. What it gives is normalised to
+            length 1 at the very end: with `flip`, after the mean.
+        records: pictures, all with a camera or all without.
+        transform: PIL image -> [3, H, W]; None for the evaluation transform of `data_config`.
+        data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
+        cache: where resized pictures are kept; only without a `transform`.
+        batch_size: images at once.
+        workers: processes that read images; 0 reads them in this one.
+        device: None for the one that the model is on.
+        amp: `'bfloat16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
+        file: where the features are kept, see `msinet_eval.features.file.FeatureFile`: an interrupted extraction goes
+            on there, and a finished one is only read. Not with a `transform`, which cannot be compared.
+        distributed: share the pictures out among the processes of torch's process group. All of them call this with
+            the same arguments, and all get the features of all pictures.
+        description: what the progress bar says.
+
+    Raises:
+        InputError: no records, some without a camera, an unreadable picture, an embedding that is not finite, a
+            transform with a cache or a file, or a file that holds something else.
+    """
+    if not records:
+        raise InputError('no pictures to embed')
+    cameras = _cameras(records)
+    if transform and (cache or file):
+        raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
+    if amp not in (None, *AMP):
+        raise InputError(f"amp '{amp}' must be one of {', '.join(AMP)}, or None")
+    data_config = data_config or reid_data_config(model)
+    device = torch.device(device) if device is not None else device_of(model)
+    options = {'flip': flip, 'part': part, 'neck': neck}
+
+    def run(batches: Sequence[range], bar) -> Iterator[Tensor]:
+        if cache is None:
+            read = StreamedImages if in_shards(records) else ReIDImages
+            images = read(records, transform or create_transform(**data_config))
+        else:
+            images = cache.images(records, data_config)
+        autocast = torch.autocast(device.type, AMP[amp] if amp else None, enabled=amp is not None)
+        model.to(device)
+        with evaluation_mode(model):
+            network = inference_form(model)
+            for raw, indices in _loader(images, batches, workers, device):
+                with torch.inference_mode(), autocast:
+                    batch = nn.functional.normalize(embed(network, images.to_input(raw, device), **options).float())
+                yield _check_finite(batch.cpu(), indices, records)
+                bar.update(len(indices))
+
+    batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
+    try:
+        if file is None and not distributed:
+            with progress(total=len(records), desc=description, unit='img') as bar:
+                embeddings = fill(len(records), zip(batches, run(batches, bar), strict=True))
+        else:
+            kind = {**options, 'amp': amp}
+            place = file and FeatureFile(file, lambda: describe(model, records, data_config, kind))
+            embeddings = share_out(run, batches, place, distributed, description)
+    except InputError as e:
+        # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
+        raise e.with_traceback(None) from None
+    features = Features(
+        embeddings=embeddings,
+        identities=torch.tensor([r.identity for r in records]),
+        cameras=cameras,
+        paths=tuple(r.path for r in records),
+        clothes=_labels(records, 'clothes'),
+        boxes=torch.tensor([r.box or (0, 0, 0, 0) for r in records]) if any(r.box for r in records) else None,
+        tracklets=_labels(records, 'tracklet'),
+        domains=None if any(r.domain is None for r in records) else tuple(r.domain for r in records),
+    )
+    if file is not None and (is_primary() or not distributed):
+        place.finish(features.save)
+    return features
+
+
+def _loader(images: ReIDImages | CachedImages, batches: Sequence[range], workers: int, device: torch.device):
+    """Gives (raw images, indices) of each batch, in order: the one place where pictures are read."""
+    return DataLoader(
+        images,
+        batch_sampler=StreamedBatches(images.records, batches) if isinstance(images, StreamedImages) else batches,
+        num_workers=workers,
+        collate_fn=images.collate,
+        pin_memory=device.type == 'cuda',
+    )
+
+
+def _check_finite(embeddings: Tensor, indices: Tensor, records: Sequence[Record]) -> Tensor:
+    finite = embeddings.isfinite().all(1)
+    if not finite.all():
+        path = records[int(indices[~finite][0])].path
+        raise InputError(f'the model gives NaN or infinity for {path}: its weights are broken')
+    return embeddings
+
+
+def _labels(records: Sequence[Record], field: str) -> Tensor | None:
+    """[N] int64, or None where some are unknown."""
+    labels = [getattr(record, field) for record in records]
+    return None if None in labels else torch.tensor(labels)
+
+
+def _cameras(records: Sequence[Record]) -> Tensor | None:
+    unknown = [r for r in records if r.camera is None]
+    if not unknown:
+        return torch.tensor([r.camera for r in records])
+    if len(unknown) == len(records):
+        return None
+    raise InputError(f'{unknown[0].path} has no camera but other pictures have: give all of them one, or none')
