@@ -155,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
         name, about = COMMANDS[argv[0]]
-        module = importlib.import_module(f'.{name}', __package__)
+        module = importlib.import_module(f'.commands.{name}', __package__)
         parser = argparse.ArgumentParser(prog=f'msinet-eval {argv[0]}', description=f'Tells {about}.')
         module.add_arguments(parser)
         return module.run(parser.parse_args(argv[1:]))

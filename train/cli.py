@@ -12,8 +12,8 @@ from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
+from msinet_train.engine.loop import evaluate_only, train
 
-from .engine import evaluate_only, train
 from .recipe import list_recipes, load_recipe, parse_with_recipe
 
 __all__ = ['add_data', 'add_schedule', 'create_parser', 'main', 'parse_args']

@@ -14,12 +14,12 @@ from msinet_eval.protocol import evaluate
 from msinet_eval.report.html import Measured, write_report
 from msinet_eval.report.text import table, write_ranked_lists
 from msinet_timm.commands import command
+from msinet_train.data.sources import load_data
+from msinet_train.engine.loop import train
+from msinet_train.engine.setup import create_model
 
-from .branches import backbone_of
 from .cli import parse_args
-from .data import load_data
-from .engine import train
-from .setup import create_model
+from .models import backbone_of
 
 
 @command

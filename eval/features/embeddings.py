@@ -9,11 +9,10 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from msinet_eval.features.types import Embedded
 from msinet_timm.datasets.readers.labels import number_labels
 from msinet_timm.errors import InputError
 
-from .types import Features
+from .types import Embedded, Features
 
 __all__ = ['COLUMNS', 'load_embeddings']
 

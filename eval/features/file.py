@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msinet_timm.datasets import Record
-from msinet_timm.datasets.shards.archive import picture_file
+from msinet_timm.datasets.archive import picture_file
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file, replace_text
 

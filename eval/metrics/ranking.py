@@ -104,7 +104,8 @@ def evaluate_ranking(
         query_clothes: [Q] integers, or None to keep pictures of the same clothes. Likewise `gallery_clothes`, [G].
         max_rank: length of the CMC curve, unless the gallery is smaller.
         tile: the largest number of distances held at once (about 5 bytes each), but at least one query's.
-        kernel: how ranks are counted, see `counting`: 'tensor', 'numba' (on the CPU, needs the extra `fast`), or 'auto', which is numba where it can run and pays. The result is the same.
+        kernel: how ranks are counted, see `counting`: 'tensor', 'numba' (on the CPU, needs the extra `fast`), or
+            'auto', which is numba where it can run and pays. The result is the same.
         precision: 'half' multiplies in float16, which is faster on most GPUs, but rounds distances to three digits:
             ranks change, and so do the figures, a little.
 

@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, InterpolationMode, Resize
 
 from msinet_timm.commands import progress
-from msinet_timm.datasets.shards.archive import picture_file
 from msinet_timm.errors import InputError
 
+from .archive import picture_file
 from .cached_images import CachedImages, Erasing, PixelFile
 from .images import ReIDImages, UnreadableImageError
 from .records import Record

@@ -46,7 +46,7 @@ class CachedBatch(NamedTuple):
 
 
 class Erasing(Protocol):
-    """Random erasing in two steps, as `msinet_train.augment.RandomErasing` has it."""
+    """Random erasing in two steps, as `msinet_train.data.augment.RandomErasing` has it."""
 
     value: torch.Tensor
 

@@ -8,9 +8,9 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
-from msinet_timm.datasets.shards.archive import read_picture, split_path
 from msinet_timm.errors import InputError
 
+from .archive import read_picture, split_path
 from .records import Record
 
 __all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']

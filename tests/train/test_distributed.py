@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from timm.utils import unwrap_model
 
 import msinet_timm  # noqa: F401
-from msinet_train.alignment import SpatialAlignment
 from msinet_train.distributed import convert_sync_batchnorm, gather
-from msinet_train.task import ReIDTask
+from msinet_train.losses.alignment import SpatialAlignment
+from msinet_train.losses.task import ReIDTask
 
 KINDS = {
     'published': dict(alignment='pos_neg'),

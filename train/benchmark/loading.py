@@ -19,6 +19,7 @@ from msinet_timm.datasets import Record, create_dataset, list_datasets
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages, load_image
 from msinet_timm.errors import InputError
+from msinet_train.data.augment import PixelAugmentation, RandomErasing, training_transform
 
 __all__ = ['main', 'measure']
 
@@ -27,8 +28,6 @@ PIPELINE = 'transforms for each picture'
 
 def ways(records: Sequence[Record], height: int, width: int, batch_size: int) -> dict[str, Callable[[], None]]:
     """Functions that read all records once, by name; augmentation as in the published training."""
-    from msinet_train.augment import PixelAugmentation, RandomErasing, training_transform
-
     config = {
         'input_size': (3, height, width),
         'mean': IMAGENET_DEFAULT_MEAN,

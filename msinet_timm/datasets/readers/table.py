@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from msinet_timm.datasets.archive import picture_file
 from msinet_timm.datasets.records import ReIDDataset
-from msinet_timm.datasets.shards.archive import picture_file
 from msinet_timm.errors import InputError
 
 from .clothes import CLOTHES_OPTION, clothes_protocol

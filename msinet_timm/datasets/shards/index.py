@@ -19,13 +19,12 @@ from pathlib import Path
 from PIL import Image
 
 from msinet_timm.commands import progress
+from msinet_timm.datasets.archive import is_remote, open_shard, split_path
 from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION, clothes_protocol
 from msinet_timm.datasets.readers.labels import FIELDS, make_records
 from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.records import Record, ReIDDataset
 from msinet_timm.errors import InputError
-
-from .archive import is_remote, open_shard, split_path
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
 

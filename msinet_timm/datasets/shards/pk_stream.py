@@ -28,7 +28,7 @@ class PKStream(Sampler[list[tuple[int, bytes]]]):
     batch of P random identities with K random pictures of each leaves it, identities with many pictures in it more
     often. An epoch depends on (seed, epoch) and the number of processes alone, not on that of the workers.
 
-    How this differs from `msinet_train.sampler.PKSampler`, which sees all pictures at once:
+    How this differs from `msinet_train.data.sampler.PKSampler`, which sees all pictures at once:
 
     - Only pictures that are in the buffer together can be in a batch together. So shards should hold identities in
       groups of several K, and the groups in random order, as `msinet-data convert` writes them.

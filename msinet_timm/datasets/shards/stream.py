@@ -11,10 +11,9 @@ from itertools import islice
 
 from torch.utils.data import Sampler
 
+from msinet_timm.datasets.archive import open_shard, split_path
 from msinet_timm.datasets.images import ReIDImages, UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record
-
-from .archive import open_shard, split_path
 
 __all__ = ['StreamedBatches', 'StreamedImages', 'in_shards']
 

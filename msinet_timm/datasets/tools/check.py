@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from msinet_timm.commands import progress
+from msinet_timm.datasets.archive import read_picture
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record, ReIDDataset
-from msinet_timm.datasets.shards.archive import read_picture
 
 __all__ = ['Finding', 'check_dataset', 'summarize']
 

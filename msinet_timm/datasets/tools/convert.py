@@ -12,11 +12,11 @@ import numpy as np
 from PIL import Image
 
 from msinet_timm.commands import progress
+from msinet_timm.datasets.archive import read_picture, split_path
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.labels import FIELDS
 from msinet_timm.datasets.readers.market1501 import PARTS
 from msinet_timm.datasets.records import Record, ReIDDataset
-from msinet_timm.datasets.shards.archive import read_picture, split_path
 from msinet_timm.datasets.shards.index import write_index
 from msinet_timm.errors import InputError
 

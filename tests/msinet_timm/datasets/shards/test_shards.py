@@ -17,9 +17,9 @@ from PIL import Image
 
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import Protocol, Record, ReIDDataset, create_dataset
+from msinet_timm.datasets.archive import picture_file, read_picture, split_path
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import UnreadableImageError, load_image
-from msinet_timm.datasets.shards.archive import picture_file, read_picture, split_path
 from msinet_timm.datasets.tools.check import check_dataset
 from msinet_timm.datasets.tools.convert import convert
 from msinet_timm.datasets.tools.verify import drop_broken

@@ -10,9 +10,9 @@ from PIL import Image
 
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import Record, ReIDDataset, create_dataset
+from msinet_timm.datasets.archive import read_picture
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.records import Protocol
-from msinet_timm.datasets.shards.archive import read_picture
 from msinet_timm.datasets.tools.convert import LAYOUTS, convert
 from msinet_timm.errors import InputError
 

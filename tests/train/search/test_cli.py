@@ -1,0 +1,277 @@
+import csv
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+
+from msinet_timm.errors import InputError
+from msinet_timm.models.genotype import find_genotype
+from msinet_timm.models.interactions import INTERACTIONS
+from msinet_timm.processes import Processes
+from msinet_train.search.cli import main, parse_args
+from msinet_train.search.compare import parse_comparison, random_genotypes
+from msinet_train.search.engine import prepare
+from msinet_train.search.latency import interaction_costs
+
+TINY = '-ds market1501 --variant x0_25 --height 32 --width 16 --batch-size 6 --num-instance 2 --workers 0'
+TINY += ' --warmup-step 0 --epochs 2 --geno-interval 1'
+
+
+@pytest.fixture(scope='module')
+def tiny(market_to_search):
+    return [*TINY.split(), '--data-dir', str(market_to_search)]
+
+
+def run(tiny, folder, flags='', expected=0):
+    code = main([*tiny, *flags.split(), '--output', str(folder)])
+    assert code == expected
+    return folder
+
+
+def checkpoint(folder):
+    return torch.load(folder / 'last.pth.tar', weights_only=True)
+
+
+def assert_same(a, b):
+    assert a.keys() == b.keys()
+    for name, tensor in a.items():
+        assert torch.equal(tensor, b[name]), name
+
+
+@pytest.fixture(scope='module')
+def searched(tiny, tmp_path_factory):
+    return run(tiny, tmp_path_factory.mktemp('search') / 'run')
+
+
+def test_writes_a_genotype_that_is_a_model(searched, capsys):
+    saved = json.loads((searched / 'genotype.json').read_text())
+    assert saved['dataset'] == ['market1501'] and saved['epochs'] == 2 and saved['seed'] == 0
+    assert saved['command'].startswith('msinet-search -ds market1501')
+    names = list(INTERACTIONS)
+    assert saved['operations'] == [names[max(range(4), key=row.__getitem__)] for row in saved['weights']]
+    model = timm.create_model('msinet_x0_25', genotype=str(searched / 'genotype.json'), num_classes=0).eval()
+    assert model.genotype == saved['operations']
+    assert model(torch.randn(1, 3, 64, 32)).shape == (1, 384)
+
+
+def test_leaves_what_people_can_read(searched):
+    with open(searched / 'summary.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert [row['epoch'] for row in rows] == ['0', '1']
+    assert all(0 < float(row['eval_mAP']) <= 1 and float(row['train_valid_loss']) > 0 for row in rows)
+    with open(searched / 'architecture.csv') as file:
+        places = list(csv.DictReader(file))
+    assert len(places) == 2 * 12
+    assert sum(float(places[-1][name]) for name in INTERACTIONS) == pytest.approx(1, abs=1e-5)
+    assert (searched / 'architecture.png').stat().st_size > 10_000
+    assert 'cell  stage' in (searched / 'log.txt').read_text()
+
+
+def test_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path):
+    folder = run(tiny, tmp_path / 'run', '--epochs 1 --milestones 150')
+    assert main(['--resume', str(folder), '--epochs', '2', '--milestones', '150', '225', '300']) == 0
+    one, two = checkpoint(searched), checkpoint(folder)
+    assert_same(one['task'], two['task'])
+    assert (searched / 'summary.csv').read_text().splitlines()[0] == (folder / 'summary.csv').read_text().splitlines()[
+        0
+    ]
+    assert (searched / 'architecture.csv').read_text() == (folder / 'architecture.csv').read_text()
+
+
+def test_mixed_precision_starts_later(tiny, searched, tmp_path):
+    """An epoch before it is one of float32; the search goes on from there as if it had never been interrupted."""
+    flags = '--amp --amp-start 1'
+    whole = run(tiny, tmp_path / 'whole', flags)
+    parts = run(tiny, tmp_path / 'parts', f'{flags} --epochs 1')
+    assert main(['--resume', str(parts), '--epochs', '2']) == 0
+    assert_same(checkpoint(parts)['task'], checkpoint(whole)['task'])
+    losses = []
+    for folder in (whole, searched):
+        with open(folder / 'summary.csv') as file:
+            losses.append([(row['train_train_loss'], row['train_valid_loss']) for row in csv.DictReader(file)])
+    assert losses[0][0] == losses[1][0] and losses[0][1] != losses[1][1]
+
+
+def test_tiny_numbers_become_zeros(searched):
+    """Numbers below the smallest normal one, of which attention has many, slow a CPU down: a search drops them."""
+    if not torch.set_flush_denormal(False):
+        pytest.skip('this processor has no such setting')
+    tiny = torch.tensor(1e-30)
+    assert tiny * 1e-10 > 0
+    assert main(['--resume', str(searched), '--device', 'cpu']) == 0
+    assert tiny * 1e-10 == 0
+
+
+@pytest.mark.parametrize(
+    'flags',
+    ['--order 2', '--objective latency --latency-weight 50', '--memory-init zeros', '--mid-from output', '--amp',
+     '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1'],
+)  # fmt: skip
+def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
+    folder = run(tiny, tmp_path / 'run', f'{flags} --epochs 1')
+    found = checkpoint(folder)['task']['trainable_module.arch_weights']
+    with open(searched / 'architecture.csv') as file:
+        first = [[float(row[name]) for name in INTERACTIONS] for row in csv.DictReader(file) if row['epoch'] == '0']
+    assert not torch.allclose(found.softmax(1), torch.tensor(first), atol=2e-6)
+
+
+def test_settings_reach_the_optimizers(tiny, tmp_path):
+    flags = '--lr 0.01 --momentum 0.5 --weight-decay 0.1 --milestones 7 --decay-rate 0.5'
+    flags += ' --arch-lr 0.02 --arch-betas 0.6 0.7 --arch-weight-decay 0.2 --arch-milestones 3 --grad-checkpointing'
+    args = parse_args([*tiny, *flags.split(), '--epochs', '20', '--output', str(tmp_path)])
+    state = prepare(args, Processes(torch.device('cpu')))
+    weights, arch = state.weights[0].param_groups[0], state.arch[0].param_groups[0]
+    assert (weights['momentum'], weights['weight_decay']) == (0.5, 0.1)
+    assert (arch['betas'], arch['weight_decay']) == ((0.6, 0.7), 0.2)
+    rates = []
+    for epoch in (2, 3, 6, 7):
+        for _, schedule in (state.weights, state.arch):
+            schedule.step(epoch)
+        rates += [weights['lr'], arch['lr']]
+    assert rates == pytest.approx([0.01, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.01])
+    assert state.task.supernet.grad_checkpointing
+
+
+def test_latency_prefers_what_is_fast(tiny, tmp_path):
+    folder = run(tiny, tmp_path / 'run', '--objective latency --latency-weight 1000 --arch-lr 0.1 --epochs 1')
+    state = checkpoint(folder)
+    mixture, costs = state['task']['trainable_module.arch_weights'].softmax(1), state['costs']
+    assert (mixture[:, 2] < mixture[:, 0]).all() and (costs[:, 2] > costs[:, 0]).all()
+    with open(folder / 'summary.csv') as file:
+        assert float(next(csv.DictReader(file))['train_expected_ms']) == pytest.approx(
+            (mixture * costs).sum().item(), rel=1e-4
+        )
+
+
+def test_costs_are_by_stage():
+    costs = interaction_costs((16, 64, 96, 128), (64, 32), torch.device('cpu'), batch_size=2)
+    assert costs.shape == (12, 4) and (costs > 0).all()
+    assert torch.equal(costs[0], costs[3]) and torch.equal(costs[8], costs[11])
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (
+            '--batch-size 20',
+            'smaller half of the search has 9 identities, three fifths of 15; a batch of 10 needs 20 in',
+        ),
+        ('--batch-size 7', 'not a multiple of --num-instance'),
+        ('--amp --amp-dtype float16', 'float16 needs CUDA'),
+        ('--amp-start 2', '--amp-start is for --amp'),
+        ('--order 2 --opt muon', '--order 2 looks ahead a step of plain SGD, not of muon: leave out --opt'),
+        ('-ds duke', 'withdrawn'),
+    ],
+)
+def test_bad_input(tiny, tmp_path, capsys, flags, message):
+    run(tiny, tmp_path / 'run', flags, expected=2)
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
+
+
+def test_does_not_search_over_another_search(tiny, searched, capsys):
+    assert main([*tiny, '--output', str(searched)]) == 2
+    assert '--resume' in capsys.readouterr().err
+
+
+def test_resume_of_nothing(tmp_path, capsys):
+    assert main(['--resume', str(tmp_path)]) == 2
+    assert 'no search there' in capsys.readouterr().err
+
+
+def test_defaults_are_the_published_search():
+    args = parse_args([])
+    assert (args.dataset, args.epochs, args.lr, args.arch_lr) == (['msmt17'], 350, 0.025, 0.002)
+    assert (args.milestones, args.arch_milestones, args.arch_betas) == ([150, 225, 300], [150, 225, 350], [0.5, 0.999])
+    assert (args.batch_size, args.num_instance, args.memory_momentum, args.temperature) == (64, 4, 0.2, 0.05)
+    assert args.output == 'runs/search_msmt17'
+
+
+SPY = """
+import sys
+import torch
+from msinet_train import search_cli, search_engine
+
+run_epoch = search_engine._run_epoch
+
+def spy(state, epoch):
+    figures = run_epoch(state, epoch)
+    torch.save(state.task.state_dict(), f'{sys.argv[1]}/{state.processes.rank}.pt')
+    return figures
+
+search_engine._run_epoch = spy
+raise SystemExit(search_cli.main(sys.argv[2:]))
+"""
+
+
+def test_two_processes_keep_one_supernet(tiny, tmp_path):
+    (tmp_path / 'spy.py').write_text(SPY)
+    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    command += [str(tmp_path / 'spy.py'), str(tmp_path), *tiny, '--device', 'cpu', '--epochs', '1', '--batch-size', '4']
+    command += ['--output', str(tmp_path / 'run')]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    assert result.returncode == 0, result.stderr[-3000:]
+    one, two = (torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in (0, 1))
+    assert_same(one, two)
+    assert one['train_memory.features'].any(1).all()
+    assert len(find_genotype(tmp_path / 'run' / 'genotype.json')) == 12
+
+
+def test_random_genotypes_differ_and_repeat():
+    drawn = random_genotypes(5, seed=3)
+    assert len(set(drawn.values())) == 5 and drawn == random_genotypes(5, seed=3) != random_genotypes(5, seed=4)
+
+
+def test_compare(searched, market_to_search, tmp_path, capsys):
+    flags = f'-ds market1501 --data-dir {market_to_search} --batch-size 8'
+    flags += ' --recipe demo --model msinet_x0_25 --height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0'
+    command = ['compare', str(searched / 'genotype.json'), '--random', '1', '--no-uniform', '--seeds', '0', '1']
+    command += ['--output', str(tmp_path), *flags.split()]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert first.splitlines()[0].split() == ['mAP', 'Rank-1', 'ms']
+    assert {line.split()[0] for line in first.splitlines()[1:]} == {'run', 'random_0'}
+    with open(tmp_path / 'compare.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert [(row['genotype'], row['seed']) for row in rows] == [
+        ('run', '0'), ('run', '1'), ('random_0', '0'), ('random_0', '1')
+    ]  # fmt: skip
+    config = json.loads((tmp_path / 'random_0' / 'seed1' / 'last' / 'config.json').read_text())
+    assert config['model_args']['genotype'] == list(random_genotypes(1)['random_0'])
+    assert (tmp_path / 'compare.png').stat().st_size > 5_000
+
+    stamp = (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime
+    assert main(command) == 0  # nothing is trained again
+    assert (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime == stamp
+
+
+def test_compare_tells_genotypes_from_values_of_flags():
+    args, flags = parse_comparison('--random 0 --recipe small -ds sample'.split())
+    assert args.genotypes == [] and flags == ['--recipe', 'small', '-ds', 'sample']
+    args, flags = parse_comparison('msmt a.json --seeds 1 2 --epochs 3'.split())
+    assert (args.genotypes, args.seeds, flags) == (['msmt', 'a.json'], [1, 2], ['--epochs', '3'])
+    with pytest.raises(InputError, match='--seed: the comparison sets it itself'):
+        parse_comparison('msmt --seed 1'.split())
+
+
+def test_compare_needs_a_folder(tmp_path, capsys):
+    file = tmp_path / 'file'
+    file.touch()
+    assert main(['compare', 'msmt', '--random', '1', '--no-uniform', '--output', str(file), '-ds', 'sample']) == 2
+    assert f'--output: cannot create the folder {file}' in capsys.readouterr().err
+
+
+def test_compare_needs_two(tmp_path, capsys):
+    assert main(['compare', 'msmt', '--no-uniform', '--random', '0', '--output', str(tmp_path)]) == 2
+    assert 'needs two genotypes' in capsys.readouterr().err
+    assert main(['compare', 'msmt', '--seed', '3']) == 2
+
+
+@pytest.mark.parametrize('name', INTERACTIONS)
+def test_uniform_genotypes_are_named(name):
+    assert set(find_genotype(f'all_{name}')) == {name}
+    assert not timm.is_model(f'msinet_all_{name}_x1_0')  # the list of models is for those that people use

@@ -1,0 +1,1 @@
+"""From names of data sets to batches on their way to the model."""
