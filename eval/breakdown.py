@@ -20,9 +20,9 @@ class Breakdown:
 
     Attributes:
         rows: R groups of queries, ascending: camera labels or names of domains.
-        columns: C groups of gallery pictures.
+        columns: C groups of gallery images.
         mAP: [R, C] mean average precision, 0-1.
-        rank1: [R, C] share of queries whose first picture is a match, 0-1.
+        rank1: [R, C] share of queries whose first image is a match, 0-1.
         queries: [R, C] number of queries that have a match, over which the means are taken.
     """
 
@@ -42,7 +42,7 @@ def by_camera_pair(
 ) -> Breakdown:
     """Measures each camera's queries on each camera's part of the gallery.
 
-    The diagonal is empty by the protocol: pictures of a query's identity and camera are never a match.
+    The diagonal is empty by the protocol: images of a query's identity and camera are never a match.
 
     Args:
         query: who asks.
@@ -120,7 +120,7 @@ def _has_match(query: Features, gallery: Features, same_clothes_removed: bool) -
 
 
 def _count_alike(query: Features, gallery: Features, names: list[str]) -> np.ndarray:
-    """[Q] number of gallery pictures with a query's identity and other labels."""
+    """[Q] number of gallery images with a query's identity and other labels."""
     names = ['identities', *names]
     rows = [torch.stack([getattr(features, name) for name in names], 1) for features in (query, gallery)]
     _, inverse = torch.unique(torch.cat(rows), dim=0, return_inverse=True)

@@ -16,8 +16,8 @@ __all__ = ['main']
 #: First words that call another command: the module with its `add_arguments` and `run`, and what it does.
 COMMANDS = {
     'compare': ('compare', 'whether one model is better than another, and on which queries'),
-    'pair': ('pair', 'whether two pictures show the same one'),
-    'search': ('search', 'the nearest pictures of a gallery of any size'),
+    'pair': ('pair', 'whether two images show the same one'),
+    'search': ('search', 'the nearest images of a gallery of any size'),
 }
 _EPILOG = 'other commands: ' + '; '.join(f'msinet-eval {word}: {about}' for word, (_, about) in COMMANDS.items())
 
@@ -59,7 +59,7 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         nargs='+',
         metavar='RULE',
         help="measure by these rules instead of the data set's: standard, or some of clothes-changing, all-cameras "
-        "(pictures of a query's own camera count) and draws=N (one gallery picture of each identity, drawn N times)",
+        "(images of a query's own camera count) and draws=N (one gallery image of each identity, drawn N times)",
     )
     group.add_argument('--skip-broken', action='store_true', help=SKIP_BROKEN)
     group.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
@@ -82,7 +82,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--model', metavar='NAME', help='the network of a checkpoint file')
     group.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
     group.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
-    group.add_argument('--flip', action='store_true', help='mean of the embeddings of a picture and its mirror image')
+    group.add_argument('--flip', action='store_true', help='mean of the embeddings of an image and its mirror image')
     group.add_argument('--part', default='all', choices=PARTS, help='part of the embedding (default: all)')
     group.add_argument('--neck', action='store_true', help='take the features behind the necks')
     group.add_argument('--amp', choices=list(AMP), help='compute in half precision; embeddings stay float32')
@@ -101,18 +101,18 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
 
 def _add_test_time(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--camera-mean', action='store_true', help="take each camera's mean from its embeddings")
-    group.add_argument('--multi-shot', action='store_true', help='rank tracklets, each by the mean of its pictures')
+    group.add_argument('--multi-shot', action='store_true', help='rank tracklets, each by the mean of its images')
     group.add_argument(
-        '--query-expansion', type=positive, metavar='K', help='mean of each query and its K nearest gallery pictures'
+        '--query-expansion', type=positive, metavar='K', help='mean of each query and its K nearest gallery images'
     )
     group.add_argument(
         '--database-augmentation',
         type=positive,
         metavar='K',
-        help='mean of each gallery picture and the K nearest',
+        help='mean of each gallery image and the K nearest',
     )
     group.add_argument('--rerank', action='store_true', help='re-rank by k-reciprocal neighbours (CVPR 2017)')
-    group.add_argument('--k1', type=positive, metavar='N', help='neighbours of a picture (default: 20)')
+    group.add_argument('--k1', type=positive, metavar='N', help='neighbours of an image (default: 20)')
     group.add_argument('--k2', type=positive, metavar='N', help='neighbours to average over (default: 6)')
     group.add_argument(
         '--lambda-value', type=fraction, metavar='SHARE', help='share of the original distance (default: 0.3)'

@@ -139,15 +139,15 @@ def measure(
 
 
 def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[Features, Features]:
-    """Query and gallery of one draw: a random picture of each identity is the gallery.
+    """Query and gallery of one draw: a random image of each identity is the gallery.
 
     Args:
-        query: who asks; None for all pictures that are not drawn.
+        query: who asks; None for all images that are not drawn.
         gallery: what is drawn from.
         seed: two draws of one seed are the same.
 
     Raises:
-        InputError: no identity has a second picture, which could ask.
+        InputError: no identity has a second image, which could ask.
     """
     order = np.random.default_rng(seed).permutation(len(gallery))
     _, first = np.unique(gallery.identities.numpy()[order], return_index=True)
@@ -155,7 +155,7 @@ def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[
     drawn[torch.as_tensor(order[first])] = True
     if query is None:
         if drawn.all():
-            raise InputError('no identity has a second picture, so that none is left to ask when galleries are drawn')
+            raise InputError('no identity has a second image, so that none is left to ask when galleries are drawn')
         query = gallery.subset((~drawn).nonzero()[:, 0])
     return query, gallery.subset(drawn.nonzero()[:, 0])
 
@@ -169,13 +169,13 @@ def rank(
     rerank: dict | None = None,
     max_rank: int = 50,
 ) -> RankingResult:
-    """Measures features; pictures of a query's identity and camera are removed wherever cameras are known.
+    """Measures features; images of a query's identity and camera are removed wherever cameras are known.
 
     Args:
         query: who asks.
         gallery: what is ranked.
         device: where to compute; None for the CPU.
-        same_clothes_removed: take out pictures of a query's identity and clothes, too.
+        same_clothes_removed: take out images of a query's identity and clothes, too.
         rerank: see `measure`, and so `max_rank`.
     """
     labels, clothes = _labels(query, gallery, same_clothes_removed)
@@ -196,7 +196,7 @@ def verify(
     """How well distances tell same from different, over the pairs that `rank` ranks.
 
     Args:
-        query: one picture of each pair.
+        query: one image of each pair.
         gallery: the other.
         device: see `rank`, and so `same_clothes_removed`.
         **options: of `evaluate_verification`.
@@ -207,11 +207,11 @@ def verify(
 
 
 def _labels(query: Features, gallery: Features, same_clothes_removed: bool) -> tuple[tuple, dict]:
-    """Positional and named arguments that tell who is in the pictures, as `evaluate_ranking` takes them."""
+    """Positional and named arguments that tell who is in the images, as `evaluate_ranking` takes them."""
     clothes = {}
     if same_clothes_removed:
         if query.clothes is None or gallery.clothes is None:
-            raise InputError('the clothes-changing protocol needs the clothes of all pictures, which are not known')
+            raise InputError('the clothes-changing protocol needs the clothes of all images, which are not known')
         clothes = {'query_clothes': query.clothes, 'gallery_clothes': gallery.clothes}
     return (query.identities, gallery.identities, query.cameras, gallery.cameras), clothes
 
@@ -223,7 +223,7 @@ def parse_protocol(rules: Sequence[str]) -> Protocol:
     """The protocol that `--protocol` forces.
 
     Args:
-        rules: `standard` alone, or some of `clothes-changing`, `all-cameras` (keep pictures of a query's own camera)
+        rules: `standard` alone, or some of `clothes-changing`, `all-cameras` (keep images of a query's own camera)
             and `draws=N`.
 
     Raises:

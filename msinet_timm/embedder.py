@@ -1,4 +1,4 @@
-"""From pictures, or a detector's boxes in a video frame, to embeddings: what a program needs of a model."""
+"""From images, or a detector's boxes in a video frame, to embeddings: what a program needs of a model."""
 
 import copy
 import logging
@@ -27,11 +27,11 @@ __all__ = ['Embedder']
 
 _logger = logging.getLogger(__name__)
 
-Picture = str | Path | Image.Image | np.ndarray | torch.Tensor
+ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
 class Embedder:
-    """Pictures to embeddings, by one model.
+    """Images to embeddings, by one model.
 
     ```
     embedder = Embedder('runs/market')
@@ -39,12 +39,12 @@ class Embedder:
     found = embedder.crops(frame, boxes) @ gallery.T  # cosines [N, 2]
     ```
 
-    Pictures are prepared as `timm.data.create_transform` does it for the model. Threads may share an embedder: they
+    Images are prepared as `timm.data.create_transform` does it for the model. Threads may share an embedder: they
     take turns.
 
     Attributes:
         size: D, the length of an embedding.
-        data_config: how pictures are prepared, see `timm.data.resolve_data_config`.
+        data_config: how images are prepared, see `timm.data.resolve_data_config`.
         device: where the model runs.
 
     Args:
@@ -55,7 +55,7 @@ class Embedder:
         form: how the model runs, see `msinet_timm.forms.FORMS`. For `'compiled'`, batches are filled up to a power of
             two, so that few sizes are compiled.
         precision: `'float32'` or `'bf16'`.
-        batch_size: pictures that the model is given at once.
+        batch_size: images that the model is given at once.
         normalize: make embeddings of length 1.
         keep_memory: on the CPU, let this process keep the memory it has once used, see
             `msinet_timm.memory.keep_memory`: faster, but it holds for everything else in the process, too.
@@ -98,8 +98,8 @@ class Embedder:
         self._pixels = torch.zeros(shape, dtype=torch.uint8).to(memory_format=torch.channels_last)
         self._input = torch.zeros(shape, device=self.device).to(memory_format=torch.channels_last)
 
-    def __call__(self, images: Sequence[Picture] | torch.Tensor | np.ndarray) -> np.ndarray:
-        """Embeds pictures.
+    def __call__(self, images: Sequence[ImageLike] | torch.Tensor | np.ndarray) -> np.ndarray:
+        """Embeds images.
 
         Args:
             images: image files, which are turned upright as their EXIF orientation says; PIL images; RGB arrays
@@ -107,17 +107,17 @@ class Embedder:
                 tensor [B, 3, H, W].
 
         Returns:
-            [N, D] float32, a row for each picture.
+            [N, D] float32, a row for each image.
 
         Raises:
-            InputError: a picture that cannot be read or is none; its message names the file or the index.
+            InputError: an image that cannot be read or is none; its message names the file or the index.
         """
         if isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) != 4:
-            raise InputError('an embedder takes several pictures at once: give a list of them, if need be of one')
-        return self._embed(len(images), (self._prepare(image, f'picture {i}') for i, image in enumerate(images)))
+            raise InputError('an embedder takes several images at once: give a list of them, if need be of one')
+        return self._embed(len(images), (self._prepare(image, f'image {i}') for i, image in enumerate(images)))
 
     def crops(self, frame: np.ndarray, boxes, bgr: bool = False) -> np.ndarray:
-        """Embeds parts of one picture, as a detector finds them.
+        """Embeds parts of one image, as a detector finds them.
 
         Args:
             frame: [H, W, 3] uint8.
@@ -141,8 +141,8 @@ class Embedder:
         parts = (frame[top:bottom, left:right, ::step] for left, top, right, bottom in places)
         return self._embed(len(places), (self._prepare(part, f'box {i}') for i, part in enumerate(parts)))
 
-    def _prepare(self, image: Picture, name: str) -> torch.Tensor:
-        """A picture as [3, height, width] uint8."""
+    def _prepare(self, image: ImageLike, name: str) -> torch.Tensor:
+        """An image as [3, height, width] uint8."""
         if isinstance(image, torch.Tensor):
             if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
                 raise InputError(f'{name} must be a tensor [3, H, W] uint8, got {list(image.shape)} {image.dtype}')
@@ -158,13 +158,13 @@ class Embedder:
             raise InputError(f'{name} must be a file, a PIL image, an array or a tensor, got {type(image).__name__}')
         return self._transform(image.convert('RGB'))
 
-    def _embed(self, count: int, pictures: Iterator[torch.Tensor]) -> np.ndarray:
+    def _embed(self, count: int, images: Iterator[torch.Tensor]) -> np.ndarray:
         embeddings = np.empty((count, self.size), np.float32)
         with self._lock:
             for start in range(0, count, self.batch_size):
                 n = min(self.batch_size, count - start)
                 for place in self._pixels[:n]:
-                    place.copy_(next(pictures))
+                    place.copy_(next(images))
                 embeddings[start : start + n] = self._run_batch(n)
         return embeddings
 
@@ -181,7 +181,7 @@ class Embedder:
         found = network(torch.zeros(1, 3, self._height, self._width, device=self.device))
         if not isinstance(found, torch.Tensor) or found.ndim != 2:
             shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
-            raise InputError(f'{type(network).__name__} gives {shape} for a picture instead of one vector')
+            raise InputError(f'{type(network).__name__} gives {shape} for an image instead of one vector')
         return found.size(1)
 
 

@@ -30,7 +30,7 @@ SHORTER = {
     'msinet-train --resume': '--epochs 2',
     'python -m msinet_timm.benchmark': '--models msinet_x0_25 --forms eager fused --batch-sizes 1 --threads 1 '
     '--rounds 1',
-    'msinet-data render': '--identities 4 --cameras 2 --pictures 2 --samples 1 --width 32 --height 64 --workers 1',
+    'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1',
 }
 # Runs all tests, this one among them; and installations, which test_packaging does from a wheel.
 ELSEWHERE = ('make test', 'pip install')

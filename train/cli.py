@@ -95,7 +95,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument('--num-instance', type=positive, metavar='K', help='images of each identity in a batch')
     data.add_argument(
         '--all-images', action='store_true', default=False,
-        help='epochs in which every picture has its turn; the published ones leave some out'
+        help='epochs in which every image has its turn; the published ones leave some out'
     )  # fmt: skip
     data.add_argument('--padding', type=not_negative, metavar='PIXELS', help='border from which a random crop is taken')
     data.add_argument(

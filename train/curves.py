@@ -1,4 +1,4 @@
-"""Pictures of how trainings went: `python -m msinet_train.curves` draws several runs together."""
+"""Images of how trainings went: `python -m msinet_train.curves` draws several runs together."""
 
 import argparse
 import csv
@@ -12,12 +12,12 @@ from msinet_timm.files import replace_file
 __all__ = ['create_figure', 'read_rows', 'save_figure', 'write_comparison', 'write_curves']
 
 
-def write_curves(summary: Path, picture: Path) -> None:
+def write_curves(summary: Path, image: Path) -> None:
     """Draws losses, learning rate, mAP and Rank-1 over the epochs.
 
     Args:
         summary: a run's `summary.csv`.
-        picture: PNG to write.
+        image: PNG to write.
 
     Raises:
         ImportError: matplotlib, an optional package, is missing.
@@ -34,15 +34,15 @@ def write_curves(summary: Path, picture: Path) -> None:
         axes.grid(alpha=0.3)
         if axes.lines:
             axes.legend()
-    save_figure(figure, picture)
+    save_figure(figure, image)
 
 
-def write_comparison(groups: Mapping[str, Sequence[Path]], picture: Path, column: str = 'eval_mAP') -> None:
+def write_comparison(groups: Mapping[str, Sequence[Path]], image: Path, column: str = 'eval_mAP') -> None:
     """Draws one figure of several runs over the epochs: a line for each group's mean, a band from lowest to highest.
 
     Args:
         groups: run folders by name, such as those of several seeds. Only epochs that all of a group measured count.
-        picture: PNG to write.
+        image: PNG to write.
         column: of `summary.csv`, a share.
 
     Raises:
@@ -61,7 +61,7 @@ def write_comparison(groups: Mapping[str, Sequence[Path]], picture: Path, column
     axes.set(xlabel='epoch', ylabel=f'{column.removeprefix("eval_")} in %')
     axes.grid(alpha=0.3)
     axes.legend()
-    save_figure(figure, picture)
+    save_figure(figure, image)
 
 
 def _column(summary: Path, column: str) -> dict[int, float]:
@@ -96,9 +96,9 @@ def create_figure(size: tuple[float, float]):
     return Figure(figsize=size, layout='constrained')
 
 
-def save_figure(figure, picture: Path) -> None:
+def save_figure(figure, image: Path) -> None:
     """Writes a matplotlib figure as PNG: the whole file, or nothing."""
-    replace_file(picture, lambda partial: figure.savefig(partial, format='png'))
+    replace_file(image, lambda partial: figure.savefig(partial, format='png'))
 
 
 def _panels(columns: list[str]) -> dict[str, list[str]]:

@@ -45,9 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     after = evaluate(model, dataset, data_config=data_config, workers=args.workers)
 
     print(table([('untrained', before.ranking), (f'trained for {args.epochs} epochs', after.ranking)]))
-    picture = folder / 'ranked_lists.png'
+    image = folder / 'ranked_lists.png'
     title = f'{args.model} on {dataset.name} after {args.epochs} epochs'
-    write_ranked_lists(picture, after.query, after.gallery, after.ranking, title=title)
+    write_ranked_lists(image, after.query, after.gallery, after.ranking, title=title)
     if find_spec('matplotlib'):
         report = folder / 'report.html'
         measured = Measured(title, after, dataset, model, data_config)
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         print('report:       left out, it needs matplotlib: pip install "msinet-timm[plot]"')
     minutes, seconds = divmod(round(time.perf_counter() - start), 60)
-    print(f'ranked lists: {picture}\nmodel:        {folder / "last"}\ntime:         {minutes} min {seconds} s')
+    print(f'ranked lists: {image}\nmodel:        {folder / "last"}\ntime:         {minutes} min {seconds} s')
 
 
 if __name__ == '__main__':

@@ -36,12 +36,12 @@ class Size(NamedTuple):
     """What to measure on.
 
     Attributes:
-        queries: pictures that ask.
-        gallery: pictures that are ranked.
+        queries: images that ask.
+        gallery: images that are ranked.
         distractors: how many of the gallery are of nobody who is asked for.
         identities: who is asked for.
-        cameras: that took the pictures.
-        noise: how much pictures of one identity differ, in units of how much identities do.
+        cameras: that took the images.
+        noise: how much images of one identity differ, in units of how much identities do.
         plain_queries: how many queries the plain form is measured with; its figures are scaled to all.
         plain_rerank: whether the plain form of re-ranking fits into memory.
     """
@@ -68,7 +68,7 @@ _LABELS = ('query_ids', 'gallery_ids', 'query_cameras', 'gallery_cameras')
 def made_up(size: Size, seed: int = 0) -> dict[str, np.ndarray]:
     """Features that rank about as well as a trained model's, as arguments of `evaluate_ranking`.
 
-    Identities lie in a few dimensions, as those of a trained model do; pictures scatter around them, some much more
+    Identities lie in a few dimensions, as those of a trained model do; images scatter around them, some much more
     than others, and those of one camera are shifted alike.
     """
     rng = np.random.default_rng(seed)
@@ -178,7 +178,7 @@ def _summary(runs: list[dict[str, float]]) -> dict:
 def table(name: str, measured: dict[str, dict]) -> str:
     """Lines to print for one size: a form each, and how it compares with its plain form."""
     size = SIZES[name]
-    lines = [f'{name}: {size.queries:,} queries, {size.gallery:,} gallery pictures, {DIMENSIONS} dimensions']
+    lines = [f'{name}: {size.queries:,} queries, {size.gallery:,} gallery images, {DIMENSIONS} dimensions']
     lines.append(f'{"":18}{"seconds":>9}{"range":>18}{"MB beyond features":>20}{"mAP":>8}')
     for form, run in measured.items():
         limits = '{:.2f}-{:.2f}'.format(*run['range'])

@@ -31,38 +31,38 @@ def plain_ranking(
 
 
 def plain_k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float = 0.3) -> np.ndarray:
-    """[Q, G] re-ranked distances, see `msinet_eval.metrics.rerank`, by matrices of all pictures by all pictures."""
-    pictures = np.concatenate([query, gallery])
-    distances = np.maximum(_squared_distances(pictures, pictures), 0)
+    """[Q, G] re-ranked distances, see `msinet_eval.metrics.rerank`, by matrices of all images by all images."""
+    images = np.concatenate([query, gallery])
+    distances = np.maximum(_squared_distances(images, images), 0)
     np.fill_diagonal(distances, 0)
     distances /= distances.max(axis=1, keepdims=True)
     order = np.argsort(distances, axis=1, kind='stable')
 
-    def mutual(picture: int, k: int) -> np.ndarray:
-        near = order[picture, : k + 1]
-        return near[(order[near, : k + 1] == picture).any(axis=1)]
+    def mutual(image: int, k: int) -> np.ndarray:
+        near = order[image, : k + 1]
+        return near[(order[near, : k + 1] == image).any(axis=1)]
 
     weights = np.zeros_like(distances)
-    for picture in range(len(pictures)):
-        own = mutual(picture, k1)
+    for image in range(len(images)):
+        own = mutual(image, k1)
         expanded = own
         for candidate in own:
             others = mutual(candidate, round(k1 / 2))
             if len(np.intersect1d(others, own)) > 2 / 3 * len(others):
                 expanded = np.append(expanded, others)
         expanded = np.unique(expanded)
-        weight = np.exp(-distances[picture, expanded])
-        weights[picture, expanded] = weight / weight.sum()
+        weight = np.exp(-distances[image, expanded])
+        weights[image, expanded] = weight / weight.sum()
     if k2 > 1:
-        weights = np.stack([weights[order[picture, :k2]].mean(axis=0) for picture in range(len(pictures))])
+        weights = np.stack([weights[order[image, :k2]].mean(axis=0) for image in range(len(images))])
 
-    holders = [np.flatnonzero(weights[:, picture]) for picture in range(len(pictures))]
-    jaccard = np.zeros((len(query), len(pictures)), dtype=np.float32)
+    holders = [np.flatnonzero(weights[:, image]) for image in range(len(images))]
+    jaccard = np.zeros((len(query), len(images)), dtype=np.float32)
     for row in range(len(query)):
-        shared = np.zeros(len(pictures), dtype=np.float32)
-        for picture in np.flatnonzero(weights[row]):
-            held = holders[picture]
-            shared[held] += np.minimum(weights[row, picture], weights[held, picture])
+        shared = np.zeros(len(images), dtype=np.float32)
+        for image in np.flatnonzero(weights[row]):
+            held = holders[image]
+            shared[held] += np.minimum(weights[row, image], weights[held, image])
         jaccard[row] = 1 - shared / (2 - shared)
     blend = jaccard * (1 - lambda_value) + distances[: len(query)] * lambda_value
     return blend[:, len(query) :]

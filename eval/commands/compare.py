@@ -13,7 +13,7 @@ from msinet_eval.metrics.ranking import RankingResult
 from msinet_eval.models.load import find_model, load_model
 from msinet_eval.protocol import evaluate, rank
 from msinet_eval.report.html_parts import LEGEND, Encoder, draw_found, draw_list, draw_query, percent, write_page
-from msinet_eval.report.ranked_lists import label, list_found, load_picture
+from msinet_eval.report.ranked_lists import label, list_found, load_listed
 from msinet_timm.commands import find_device, not_negative, positive
 from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, parse_options
 from msinet_timm.errors import InputError
@@ -101,11 +101,11 @@ def compare(
     samples: int = 1000,
     same_clothes_removed: bool = False,
 ) -> Comparison:
-    """Measures two models' features of the same pictures against each other.
+    """Measures two models' features of the same images against each other.
 
     Args:
         a: features of the queries and of the gallery, by the first model.
-        b: by the second, of the same pictures in the same order.
+        b: by the second, of the same images in the same order.
         count: how many of the queries that changed to name.
         samples: of the paired bootstrap, see `msinet_eval.metrics.bootstrap.paired_bootstrap`.
         same_clothes_removed: as for `msinet_eval.protocol.rank`.
@@ -136,18 +136,18 @@ def _load_side(flag: str, name: str, dataset: ReIDDataset | None, args: argparse
 
 
 def _check_alike(a: _Side, b: _Side) -> None:
-    """Features may come from other machines: pictures are known by file name, identity and box."""
+    """Features may come from other machines: images are known by file name, identity and box."""
     for part in ('query', 'gallery'):
         one, other = getattr(a, part), getattr(b, part)
         if len(one) != len(other):
             raise InputError(
-                f'{a.name} has {len(one)} {part} pictures, {b.name} {len(other)}: measure both on one data set'
+                f'{a.name} has {len(one)} {part} images, {b.name} {len(other)}: measure both on one data set'
             )
         for index, (left, right) in enumerate(zip(_keys(one), _keys(other), strict=True)):
             if left != right:
                 names = [f'{f.paths[index]} (identity {int(f.identities[index])})' for f in (one, other)]
                 raise InputError(
-                    f'{part} picture {index} is {names[0]} in {a.name}, but {names[1]} in {b.name}: '
+                    f'{part} image {index} is {names[0]} in {a.name}, but {names[1]} in {b.name}: '
                     'measure both on one data set'
                 )
 
@@ -247,13 +247,13 @@ def _body(comparison: Comparison, sides: Sequence[_Side], lists: Sequence[list],
 
 def _changed(number: int, change: Change, sides: Sequence[_Side], lists: Sequence[list], encode: Encoder) -> str:
     query, rows = sides[0].query, []
-    picture = load_picture(query, change.query)
+    image = load_listed(query, change.query)
     for name, side, found, precision in zip('AB', sides, lists, (change.before, change.after), strict=True):
         asked = draw_query(
             query, change.query, [f'{name}: AP {percent(precision)} %', label(query, change.query)], encode
         )
         cells = [draw_found(side.gallery, f, encode) for f in found[number]]
-        rows.append(draw_list(asked, cells, wide=picture.width > picture.height))
+        rows.append(draw_list(asked, cells, wide=image.width > image.height))
     heading = escape(Path(query.paths[change.query]).name)
     gain = f'{100 * (change.after - change.before):+.1f}'
     return f'<h3>{heading} <small>{gain} points of AP in B</small></h3>{"".join(rows)}'

@@ -101,7 +101,7 @@ def _measure_embeddings(args: argparse.Namespace, device: torch.device) -> Itera
     notes = (
         ()
         if embedded.gallery.cameras is not None
-        else ('no cameras known: pictures of the same camera count as matches',)
+        else ('no cameras known: images of the same camera count as matches',)
     )
     dataset = _force_protocol(ReIDDataset('embeddings', '', (), (), (), notes=notes), args.protocol)
     yield _measure(args, device, ' and '.join(Path(file).name for file in args.embeddings), dataset, embedded)
@@ -176,7 +176,7 @@ def _force_protocol(dataset: ReIDDataset, rules: Sequence[str] | None) -> ReIDDa
     protocol = parse_protocol(rules)
     notes = [f'forced protocol: {", ".join(rules)}']
     if not protocol.same_camera_removed:
-        notes.append("pictures of a query's own camera count as matches")
+        notes.append("images of a query's own camera count as matches")
     return replace(dataset, protocol=protocol, notes=(*dataset.notes, *notes))
 
 
@@ -189,7 +189,7 @@ def _measure(
         evaluation = measure(embedded, dataset.protocol, rerank=args.rerank, **options)
     ranking, query, gallery, _ = evaluation
     if max(args.ranks) > len(gallery) and args.ranks != [1, 5, 10]:
-        raise InputError(f'--ranks {max(args.ranks)}: the gallery of {name} has only {len(gallery)} pictures')
+        raise InputError(f'--ranks {max(args.ranks)}: the gallery of {name} has only {len(gallery)} images')
     clothes = dataset.protocol.same_clothes_removed
     intervals = verification = None
     if args.intervals and not ranking.draws:

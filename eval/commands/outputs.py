@@ -1,4 +1,4 @@
-"""Where the figures of `msinet-eval` go: the terminal, JSON, a summary, and pictures."""
+"""Where the figures of `msinet-eval` go: the terminal, JSON, a summary, and images."""
 
 import argparse
 import csv
@@ -39,15 +39,15 @@ class Row:
     Attributes:
         name: of the row.
         model: as given on the command line; None for embeddings.
-        dataset: with the protocol that was followed; of embeddings, one without pictures.
+        dataset: with the protocol that was followed; of embeddings, one without images.
         data_options: as its reader was given them.
         evaluation: what is reported.
-        lists: the same before re-ranking, for pictures of ranked lists; `evaluation` itself without re-ranking.
+        lists: the same before re-ranking, for images of ranked lists; `evaluation` itself without re-ranking.
         remarks: what a reader of the figures must know.
         intervals: 95 % intervals by figure; None where they are not asked for, or the gallery was drawn.
         verification: None where it is not asked for.
         breakdowns: by `camera` and `domain`, before re-ranking; empty where they are not asked for.
-        data_config: how pictures were fed to the model; None for embeddings.
+        data_config: how images were fed to the model; None for embeddings.
         module: the model itself; None for embeddings.
     """
 
@@ -167,7 +167,7 @@ def _write_lists(args: argparse.Namespace, row: Row, several: bool) -> None:
 
 def _need_paths(row: Row, flag: str) -> None:
     if not all((*row.lists.query.paths, *row.lists.gallery.paths)):
-        raise InputError(f'{flag} shows pictures: give the --labels a column path')
+        raise InputError(f'{flag} shows images: give the --labels a column path')
 
 
 def _to_measured(args: argparse.Namespace, row: Row):

@@ -1,4 +1,4 @@
-"""The command `msinet-eval pair`: how far apart two pictures are, and whether they show the same one."""
+"""The command `msinet-eval pair`: how far apart two images are, and whether they show the same one."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ _DEFAULT_MODEL = 'msinet_x1_0'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the command's arguments."""
-    parser.add_argument('a', metavar='A.jpg', help='a picture, cropped to one person or vehicle')
+    parser.add_argument('a', metavar='A.jpg', help='an image, cropped to one person or vehicle')
     parser.add_argument('b', metavar='B.jpg', help='another')
     parser.add_argument(
         '--model', metavar='NAME', help=f'as for msinet-eval (default: {_DEFAULT_MODEL}, if pretrained)'
@@ -66,7 +66,7 @@ def _find_default() -> str:
 
 
 def _compare(args: argparse.Namespace, name: str) -> tuple[float, float]:
-    """Euclidean distance and cosine of two pictures' normalised embeddings."""
+    """Euclidean distance and cosine of two images' normalised embeddings."""
     model, config = load_model(name, args.checkpoint, args.height, args.width)
     records = [Record(path, number) for number, path in enumerate((args.a, args.b))]
     a, b = extract(model, records, data_config=config, workers=0, device=find_device(args.device)).embeddings

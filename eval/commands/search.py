@@ -1,4 +1,4 @@
-"""The command `msinet-eval search`: the nearest pictures of a gallery, as a table."""
+"""The command `msinet-eval search`: the nearest images of a gallery, as a table."""
 
 import argparse
 import csv
@@ -25,11 +25,11 @@ _COLUMNS = ('query', 'rank', 'distance', 'index', 'identity', 'camera', 'path')
 _MEANINGS = {
     'ef': 'hnsw: length of the list of candidates; more finds more',
     'ef_construction': 'hnsw: the same while the index is built',
-    'links': 'hnsw: links of a picture; more finds more and takes more memory',
-    'm': "ivfpq: bytes to hold a picture's features in, a divisor of their dimensions",
+    'links': 'hnsw: links of an image; more finds more and takes more memory',
+    'm': "ivfpq: bytes to hold an image's features in, a divisor of their dimensions",
     'nlist': 'ivfpq: number of cells',
     'nprobe': 'ivfpq: cells to look into; more finds more',
-    'refine': 'ivfpq: candidates to compare in full for each picture that is asked for',
+    'refine': 'ivfpq: candidates to compare in full for each image that is asked for',
 }
 _logger = logging.getLogger(__name__)
 
@@ -46,16 +46,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'queries',
         nargs='+',
         metavar='QUERY',
-        help='features, as for the gallery (of a folder query.safetensors), or pictures, with --model',
+        help='features, as for the gallery (of a folder query.safetensors), or images, with --model',
     )
-    parser.add_argument('--model', metavar='NAME', help='what embeds the pictures: the model of the gallery')
+    parser.add_argument('--model', metavar='NAME', help='what embeds the images: the model of the gallery')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
     parser.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
     parser.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
     parser.add_argument(
         '--workers', type=not_negative, default=0, metavar='N', help='processes that read images (default: 0)'
     )
-    parser.add_argument('-k', type=positive, default=10, metavar='N', help='pictures to find (default: 10)')
+    parser.add_argument('-k', type=positive, default=10, metavar='N', help='images to find (default: 10)')
     parser.add_argument(
         '--backend', default='exact', choices=list(BACKENDS), help='all but exact need faiss (default: exact)'
     )
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     indices, distances = search(query, gallery, args.k, args.backend, **parameters)
     seconds = time.perf_counter() - start
-    message = f'{args.backend}: {len(query)} queries in {len(gallery)} pictures, {seconds:.2f} s'
+    message = f'{args.backend}: {len(query)} queries in {len(gallery)} images, {seconds:.2f} s'
     if args.recall:
         start = time.perf_counter()
         exact, _ = search(query, gallery, args.k)
@@ -115,7 +115,7 @@ def _read_queries(args: argparse.Namespace, device: torch.device) -> tuple[list[
         names = [str(known.get('path') or number) for number, known in enumerate(store.describe(every))]
         return names, store.take(every)
     if not args.model:
-        raise InputError(f'{first} is no file of features: to search for pictures, give --model')
+        raise InputError(f'{first} is no file of features: to search for images, give --model')
     model, config = load_model(args.model, args.checkpoint, args.height, args.width)
     records = [Record(path, number) for number, path in enumerate(args.queries)]
     features = extract(model, records, data_config=config, workers=args.workers, device=device, description='queries')
@@ -123,7 +123,7 @@ def _read_queries(args: argparse.Namespace, device: torch.device) -> tuple[list[
 
 
 def _write(file: TextIO, names: list[str], gallery: FeatureStore, indices: Tensor, distances: Tensor) -> None:
-    """One line for each picture that was found."""
+    """One line for each image that was found."""
     writer = csv.writer(file, lineterminator='\n')
     writer.writerow(_COLUMNS)
     known = gallery.describe(indices.clamp(min=0).flatten())

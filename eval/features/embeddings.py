@@ -27,7 +27,7 @@ def load_embeddings(files: Sequence[str | Path], labels: str | Path | None = Non
     """Reads embeddings of queries and gallery.
 
     A file is what `msinet-eval --features` writes, which needs no table, or `.npy` or `.safetensors` with one array
-    [pictures, dimensions] of numbers. Arrays are normalised to length 1, as the embeddings of models are.
+    [images, dimensions] of numbers. Arrays are normalised to length 1, as the embeddings of models are.
 
     Args:
         files: of queries and gallery; or of the gallery alone, where a protocol draws the queries from it.
@@ -88,7 +88,7 @@ def _load_array(path: Path) -> Tensor:
     except (OSError, ValueError, TypeError, safetensors.SafetensorError) as e:
         raise InputError(f'{path}: cannot read these embeddings ({e})') from e
     if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f'{path}: embeddings must be [pictures, dimensions], not empty; got {list(array.shape)}')
+        raise InputError(f'{path}: embeddings must be [images, dimensions], not empty; got {list(array.shape)}')
     bad = ~array.isfinite().all(1)
     if bad.any():
         raise InputError(f'{path}: embedding {int(bad.nonzero()[0])} (from 0) is not finite; so are {int(bad.sum())}')

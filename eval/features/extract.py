@@ -1,4 +1,4 @@
-"""A model and a list of pictures -> `Features`: embeddings, and who and what they are of."""
+"""A model and a list of images -> `Features`: embeddings, and who and what they are of."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ __all__ = ['extract', 'reid_data_config']
 
 
 def reid_data_config(model: nn.Module, height: int | None = None, width: int | None = None) -> dict:
-    """timm's data config of a model, changed so that the whole picture is resized and nothing is cropped away.
+    """timm's data config of a model, changed so that the whole image is resized and nothing is cropped away.
 
     Args:
         model: its `pretrained_cfg`, if any, gives input size, mean, standard deviation and interpolation.
@@ -56,33 +56,33 @@ def extract(
     distributed: bool = False,
     description: str = 'images',
 ) -> Features:
-    """Embeds pictures, in the order of the records.
+    """Embeds images, in the order of the records.
 
     The model runs in evaluation mode and is left in the mode it came in; it moves to `device` for good.
 
     Args:
         model: takes [B, 3, H, W], see `embed`, and so for `flip`, `part` and `neck`. What it gives is normalised to
             length 1 at the very end: with `flip`, after the mean.
-        records: pictures, all with a camera or all without.
+        records: images, all with a camera or all without.
         transform: PIL image -> [3, H, W]; None for the evaluation transform of `data_config`.
         data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
-        cache: where resized pictures are kept; only without a `transform`.
+        cache: where resized images are kept; only without a `transform`.
         batch_size: images at once.
         workers: processes that read images; 0 reads them in this one.
         device: None for the one that the model is on.
         amp: `'bfloat16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
         file: where the features are kept, see `msinet_eval.features.file.FeatureFile`: an interrupted extraction goes
             on there, and a finished one is only read. Not with a `transform`, which cannot be compared.
-        distributed: share the pictures out among the processes of torch's process group. All of them call this with
-            the same arguments, and all get the features of all pictures.
+        distributed: share the images out among the processes of torch's process group. All of them call this with
+            the same arguments, and all get the features of all images.
         description: what the progress bar says.
 
     Raises:
-        InputError: no records, some without a camera, an unreadable picture, an embedding that is not finite, a
+        InputError: no records, some without a camera, an unreadable image, an embedding that is not finite, a
             transform with a cache or a file, or a file that holds something else.
     """
     if not records:
-        raise InputError('no pictures to embed')
+        raise InputError('no images to embed')
     cameras = _cameras(records)
     if transform and (cache or file):
         raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
@@ -136,7 +136,7 @@ def extract(
 
 
 def _loader(images: ReIDImages | CachedImages, batches: Sequence[range], workers: int, device: torch.device):
-    """Gives (raw images, indices) of each batch, in order: the one place where pictures are read."""
+    """Gives (raw images, indices) of each batch, in order: the one place where images are read."""
     return DataLoader(
         images,
         batch_sampler=StreamedBatches(images.records, batches) if isinstance(images, StreamedImages) else batches,
@@ -166,4 +166,4 @@ def _cameras(records: Sequence[Record]) -> Tensor | None:
         return torch.tensor([r.camera for r in records])
     if len(unknown) == len(records):
         return None
-    raise InputError(f'{unknown[0].path} has no camera but other pictures have: give all of them one, or none')
+    raise InputError(f'{unknown[0].path} has no camera but other images have: give all of them one, or none')

@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from msinet_timm.datasets import Record
-from msinet_timm.datasets.archive import picture_file
+from msinet_timm.datasets.archive import image_file
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file, replace_text
 
 __all__ = ['FeatureFile', 'describe', 'fill']
 
-# a shard is written when it has so many pictures, or after so many seconds
-SHARD_PICTURES = 16384
+# a shard is written when it has so many images, or after so many seconds
+SHARD_IMAGES = 16384
 SHARD_SECONDS = 30.0
 
 
@@ -38,28 +38,28 @@ def fill(count: int, parts: Iterable[tuple[range, Tensor]], out: Tensor | None =
 
 
 def describe(model: nn.Module, records: Sequence[Record], data_config: dict, options: dict) -> dict[str, str]:
-    """What embeddings depend on, as digests: the weights, the preprocessing, the options and the pictures.
+    """What embeddings depend on, as digests: the weights, the preprocessing, the options and the images.
 
-    Pictures count with name, box, size and time of change; their labels don't, as no embedding depends on them.
+    Images count with name, box, size and time of change; their labels don't, as no embedding depends on them.
     """
     weights = hashlib.sha256(f'{model!r} {getattr(model, "num_features", None)}'.encode())
     for name, tensor in model.state_dict().items():
         weights.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
         weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    pictures = hashlib.sha256()
+    images = hashlib.sha256()
     for record in records:
-        pictures.update(json.dumps([record.path, record.box, *_stamp(record.path)]).encode())
+        images.update(json.dumps([record.path, record.box, *_stamp(record.path)]).encode())
     return {
         'weights': weights.hexdigest()[:32],
         'preprocessing': json.dumps(data_config, sort_keys=True, default=str),
         'options': json.dumps(options, sort_keys=True),
-        'pictures': pictures.hexdigest()[:32],
+        'images': images.hexdigest()[:32],
     }
 
 
 def _stamp(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(picture_file(path))
+        status = os.stat(image_file(path))
     except OSError:  # also a shard that is not local; reading it will tell
         return 0, 0
     return status.st_size, status.st_mtime_ns
@@ -119,7 +119,7 @@ class FeatureFile:
         try:
             for rows, embeddings in parts:
                 gap = held and held[-1][0].stop != rows.start
-                full = held and rows.stop - held[0][0].start > SHARD_PICTURES
+                full = held and rows.stop - held[0][0].start > SHARD_IMAGES
                 if gap or full or time.monotonic() - since > SHARD_SECONDS:
                     self._write_shard(held)
                     held, since = [], time.monotonic()

@@ -20,17 +20,17 @@ _CHUNK = 2**21  # numbers of neighbours' embeddings held at once
 
 
 def average_tracklets(features: Features) -> Features:
-    """Multi-shot: one embedding for each tracklet, the normalised mean of its pictures.
+    """Multi-shot: one embedding for each tracklet, the normalised mean of its images.
 
-    Pictures of one camera with one tracklet label are a tracklet, in the order of their first pictures. These give
+    Images of one camera with one tracklet label are a tracklet, in the order of their first images. These give
     the path, the box and all else.
 
     Raises:
-        InputError: tracklets are not known, or one of them has pictures of several identities or clothes.
+        InputError: tracklets are not known, or one of them has images of several identities or clothes.
     """
     if features.tracklets is None:
         raise InputError(
-            'tracklets of these pictures are not known, so that there is nothing to average: use a data set with '
+            'tracklets of these images are not known, so that there is nothing to average: use a data set with '
             'tracklets, or a table with a column tracklet'
         )
     cameras = torch.zeros_like(features.tracklets) if features.cameras is None else features.cameras
@@ -49,7 +49,7 @@ def average_tracklets(features: Features) -> Features:
 def expand_queries(
     query: Features, gallery: Features, k: int, *, alpha: float = 0.0, device: str | torch.device | None = None
 ) -> Features:
-    """Query expansion: each query becomes the weighted mean of itself and its k nearest gallery pictures.
+    """Query expansion: each query becomes the weighted mean of itself and its k nearest gallery images.
 
     A neighbour weighs its cosine similarity (0 if negative) to the power of alpha, the query 1. Alpha 0 is the
     average query expansion of Chum et al., "Total Recall: Automatic Query Expansion with a Generative Feature Model
@@ -64,7 +64,7 @@ def expand_queries(
         device: where to compute; None for the CPU.
 
     Raises:
-        InputError: numbers out of their range, more neighbours than gallery pictures, or embeddings that do not fit.
+        InputError: numbers out of their range, more neighbours than gallery images, or embeddings that do not fit.
     """
     return replace(query, embeddings=_expand(query, gallery, k, alpha, device, to='expand queries'))
 
@@ -72,18 +72,18 @@ def expand_queries(
 def augment_database(
     gallery: Features, k: int, *, alpha: float = 0.0, device: str | torch.device | None = None
 ) -> Features:
-    """Database-side augmentation: each gallery picture becomes the mean of itself and its k nearest other ones.
+    """Database-side augmentation: each gallery image becomes the mean of itself and its k nearest other ones.
 
     After Arandjelovic and Zisserman, "Three things everyone should know to improve object retrieval" (CVPR 2012,
     section 5), with neighbours by distance and weights as in `expand_queries`.
 
     Args:
-        gallery: all at once: each picture is averaged with others as they were.
+        gallery: all at once: each image is averaged with others as they were.
         k: number of neighbours, at least 1.
         alpha: as for `expand_queries`. Likewise `device`.
 
     Raises:
-        InputError: numbers out of their range, or a gallery of no more than k pictures.
+        InputError: numbers out of their range, or a gallery of no more than k images.
     """
     return replace(gallery, embeddings=_expand(gallery, gallery, k, alpha, device, to='augment the gallery'))
 
@@ -91,13 +91,13 @@ def augment_database(
 def subtract_camera_means(query: Features, gallery: Features) -> tuple[Features, Features]:
     """Camera-mean normalisation: takes from each embedding the mean of its camera, and normalises what is left.
 
-    What all pictures of a camera have in common (light, background, point of view) tells nothing of who is in them.
-    A camera's mean is over its queries and gallery pictures. The mean's part of the camera-wise statistics of Zhuang
+    What all images of a camera have in common (light, background, point of view) tells nothing of who is in them.
+    A camera's mean is over its queries and gallery images. The mean's part of the camera-wise statistics of Zhuang
     et al., "Rethinking the Distribution Gap of Person Re-identification with Camera-based Batch Normalization"
     (ECCV 2020), applied to embeddings.
 
     Raises:
-        InputError: cameras are not known, or one of them has a single picture, of which nothing would be left.
+        InputError: cameras are not known, or one of them has a single image, of which nothing would be left.
     """
     if query.cameras is None or gallery.cameras is None:
         raise InputError('camera means need the cameras of query and gallery, which are not known')
@@ -109,7 +109,7 @@ def subtract_camera_means(query: Features, gallery: Features) -> tuple[Features,
         index = int((counts[group] < 2).nonzero()[0])
         path = (*query.paths, *gallery.paths)[index]
         raise InputError(
-            f'{path} is the only picture of camera {int(cameras[group[index]])}: less the mean of its camera, nothing '
+            f'{path} is the only image of camera {int(cameras[group[index]])}: less the mean of its camera, nothing '
             'is left of it'
         )
     sums = _group_sums(query.embeddings, group[: len(query)], len(cameras))
@@ -123,7 +123,7 @@ def subtract_camera_means(query: Features, gallery: Features) -> tuple[Features,
 
 
 def _check_one_label(features: Features, labels: Tensor, first: Tensor, kind: str) -> None:
-    """Every picture must have the label of the first one of its tracklet."""
+    """Every image must have the label of the first one of its tracklet."""
     mixed = (labels != labels[first]).nonzero()
     if len(mixed):
         index = int(mixed[0])
@@ -158,8 +158,8 @@ def _expand(rows: Features, columns: Features, k: int, alpha: float, device, *, 
         raise InputError(f'to {to}, k must be at least 1 and alpha at least 0, got {k} and {alpha}')
     if k > len(columns) - itself:
         raise InputError(
-            f'cannot {to} by {k} neighbours: the gallery has {len(columns)} pictures'
-            + (', and a picture is not its own neighbour' if itself else '')
+            f'cannot {to} by {k} neighbours: the gallery has {len(columns)} images'
+            + (', and an image is not its own neighbour' if itself else '')
         )
     _check_dimensions(rows, columns)
     asking = rows.embeddings.to(device or 'cpu').float()

@@ -53,14 +53,14 @@ def share_out(
     shared: bool,
     description: str,
 ) -> Tensor:
-    """Embeds what is not there yet, each process its share; all of them get [N, D] of all pictures.
+    """Embeds what is not there yet, each process its share; all of them get [N, D] of all images.
 
     Shares are cut between batches, so that the same images are embedded together however many processes there are,
     and the results are the same to the last bit.
 
     Args:
         run: takes batches and a progress bar, gives the embeddings of each batch.
-        batches: of all pictures, in order.
+        batches: of all images, in order.
         file: where embeddings are kept; None to exchange them in memory.
         shared: whether torch's process group shares the work; False for this process alone.
         description: for the progress bar and the log.

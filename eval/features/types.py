@@ -19,7 +19,7 @@ _TEXTS = ('paths', 'domains')
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Embeddings of pictures, on the CPU.
+    """Embeddings of images, on the CPU.
 
     Attributes:
         embeddings: [N, D] float32, each of length 1 (of length 0 if the model gave zeros).
@@ -28,7 +28,7 @@ class Features:
         paths: N image files.
         clothes: [N] int64, or None where they are unknown.
         boxes: [N, 4] int64, left, top, right and bottom of the part of the file that was embedded (0, 0, 0, 0 for all
-            of it); None where no picture has one.
+            of it); None where no image has one.
         tracklets: [N] int64, or None where they are unknown.
         domains: N names of places or sources, or None where they are unknown.
     """
@@ -46,7 +46,7 @@ class Features:
         return len(self.paths)
 
     def subset(self, indices: Tensor) -> 'Features':
-        """Features of some of the pictures, given by their indices."""
+        """Features of some of the images, given by their indices."""
         tensors = {name: None if value is None else value[indices] for name, value in self._tensors().items()}
         chosen = indices.tolist()
         texts = {n: None if value is None else tuple(value[i] for i in chosen) for n, value in self._texts().items()}

@@ -1,4 +1,4 @@
-"""The distance below which two pictures are held to be of one identity, kept beside a model's weights."""
+"""The distance below which two images are held to be of one identity, kept beside a model's weights."""
 
 import json
 import math
@@ -21,10 +21,10 @@ _FALSE_POSITIVE_RATE = 1e-3
 class Calibration:
     """A threshold, and what it was measured on.
 
-    It holds for embeddings made and normalised as for the measurement, and the rates hold for pictures like those.
+    It holds for embeddings made and normalised as for the measurement, and the rates hold for images like those.
 
     Attributes:
-        threshold: largest Euclidean distance of two pictures that are held to be of one identity, greater than 0.
+        threshold: largest Euclidean distance of two images that are held to be of one identity, greater than 0.
         false_positive_rate: share of different pairs that are held to be the same, 0-1.
         true_positive_rate: share of same pairs that are, 0-1.
         dataset: name of the data set it was measured on.
@@ -81,12 +81,12 @@ class Calibration:
         if point.threshold <= 0:
             raise InputError(
                 f'no calibration: more than {false_positive_rate:g} of the different pairs of {dataset} have no '
-                f'distance at all, {model} embeds pictures alike'
+                f'distance at all, {model} embeds images alike'
             )
         return cls(point.threshold, point.false_positive_rate, point.true_positive_rate, dataset, model)
 
     def same(self, distance: float) -> bool:
-        """Whether two pictures at this Euclidean distance are held to be of one identity."""
+        """Whether two images at this Euclidean distance are held to be of one identity."""
         return distance <= self.threshold
 
     def save(self, folder: str | Path) -> Path:

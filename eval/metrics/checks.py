@@ -9,7 +9,7 @@ from msinet_timm.errors import InputError
 
 __all__ = ['Relatives', 'Rules', 'as_tensor', 'check_features', 'check_labels', 'check_rules']
 
-#: Labels of query and gallery by name ('cameras', 'clothes'): pictures that share one of them with a query, and its
+#: Labels of query and gallery by name ('cameras', 'clothes'): images that share one of them with a query, and its
 #: identity, are not in its ranking.
 Rules = dict[str, tuple[Tensor, Tensor]]
 
@@ -37,24 +37,24 @@ def check_features(query, gallery) -> tuple[Tensor, Tensor]:
     query, gallery = as_tensor(query, 'query features'), as_tensor(gallery, 'gallery features')
     for features, name in ((query, 'query'), (gallery, 'gallery')):
         if features.ndim != 2 or 0 in features.shape:
-            raise InputError(f'{name} features must be [pictures, dimensions], not empty; got {list(features.shape)}')
+            raise InputError(f'{name} features must be [images, dimensions], not empty; got {list(features.shape)}')
     if query.shape[1] != gallery.shape[1]:
         raise InputError(f'query features have {query.shape[1]} dimensions, gallery features {gallery.shape[1]}')
     return query.float(), gallery.to(query.device).float()
 
 
-def check_labels(labels, pictures: Tensor, name: str) -> Tensor:
-    """Labels as an integer tensor on the device of `pictures`, which has a row for each label.
+def check_labels(labels, images: Tensor, name: str) -> Tensor:
+    """Labels as an integer tensor on the device of `images`, which has a row for each label.
 
     Raises:
         InputError: another number, or not integers.
     """
     labels = as_tensor(labels, name)
-    if labels.shape != pictures.shape[:1]:
-        raise InputError(f'{name} must be one label for each of {len(pictures)} pictures, got {list(labels.shape)}')
+    if labels.shape != images.shape[:1]:
+        raise InputError(f'{name} must be one label for each of {len(images)} images, got {list(labels.shape)}')
     if labels.is_floating_point() or labels.is_complex():
         raise InputError(f'{name} must be integers, got {labels.dtype}')
-    return labels.to(pictures.device)
+    return labels.to(images.device)
 
 
 def check_rules(query: Tensor, gallery: Tensor, **given: tuple) -> Rules:
@@ -74,7 +74,7 @@ def check_rules(query: Tensor, gallery: Tensor, **given: tuple) -> Rules:
 
 
 class Relatives:
-    """Gallery pictures of the queries' own identities, and which of them the rules take out.
+    """Gallery images of the queries' own identities, and which of them the rules take out.
 
     Args:
         query_ids: [Q] integers.

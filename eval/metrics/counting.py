@@ -1,7 +1,7 @@
 """Ranks of matches, counted without sorting the gallery: by tensor operations, or faster by a compiled loop.
 
 An image's average precision needs the ranks of its matches alone, and a match's rank is 1 + the number of gallery
-pictures before it: those that are nearer, and those that are equally near and have a lower index, as in a stable sort.
+images before it: those that are nearer, and those that are equally near and have a lower index, as in a stable sort.
 What is farther than a query's farthest match costs one comparison; the rest are placed among its matches by bisection.
 Both forms compare the same numbers, so their ranks are the same.
 """
@@ -69,7 +69,7 @@ def match_ranks(
 
     Args:
         distances: [B, G] floats, no NaN.
-        rows: [N] int64, ascending. With `columns`, [N] int64, the places of all pictures of the queries' identities.
+        rows: [N] int64, ascending. With `columns`, [N] int64, the places of all images of the queries' identities.
         columns: see `rows`.
         removed: [N] bool, which of these are not in the ranking; None for none. The others are the matches.
         kernel: 'tensor' or 'numba'.
@@ -104,7 +104,7 @@ def _sort_matches(distances: Tensor, rows: Tensor, columns: Tensor) -> _Matches:
 
 
 def _bisect(matches: _Matches, distances: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[S] pictures -> the first match that each is not behind; the number of all matches where there is none."""
+    """[S] images -> the first match that each is not behind; the number of all matches where there is none."""
     low, end = matches.bounds[rows], matches.bounds[rows + 1]
     high = end.clone()
     width = int((matches.bounds[1:] - matches.bounds[:-1]).max())
@@ -119,7 +119,7 @@ def _bisect(matches: _Matches, distances: Tensor, rows: Tensor, columns: Tensor)
 
 
 def _count_tensor(distances: Tensor, matches: _Matches) -> Tensor:
-    """[M] how many pictures come before (or are) a match, and not before the match ahead of it."""
+    """[M] how many images come before (or are) a match, and not before the match ahead of it."""
     number, width = len(matches.distances), distances.shape[1]
     counts = torch.zeros(number + 1, dtype=torch.int64, device=distances.device)
     last = (matches.bounds[1:] - 1).clamp(min=0)

@@ -30,7 +30,7 @@ class EuclideanRows:
     The tensor that indexing gives is overwritten by the next indexing.
 
     Attributes:
-        shape: queries, gallery pictures.
+        shape: queries, gallery images.
         device: where the work is done.
         query_squares: [Q] what a row lacks to be squared distances.
 
@@ -79,7 +79,7 @@ class GivenRows:
             distances = as_tensor(distances, 'distances')
         self.shape = tuple(distances.shape)
         if len(self.shape) != 2 or 0 in self.shape:
-            raise InputError(f'distances must be [queries, gallery pictures], not empty; got {list(self.shape)}')
+            raise InputError(f'distances must be [queries, gallery images], not empty; got {list(self.shape)}')
         self._distances = distances
         self.device = self[0:1].device
 
@@ -92,7 +92,7 @@ class GivenRows:
             row, column = bad.nonzero()[0].tolist()
             raise InputError(
                 f'{int(bad.sum())} distances are NaN, the first is that of query {rows.start + row} to gallery '
-                f'picture {column}'
+                f'image {column}'
             )
         return block
 
@@ -116,7 +116,7 @@ def squared_norms(features: Tensor, name: str) -> Tensor:
     bad = ~squares.isfinite()
     if bad.any():
         raise InputError(
-            f'{name} features of {int(bad.sum())} pictures are not finite (or too large to square in float32), '
+            f'{name} features of {int(bad.sum())} images are not finite (or too large to square in float32), '
             f'the first is number {int(bad.nonzero()[0])}'
         )
     return squares

@@ -1,4 +1,4 @@
-"""The first pictures of rankings, to look at."""
+"""The first images of rankings, to look at."""
 
 from collections.abc import Iterable
 
@@ -26,12 +26,12 @@ def nearest(
     gallery_clothes=None,
     k: int = 10,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first pictures of queries' rankings, by the rules of `evaluate_ranking`.
+    """The first images of queries' rankings, by the rules of `evaluate_ranking`.
 
     Takes the same features and labels.
 
     Returns:
-        For each query, gallery indices and Euclidean distances of the k nearest pictures, fewer if fewer are left.
+        For each query, gallery indices and Euclidean distances of the k nearest images, fewer if fewer are left.
     """
     rows = EuclideanRows(*check_features(query, gallery))
     cameras, clothes = (query_cameras, gallery_cameras), (query_clothes, gallery_clothes)
@@ -51,10 +51,10 @@ def nearest_by_distance(
     gallery_clothes=None,
     k: int = 10,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first pictures of queries' rankings by given distances, as `evaluate_distances` takes them.
+    """The first images of queries' rankings by given distances, as `evaluate_distances` takes them.
 
     Returns:
-        For each query, gallery indices and the given distances of the k nearest pictures, fewer if fewer are left.
+        For each query, gallery indices and the given distances of the k nearest images, fewer if fewer are left.
     """
     cameras, clothes = (query_cameras, gallery_cameras), (query_clothes, gallery_clothes)
     return _arrays(_nearest(GivenRows(distances), query_ids, gallery_ids, cameras=cameras, clothes=clothes, k=k))
@@ -67,13 +67,13 @@ def _arrays(found: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[np.ndarray, np
 def _nearest(
     rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, k: int
 ) -> list[tuple[Tensor, Tensor]]:
-    """Gallery indices and distances of the first pictures of each query."""
-    pictures = [torch.empty(number, 0, device=rows.device) for number in rows.shape]
-    rules = check_rules(*pictures, cameras=cameras, clothes=clothes)
+    """Gallery indices and distances of the first images of each query."""
+    images = [torch.empty(number, 0, device=rows.device) for number in rows.shape]
+    rules = check_rules(*images, cameras=cameras, clothes=clothes)
     relatives = None
     if rules:
-        query_ids = check_labels(query_ids, pictures[0], 'query_ids')
-        relatives = Relatives(query_ids, check_labels(gallery_ids, pictures[1], 'gallery_ids'), rules)
+        query_ids = check_labels(query_ids, images[0], 'query_ids')
+        relatives = Relatives(query_ids, check_labels(gallery_ids, images[1], 'gallery_ids'), rules)
     found = []
     for block in blocks(rows, _TILE):
         left = torch.ones(block.stop - block.start, rows.shape[1], dtype=torch.bool, device=rows.device)

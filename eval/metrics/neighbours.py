@@ -1,4 +1,4 @@
-"""The nearest of many pictures, found tile by tile; of equally near ones those with lower indices."""
+"""The nearest of many images, found tile by tile; of equally near ones those with lower indices."""
 
 import torch
 from torch import Tensor
@@ -27,10 +27,10 @@ def squared_distances(rows: Tensor, columns: Tensor, row_squares: Tensor, column
 
 
 class NearestLists:
-    """The k nearest pictures of each row so far, while tiles of distances go by in the order of their columns.
+    """The k nearest images of each row so far, while tiles of distances go by in the order of their columns.
 
     Attributes:
-        distances: [B, k] ascending; infinite where fewer than k pictures have been seen.
+        distances: [B, k] ascending; infinite where fewer than k images have been seen.
         indices: [B, k] int64, ascending where distances are equal.
     """
 
@@ -48,7 +48,7 @@ class NearestLists:
         """
         best, indices = self.distances[rows], self.indices[rows]
         k = best.shape[1]
-        # an earlier picture wins a tie, so that only what is nearer than a list's last one can enter it
+        # an earlier image wins a tie, so that only what is nearer than a list's last one can enter it
         near = (distances < best[:, -1:]).logical_and_(distances <= _bound(distances, k))
         row, column = near.nonzero(as_tuple=True)  # in the order of columns within each row
         if not len(row):

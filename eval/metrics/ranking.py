@@ -22,7 +22,7 @@ class RankingResult:
 
     Attributes:
         mAP: mean average precision, 0-1.
-        cmc: [min(max_rank, gallery)] share of queries with a match among the first k+1 pictures, 0-1.
+        cmc: [min(max_rank, gallery)] share of queries with a match among the first k+1 images, 0-1.
         mINP: mean inverse negative penalty, 0-1: matches divided by the rank of the hardest match.
         average_precision: [Q] of each query, NaN where it has no match and was skipped.
         inverse_negative_penalty: [Q] of each query, NaN where it was skipped.
@@ -89,7 +89,7 @@ def evaluate_ranking(
     """Ranks the gallery for each query by squared Euclidean distance, and measures the rankings.
 
     Features are taken as they are (normalise them for cosine similarity); one that is all zeros is a point like any
-    other. Where cameras are given, gallery pictures of a query's identity *and* camera are taken out of its ranking;
+    other. Where cameras are given, gallery images of a query's identity *and* camera are taken out of its ranking;
     where clothes are given, so are those of its identity and clothes. Queries without a match left are skipped.
     Average precision is the mean, over matches, of the precision at the match's rank: the rectangular form.
 
@@ -100,8 +100,8 @@ def evaluate_ranking(
         query: [Q, D] array or tensor.
         gallery: [G, D] array or tensor.
         query_ids: [Q] integers. Likewise `gallery_ids`, [G].
-        query_cameras: [Q] integers, or None to keep pictures of the same camera. Likewise `gallery_cameras`, [G].
-        query_clothes: [Q] integers, or None to keep pictures of the same clothes. Likewise `gallery_clothes`, [G].
+        query_cameras: [Q] integers, or None to keep images of the same camera. Likewise `gallery_cameras`, [G].
+        query_clothes: [Q] integers, or None to keep images of the same clothes. Likewise `gallery_clothes`, [G].
         max_rank: length of the CMC curve, unless the gallery is smaller.
         tile: the largest number of distances held at once (about 5 bytes each), but at least one query's.
         kernel: how ranks are counted, see `counting`: 'tensor', 'numba' (on the CPU, needs the extra `fast`), or
@@ -167,10 +167,10 @@ def _evaluate(
         raise InputError(f'max_rank and tile must be at least 1, got {max_rank} and {tile}')
     (queries, gallery), device = rows.shape, rows.device
     kernel = choose_kernel(kernel, device, queries * gallery)
-    pictures = [torch.empty(number, 0, device=device) for number in rows.shape]
-    rules = check_rules(*pictures, cameras=cameras, clothes=clothes)
+    images = [torch.empty(number, 0, device=device) for number in rows.shape]
+    rules = check_rules(*images, cameras=cameras, clothes=clothes)
     relatives = Relatives(
-        check_labels(query_ids, pictures[0], 'query_ids'), check_labels(gallery_ids, pictures[1], 'gallery_ids'), rules
+        check_labels(query_ids, images[0], 'query_ids'), check_labels(gallery_ids, images[1], 'gallery_ids'), rules
     )
     ranks, related, matched = [], [], []
     for block in blocks(rows, tile):
@@ -190,7 +190,7 @@ def _measure(
 
     Args:
         ranks: [M] of all matches, query by query and ascending in each.
-        related: [Q] number of gallery pictures of a query's identity.
+        related: [Q] number of gallery images of a query's identity.
         matched: [Q] how many of them no rule removes.
         rules: what they have in common with the query when one does.
         length: of the CMC curve.

@@ -1,8 +1,8 @@
 """Re-ranking by k-reciprocal neighbours, sparse from end to end.
 
 The method is that of Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding" (CVPR 2017). Its
-published form holds several matrices of all pictures by all pictures; here only neighbour lists and the few weights
-that are not zero are kept, so that memory grows with the number of pictures and not with its square.
+published form holds several matrices of all images by all images; here only neighbour lists and the few weights
+that are not zero are kept, so that memory grows with the number of images and not with its square.
 """
 
 import math
@@ -25,7 +25,7 @@ _TINY = torch.finfo(torch.float32).tiny
 
 
 def k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float = 0.3):
-    """Re-ranked distances of all queries to all gallery pictures, at once: see `ReRanking` for the arguments.
+    """Re-ranked distances of all queries to all gallery images, at once: see `ReRanking` for the arguments.
 
     Returns:
         [Q, G] float32, 0-1: a tensor on the device of `query`, or an array if `query` is no tensor.
@@ -35,19 +35,19 @@ def k_reciprocal(query, gallery, k1: int = 20, k2: int = 6, lambda_value: float 
 
 
 class ReRanking:
-    """Re-ranked distances of queries to gallery pictures, computed as they are asked for.
+    """Re-ranked distances of queries to gallery images, computed as they are asked for.
 
     `ranking[first:last]` gives the distances of some queries, [B, G] float32, 0-1: rows of the matrix that
     `k_reciprocal` gives. What they share is found when the object is made, which takes most of the time.
 
-    A picture is its own nearest neighbour; of others that are equally near, that with the lower index comes first,
+    An image is its own nearest neighbour; of others that are equally near, that with the lower index comes first,
     and queries come before the gallery. The work is done in float32, on the device of `query`.
 
     Args:
         query: [Q, D] array or tensor. Features are taken as they are.
         gallery: [G, D] array or tensor.
-        k1: neighbours of a picture among which mutual ones are looked for, up to G.
-        k2: neighbours, itself included, over which a picture's weights are averaged, up to k1 + 1.
+        k1: neighbours of an image among which mutual ones are looked for, up to G.
+        k2: neighbours, itself included, over which an image's weights are averaged, up to k1 + 1.
         lambda_value: share of the original distance in the result, 0-1.
         tile: the largest number of distances worked on at once (about 16 bytes each), but at least one query's.
 
@@ -62,21 +62,21 @@ class ReRanking:
     def __init__(
         self, query, gallery, k1: int = 20, k2: int = 6, lambda_value: float = 0.3, *, tile: int = 2**21
     ) -> None:
-        pictures = _Pictures(*check_features(query, gallery))
-        queries = len(pictures.query)
-        _check_numbers(k1, k2, lambda_value, tile, len(pictures.gallery))
-        self.shape = (queries, len(pictures.gallery))
-        self.device = pictures.query.device
-        self._pictures = pictures
+        images = _Images(*check_features(query, gallery))
+        queries = len(images.query)
+        _check_numbers(k1, k2, lambda_value, tile, len(images.gallery))
+        self.shape = (queries, len(images.gallery))
+        self.device = images.query.device
+        self._images = images
         self._lambda = lambda_value
         self._tile = tile
 
-        nearest, self._largest = _nearest(pictures, k1 + 1, tile)
-        weights = _weights(pictures, nearest, self._largest, k1, tile)
+        nearest, self._largest = _nearest(images, k1 + 1, tile)
+        weights = _weights(images, nearest, self._largest, k1, tile)
         if k2 > 1:
             weights = _averaged(weights, nearest[:, :k2], tile)
         self._weights = _Weights(*map(torch.clone, weights.rows(0, queries)))  # a view would keep all in memory
-        self._holders = weights.rows(queries, len(pictures)).transposed(len(pictures))
+        self._holders = weights.rows(queries, len(images)).transposed(len(images))
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -88,7 +88,7 @@ class ReRanking:
             raise IndexError(f'queries must be asked for by a slice of step 1, got {queries}')
         ranked = torch.empty(max(0, last - first), self.shape[1], device=self.device)
         for rows in _blocks(first, last, max(1, self._tile // self.shape[1])):
-            distances = self._pictures.distances(rows, slice(len(self), len(self._pictures)))
+            distances = self._images.distances(rows, slice(len(self), len(self._images)))
             distances.mul_(self._lambda / self._largest[rows, None])
             jaccard = self._jaccard(rows.start, rows.stop)
             torch.add(distances, jaccard, alpha=1 - self._lambda, out=ranked[rows.start - first : rows.stop - first])
@@ -97,8 +97,8 @@ class ReRanking:
     def _jaccard(self, first: int, last: int) -> Tensor:
         """[B, G] Jaccard distances of the weights of some queries and of the gallery.
 
-        Only pictures with a weight in common share anything: they are looked up in `_holders`, which lists for each
-        picture those that give it a weight.
+        Only images with a weight in common share anything: they are looked up in `_holders`, which lists for each
+        image those that give it a weight.
         """
         gallery = self.shape[1]
         weights, holders = self._weights.rows(first, last), self._holders
@@ -112,7 +112,7 @@ class ReRanking:
         return shared.sub_(2).reciprocal_().mul_(2).add_(2)  # 1 - s / (2 - s)
 
 
-class _Pictures:
+class _Images:
     """Queries and then the gallery as one list, without a copy of their features."""
 
     def __init__(self, query: Tensor, gallery: Tensor) -> None:
@@ -123,7 +123,7 @@ class _Pictures:
         return len(self.squares)
 
     def blocks(self, step: int) -> list[slice]:
-        """Blocks of up to `step` pictures, each either of queries or of the gallery."""
+        """Blocks of up to `step` images, each either of queries or of the gallery."""
         return [*_blocks(0, len(self.query), step), *_blocks(len(self.query), len(self), step)]
 
     def _block(self, block: slice) -> Tensor:
@@ -137,7 +137,7 @@ class _Pictures:
         return squared_distances(self._block(rows), self._block(columns), self.squares[rows], self.squares[columns])
 
     def pair_distances(self, first: Tensor, second: Tensor) -> Tensor:
-        """[P] squared distances of pairs of pictures, given by [P] indices."""
+        """[P] squared distances of pairs of images, given by [P] indices."""
         with full_precision(self.squares.device):
             products = torch.einsum('pd,pd->p', self._take(first), self._take(second))
         return (self.squares[first] + self.squares[second]).sub_(products, alpha=2).clamp_(min=0)
@@ -195,22 +195,22 @@ def _check_numbers(k1: int, k2: int, lambda_value: float, tile: int, gallery: in
     if k1 < 1 or tile < 1:
         raise InputError(f'k1 and tile must be at least 1, got {k1} and {tile}')
     if k1 > gallery:
-        raise InputError(f'k1 is {k1}, but the gallery has only {gallery} pictures: give a smaller k1')
+        raise InputError(f'k1 is {k1}, but the gallery has only {gallery} images: give a smaller k1')
     if not 1 <= k2 <= k1 + 1:
         raise InputError(f'k2 must be from 1 to k1 + 1 = {k1 + 1}, got {k2}')
     if not 0 <= lambda_value <= 1:
         raise InputError(f'lambda_value must be between 0 and 1, got {lambda_value}')
 
 
-def _nearest(pictures: _Pictures, k: int, tile: int) -> tuple[Tensor, Tensor]:
-    """[N, k] indices of each picture's nearest, itself first, and [N] the largest squared distance from it."""
-    device = pictures.squares.device
-    lists = NearestLists(len(pictures), k, device)
-    largest = torch.full((len(pictures),), _TINY, device=device)  # where all features are the same, all are at 0
-    blocks = pictures.blocks(max(1, math.isqrt(tile)))
+def _nearest(images: _Images, k: int, tile: int) -> tuple[Tensor, Tensor]:
+    """[N, k] indices of each image's nearest, itself first, and [N] the largest squared distance from it."""
+    device = images.squares.device
+    lists = NearestLists(len(images), k, device)
+    largest = torch.full((len(images),), _TINY, device=device)  # where all features are the same, all are at 0
+    blocks = images.blocks(max(1, math.isqrt(tile)))
     for number, rows in enumerate(progress(blocks, desc='nearest neighbours', unit='block')):
         for columns in blocks[number:]:
-            distances = pictures.distances(rows, columns)
+            distances = images.distances(rows, columns)
             largest[rows] = largest[rows].maximum(distances.amax(1))
             if rows is columns:
                 distances.fill_diagonal_(-1)
@@ -221,20 +221,20 @@ def _nearest(pictures: _Pictures, k: int, tile: int) -> tuple[Tensor, Tensor]:
     return lists.indices, largest
 
 
-def _weights(pictures: _Pictures, nearest: Tensor, largest: Tensor, k1: int, tile: int) -> _Weights:
-    """[N, N] weights of each picture's expanded set of mutual neighbours, falling with distance; sum 1 in a row."""
+def _weights(images: _Images, nearest: Tensor, largest: Tensor, k1: int, tile: int) -> _Weights:
+    """[N, N] weights of each image's expanded set of mutual neighbours, falling with distance; sum 1 in a row."""
     half = round(k1 / 2) + 1
     step = max(1, tile // (4 * k1 * k1))
     blocks = list(_blocks(0, len(nearest), step))
     mutual = torch.cat([_mutual(nearest, rows) for rows in blocks])
     mutual_half = torch.cat([_mutual(nearest[:, :half], rows) for rows in blocks])
-    pairs_at_once = max(1, tile // pictures.query.shape[1])
+    pairs_at_once = max(1, tile // images.query.shape[1])
     parts = []
     for block in blocks:
         rows, columns = _expanded(nearest, mutual, mutual_half, block)
         distances = torch.cat(
             [
-                pictures.pair_distances(rows[part] + block.start, columns[part])
+                images.pair_distances(rows[part] + block.start, columns[part])
                 for part in _blocks(0, len(rows), pairs_at_once)
             ]
         )
@@ -245,15 +245,15 @@ def _weights(pictures: _Pictures, nearest: Tensor, largest: Tensor, k1: int, til
 
 
 def _mutual(nearest: Tensor, rows: slice) -> Tensor:
-    """[B, k] which of some pictures' k nearest hold them among their own k nearest."""
+    """[B, k] which of some images' k nearest hold them among their own k nearest."""
     own = torch.arange(rows.start, rows.stop, device=nearest.device)
     return (nearest[nearest[rows]] == own[:, None, None]).any(2)
 
 
 def _expanded(nearest: Tensor, mutual: Tensor, mutual_half: Tensor, block: slice) -> tuple[Tensor, Tensor]:
-    """Expanded sets of some pictures, as rows (counted from the block's first) and columns, in that order.
+    """Expanded sets of some images, as rows (counted from the block's first) and columns, in that order.
 
-    A picture's mutual neighbours, and the half-sized sets of those of them whose set lies in it for over two thirds.
+    An image's mutual neighbours, and the half-sized sets of those of them whose set lies in it for over two thirds.
     """
     members, is_mutual = nearest[block], mutual[block]
     candidates = nearest[:, : mutual_half.shape[1]][members]  # [B, k1 + 1, half]
@@ -274,7 +274,7 @@ def _expanded(nearest: Tensor, mutual: Tensor, mutual_half: Tensor, block: slice
 
 
 def _averaged(weights: _Weights, nearest: Tensor, tile: int) -> _Weights:
-    """Means of the rows of each picture's nearest, [N, k2]."""
+    """Means of the rows of each image's nearest, [N, k2]."""
     size = len(nearest)
     counts = weights.counts[nearest]
     parts = []

@@ -99,7 +99,7 @@ def evaluate_verification(
     false_positive_rates: Sequence[float] = (1e-2, 1e-3, 1e-4),
     tile: int = 2**21,
 ) -> VerificationResult:
-    """Takes distance as a test of whether two pictures are of the same identity, over all query-gallery pairs.
+    """Takes distance as a test of whether two images are of the same identity, over all query-gallery pairs.
 
     Pairs of one identity *and* camera (or clothes, where given) are left out, as from rankings. Distances are computed
     in float32, from the features as they are: thresholds are of use for features that are made and normalised alike.

@@ -21,7 +21,7 @@ class ColorHistogram(nn.Module):
         bins: of hue, saturation and value.
     """
 
-    # pictures come unnormalised, in their usual size
+    # images come unnormalised, in their usual size
     pretrained_cfg = {
         'input_size': (3, 128, 64),
         'mean': (0.0, 0.0, 0.0),

@@ -1,4 +1,4 @@
-"""Where a model looks: energy of its feature maps, and the places that make two pictures alike."""
+"""Where a model looks: energy of its feature maps, and the places that make two images alike."""
 
 import math
 from collections.abc import Callable
@@ -20,7 +20,7 @@ class PairAttention(NamedTuple):
 
     Attributes:
         energy: length of the feature vector of each place, 0 or larger.
-        agreement: what each place adds to the cosine similarity of the two pictures; where the network pools by
+        agreement: what each place adds to the cosine similarity of the two images; where the network pools by
             averaging alone, a map sums to that similarity.
         similarity: cosine of the two embeddings.
     """
@@ -31,16 +31,16 @@ class PairAttention(NamedTuple):
 
 
 def attend(model: nn.Module, query: Image.Image, match: Image.Image, data_config: dict) -> PairAttention | None:
-    """Maps of what a model sees in two pictures, and of what it finds alike in them.
+    """Maps of what a model sees in two images, and of what it finds alike in them.
 
     The similarity of two embeddings that are means over places is a sum over places (Stylianou, Souvenir and Pless,
     Visualizing Deep Similarity Networks, WACV 2019, equation 3). Other heads are linearised: gradient times features.
     Where a head reads one token alone, as in many transformers, no other place adds anything to the embedding; the
-    agreement of a place is then the product of its own vector, taken for an embedding, with that of the other picture.
+    agreement of a place is then the product of its own vector, taken for an embedding, with that of the other image.
 
     Args:
         model: any timm model that `has_places`; classifiers are left out.
-        query: a picture; likewise `match`.
+        query: an image; likewise `match`.
         data_config: for `timm.data.create_transform`.
 
     Returns:
@@ -65,7 +65,7 @@ def _compare(model: nn.Module, features: Tensor, to_places: Callable[[Tensor], T
             return None
         lengths = embeddings.detach().norm(dim=1).clamp(min=1e-12)
         unit = embeddings.detach() / lengths[:, None]
-        # each picture's embedding against the other's, which is held fixed
+        # each image's embedding against the other's, which is held fixed
         similarity = ((embeddings * unit.flip(0)).sum(1) / lengths).sum()
         (slope,) = torch.autograd.grad(similarity, features)
     vectors, slope = to_places(features.detach()).float(), to_places(slope).float()
@@ -101,20 +101,20 @@ def _find_places(model: nn.Module, features, size: tuple[int, int]) -> Callable[
     return lambda x: x[:, prefix:].unflatten(1, (height, -1))
 
 
-def overlay(picture: Image.Image, values: Tensor, strength: float = 0.72) -> Image.Image:
-    """Lays a map over a faded picture: dark blue is the map's lowest value, yellow its highest.
+def overlay(image: Image.Image, values: Tensor, strength: float = 0.72) -> Image.Image:
+    """Lays a map over a faded image: dark blue is the map's lowest value, yellow its highest.
 
     Args:
-        picture: of any size, which the result has.
+        image: of any size, which the result has.
         values: [h, w].
         strength: opacity of the map's colours, 0-1.
     """
     low, high = values.min(), values.max()
     scaled = ((values - low) / (high - low).clamp(min=1e-12)).numpy().astype(np.float32)
-    smooth = Image.fromarray(scaled).resize(picture.size, Image.Resampling.BICUBIC)
+    smooth = Image.fromarray(scaled).resize(image.size, Image.Resampling.BICUBIC)
     level = np.asarray(smooth).clip(0, 1)
     color = np.stack([np.interp(level, _STOPS, shade) for shade in zip(*_SHADES, strict=True)], axis=-1)
-    grey = np.asarray(picture.convert('L'), dtype=np.float32)[..., None]
+    grey = np.asarray(image.convert('L'), dtype=np.float32)[..., None]
     alpha = strength * (0.35 + 0.65 * level[..., None])
     return Image.fromarray((grey * (1 - alpha) + color * alpha).round().astype(np.uint8))
 

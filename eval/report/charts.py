@@ -76,7 +76,7 @@ def draw_cmc(curves: Sequence[tuple[str, np.ndarray]]):
     """Cumulative match characteristic.
 
     Args:
-        curves: for each model its name and [R] share of queries with a match among the first k+1 pictures, 0-1.
+        curves: for each model its name and [R] share of queries with a match among the first k+1 images, 0-1.
 
     Returns:
         A matplotlib figure; likewise for the other functions.
@@ -118,7 +118,7 @@ def draw_distances(edges: np.ndarray, same: np.ndarray, different: np.ndarray, t
     Args:
         edges: [B + 1] of the bins, Euclidean distance.
         same: [B] pairs of one identity; likewise `different`.
-        threshold: below it, two pictures are held to be of one identity.
+        threshold: below it, two images are held to be of one identity.
     """
     figure, axes = _create()
     edges, same, different = _coarsen(edges, same, different)

@@ -18,12 +18,12 @@ from msinet_timm.errors import InputError
 
 from .attention import PairAttention, attend
 from .charts import MOST_CAMERAS
-from .ranked_lists import Found, list_found, load_picture
+from .ranked_lists import Found, list_found, load_listed
 
 __all__ = ['Facts', 'Measured', 'Row', 'look_into']
 
 _ATTENDED = 2  # of each kind of queries, those with attention maps
-_REMOVED = 4  # most pictures of a list that a rule has removed
+_REMOVED = 4  # most images of a list that a rule has removed
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,8 @@ class Measured:
         evaluation: of `msinet_eval.protocol.evaluate`.
         dataset: for its protocol and remarks; None where only features are known.
         model: for attention maps; None to leave them out.
-        data_config: how pictures were fed to the model; needed with a model.
-        threshold: calibrated distance below which two pictures are held to be of one identity; None for the one at
+        data_config: how images were fed to the model; needed with a model.
+        threshold: calibrated distance below which two images are held to be of one identity; None for the one at
             which these pairs are told apart with equal error rates.
         verification: of these features, where it is known already; None to compute it. Likewise `cameras`.
     """
@@ -52,12 +52,12 @@ class Measured:
 
     @property
     def same_clothes_removed(self) -> bool:
-        """Whether pictures of a query's clothes are left out of its ranking."""
+        """Whether images of a query's clothes are left out of its ranking."""
         return self.dataset is not None and self.dataset.protocol.same_clothes_removed
 
 
 class Row(NamedTuple):
-    """A query, what was found for it, and what the model saw in it and in the nearest picture (None: nothing)."""
+    """A query, what was found for it, and what the model saw in it and in the nearest image (None: nothing)."""
 
     query: int
     found: list[Found]
@@ -65,7 +65,7 @@ class Row(NamedTuple):
 
     @property
     def nearest(self) -> Found | None:
-        """The first picture of the ranking; None where all are removed."""
+        """The first image of the ranking; None where all are removed."""
         return next((f for f in self.found if f.rank == 1), None)
 
 
@@ -76,7 +76,7 @@ class Facts:
     Attributes:
         measured: the model.
         intervals: 95 % intervals by figure; empty where the gallery was drawn several times.
-        verification: None where all pictures are of one identity.
+        verification: None where all images are of one identity.
         cameras: figures by camera pair; None where cameras are unknown or too many to show.
         rows: lists of the `worst`, `median` and `random` queries.
     """
@@ -112,7 +112,7 @@ def _verify(m: Measured) -> VerificationResult | None:
             device=_device_for(m),
             same_clothes_removed=m.same_clothes_removed,
         )
-    except InputError:  # all pictures are of one identity
+    except InputError:  # all images are of one identity
         return None
 
 
@@ -144,5 +144,5 @@ def _pick(ranking: RankingResult, count: int, seed: int) -> dict[str, list[int]]
 def _attend(m: Measured, row: Row) -> PairAttention | None:
     if m.model is None or m.data_config is None or row.nearest is None:
         return None
-    query, match = load_picture(m.evaluation.query, row.query), load_picture(m.evaluation.gallery, row.nearest.index)
+    query, match = load_listed(m.evaluation.query, row.query), load_listed(m.evaluation.gallery, row.nearest.index)
     return attend(m.model, query, match, m.data_config)

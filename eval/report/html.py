@@ -41,7 +41,7 @@ def write_report(
         seed: of the random queries.
 
     Raises:
-        InputError: matplotlib is missing (extra `plot`), an unreadable picture, or a file that cannot be written.
+        InputError: matplotlib is missing (extra `plot`), an unreadable image, or a file that cannot be written.
     """
     if not measured:
         raise InputError('a report needs at least one evaluation')

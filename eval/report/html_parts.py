@@ -1,4 +1,4 @@
-"""What HTML pages for people are made of: pictures inside the file, ranked lists, and the page around them."""
+"""What HTML pages for people are made of: images inside the file, ranked lists, and the page around them."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ from PIL import Image
 from msinet_eval.features.types import Features
 from msinet_timm.errors import InputError
 
-from .ranked_lists import Found, load_picture
+from .ranked_lists import Found, load_listed
 
 __all__ = [
     'LEGEND',
@@ -30,7 +30,7 @@ __all__ = [
 #: A page is never larger.
 MAX_BYTES = 5_000_000
 
-# height in pixels and JPEG quality of pictures, tried until a page is small enough
+# height in pixels and JPEG quality of images, tried until a page is small enough
 _DETAILS = ((192, 84), (144, 80), (112, 74), (80, 66), (56, 60))
 
 #: What the frames mean.
@@ -62,12 +62,12 @@ Encoder = Callable[[Image.Image], str]
 
 
 def write_page(path: Path, title: str, draw: Callable[[Encoder], str]) -> None:
-    """Writes a page with pictures as fine as 5 MB allow.
+    """Writes a page with images as fine as 5 MB allow.
 
     Args:
         path: of the HTML file.
         title: of the window.
-        draw: makes the page's body from a function that turns pictures into data URIs; called again with a coarser one
+        draw: makes the page's body from a function that turns images into data URIs; called again with a coarser one
             where the page was too large.
 
     Raises:
@@ -87,14 +87,14 @@ def write_page(path: Path, title: str, draw: Callable[[Encoder], str]) -> None:
 
 
 def jpeg_encoder(height: int, quality: int) -> Encoder:
-    """A function from pictures to data URIs of JPEGs that are no higher than `height` pixels."""
+    """A function from images to data URIs of JPEGs that are no higher than `height` pixels."""
 
-    def encode(picture: Image.Image) -> str:
-        width = max(1, round(picture.width * height / picture.height))
-        if picture.height > height:
-            picture = picture.resize((width, height), Image.Resampling.LANCZOS)
+    def encode(image: Image.Image) -> str:
+        width = max(1, round(image.width * height / image.height))
+        if image.height > height:
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
         file = io.BytesIO()
-        picture.save(file, 'JPEG', quality=quality, optimize=True)
+        image.save(file, 'JPEG', quality=quality, optimize=True)
         return _data_uri('image/jpeg', file.getvalue())
 
     return encode
@@ -124,18 +124,18 @@ def draw_list(query: str, found: Iterable[str], wide: bool) -> str:
     Args:
         query: of `draw_query`.
         found: each of `draw_found`.
-        wide: whether pictures are wider than high, as those of vehicles are.
+        wide: whether images are wider than high, as those of vehicles are.
     """
     return f'<div class="list{" wide" if wide else ""}">{query}<div class="found">{"".join(found)}</div></div>'
 
 
 def draw_query(query: Features, index: int, lines: Sequence[str], encode: Encoder) -> str:
-    """A query's cell, with lines of text below its picture, the first in bold."""
+    """A query's cell, with lines of text below its image, the first in bold."""
     return _cell('query', query, index, lines, encode, 'cell asked')
 
 
 def draw_found(gallery: Features, found: Found, encode: Encoder) -> str:
-    """The cell of a gallery picture, with its rank and distance below."""
+    """The cell of a gallery image, with its rank and distance below."""
     first = str(found.rank) if found.rank else 'removed'
     lines = [first, f'd {found.distance:.3f}', *_names(gallery, found.index)]
     return _cell(found.kind, gallery, found.index, lines, encode, 'cell')
@@ -147,7 +147,7 @@ def _names(features: Features, index: int) -> list[str]:
 
 
 def _cell(kind: str, features: Features, index: int, lines: Sequence[str], encode: Encoder, style: str) -> str:
-    source = encode(load_picture(features, index))
+    source = encode(load_listed(features, index))
     name = escape(Path(features.paths[index]).name)
     spans = ''.join(f'<span>{escape(line)}</span>' for line in lines[1:])
     return (

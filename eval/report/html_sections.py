@@ -14,7 +14,7 @@ from .attention import overlay
 from .charts import to_svg
 from .data import Facts, Measured, Row
 from .html_parts import LEGEND, Encoder, draw_found, draw_list, draw_query, figure, percent, svg_image
-from .ranked_lists import label, load_picture
+from .ranked_lists import label, load_listed
 from .text import FIGURES
 
 __all__ = ['attention', 'chart', 'charts', 'foot', 'heading', 'lists', 'model', 'results', 'tiles']
@@ -27,7 +27,7 @@ def heading(facts: Sequence[Facts], title: str) -> str:
     query, gallery = facts[0].measured.evaluation.query, facts[0].measured.evaluation.gallery
     sizes = [
         f'{len(query):,} queries of {len(query.identities.unique()):,} identities',
-        f'{len(gallery):,} gallery pictures of {len(gallery.identities.unique()):,}',
+        f'{len(gallery):,} gallery images of {len(gallery.identities.unique()):,}',
     ]
     if gallery.cameras is not None:
         sizes.append(f'{len(gallery.cameras.unique()):,} cameras')
@@ -84,7 +84,7 @@ def results(facts: Sequence[Facts]) -> str:
     return (
         '<section><h2>Results</h2><p class="note">In percent. Ranges are 95 % intervals from 1,000 bootstrap samples '
         'of the query identities, ± the standard deviation over drawn galleries. The last four figures take distance '
-        'as a test of whether two pictures show the same one, over all pairs: area under the ROC curve, equal error '
+        'as a test of whether two images show the same one, over all pairs: area under the ROC curve, equal error '
         'rate, and true positives at a rate of false ones.</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
         '</section>'
@@ -92,7 +92,7 @@ def results(facts: Sequence[Facts]) -> str:
 
 
 _CHARTS = {
-    'cmc': ('CMC', 'Share of queries that have a match among the first k pictures.'),
+    'cmc': ('CMC', 'Share of queries that have a match among the first k images.'),
     'precision_recall': ('Precision and recall', 'All pairs of query and gallery, accepted up to a growing distance.'),
     'distances': (
         'Distances of pairs',
@@ -100,7 +100,7 @@ _CHARTS = {
     ),
     'cameras': (
         'From camera to camera',
-        'mAP in percent of each camera’s queries, searched in each camera’s pictures alone.',
+        'mAP in percent of each camera’s queries, searched in each camera’s images alone.',
     ),
 }
 
@@ -148,11 +148,11 @@ def lists(facts: Facts, encode: Encoder) -> str:
                 label(query, row.query),
             ]
             asked = draw_query(query, row.query, lines, encode)
-            picture = load_picture(query, row.query)
+            image = load_listed(query, row.query)
             cells = [draw_found(gallery, found, encode) for found in row.found]
-            blocks.append(draw_list(asked, cells, wide=picture.width > picture.height))
+            blocks.append(draw_list(asked, cells, wide=image.width > image.height))
     return (
-        '<section><h2>Ranked lists</h2><p class="note">Each query with its nearest gallery pictures; below them the '
+        '<section><h2>Ranked lists</h2><p class="note">Each query with its nearest gallery images; below them the '
         f'rank, d (the Euclidean distance), identity and camera.</p>{LEGEND}{"".join(blocks)}</section>'
     )
 
@@ -165,7 +165,7 @@ def attention(facts: Facts, encode: Encoder) -> str:
         return f'<section><h2>What was matched</h2><p class="note">Left out: {escape(why)}.</p></section>'
     pairs = ''.join(_pair(m, row, encode) for row in shown)
     return (
-        '<section><h2>What was matched</h2><p class="note">A query and the picture nearest to it. <b>Energy</b> is the '
+        '<section><h2>What was matched</h2><p class="note">A query and the image nearest to it. <b>Energy</b> is the '
         'length of the feature vector at each place: where the model looks at all. <b>Agreement</b> is what each place '
         'adds to the similarity of the two: where the one looks like the other. '
         f'<span class="nowrap">least<i class="scale"></i>most</span></p><div class="pairs">{pairs}</div></section>'
@@ -175,28 +175,28 @@ def attention(facts: Facts, encode: Encoder) -> str:
 def _pair(m: Measured, row: Row, encode: Encoder) -> str:
     nearest = row.nearest
     sides = (
-        ('query', 'query', load_picture(m.evaluation.query, row.query)),
-        ('nearest', nearest.kind, load_picture(m.evaluation.gallery, nearest.index)),
+        ('query', 'query', load_listed(m.evaluation.query, row.query)),
+        ('nearest', nearest.kind, load_listed(m.evaluation.gallery, nearest.index)),
     )
     cells = []
-    for number, (name, kind, picture) in enumerate(sides):
-        picture = _enlarge(picture)
+    for number, (name, kind, image) in enumerate(sides):
+        image = _enlarge(image)
         cells.append(
-            f'<figure><div class="frame {kind}"><img src="{encode(picture)}" alt="{name}"></div>'
+            f'<figure><div class="frame {kind}"><img src="{encode(image)}" alt="{name}"></div>'
             f'<figcaption>{name}</figcaption></figure>'
         )
         for kind, maps in (('energy', row.attention.energy), ('agreement', row.attention.agreement)):
-            source = encode(overlay(picture, maps[number]))
+            source = encode(overlay(image, maps[number]))
             cells.append(f'<figure><img src="{source}" alt="{kind} in {name}"><figcaption>{kind}</figcaption></figure>')
     names = label(m.evaluation.query, row.query), label(m.evaluation.gallery, nearest.index)
     line = f'{names[0]} → {names[1]}, d {nearest.distance:.3f}'
     return f'<div class="pair"><p>{line}</p>{"".join(cells)}</div>'
 
 
-def _enlarge(picture: Image.Image) -> Image.Image:
-    """At least 128 pixels high, so that a map over a small picture is smooth."""
-    scale = max(1.0, 128 / picture.height)
-    return picture.resize((max(1, round(scale * picture.width)), round(scale * picture.height)))
+def _enlarge(image: Image.Image) -> Image.Image:
+    """At least 128 pixels high, so that a map over a small image is smooth."""
+    scale = max(1.0, 128 / image.height)
+    return image.resize((max(1, round(scale * image.width)), round(scale * image.height)))
 
 
 def foot(facts: Sequence[Facts], command: str | None) -> str:
@@ -216,11 +216,11 @@ def foot(facts: Sequence[Facts], command: str | None) -> str:
 
 def _protocol(m: Measured) -> str:
     ranking, query, gallery, rate = m.evaluation
-    lines = [f'{len(query):,} queries, {len(gallery):,} gallery pictures.']
+    lines = [f'{len(query):,} queries, {len(gallery):,} gallery images.']
     if query.cameras is not None:
-        lines.append('Gallery pictures of a query’s own identity and camera are removed from its ranking.')
+        lines.append('Gallery images of a query’s own identity and camera are removed from its ranking.')
     if m.same_clothes_removed:
-        lines.append('Gallery pictures of a query’s identity in the same clothes are removed, too.')
+        lines.append('Gallery images of a query’s identity in the same clothes are removed, too.')
     remarks = dict.fromkeys(m.dataset.remarks if m.dataset else ())
     if not any('skipped' in remark for remark in remarks):  # else they have told already, in more detail
         lines += [f'{count:,} queries skipped: {why}.' for why, count in ranking.skipped.items() if count]

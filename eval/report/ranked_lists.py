@@ -1,4 +1,4 @@
-"""Ranked lists: what was found for a query, and a picture of it for people."""
+"""Ranked lists: what was found for a query, and an image of it for people."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ __all__ = [
     'draw_ranked_lists',
     'label',
     'list_found',
-    'load_picture',
+    'load_listed',
     'pick_queries',
     'write_ranked_lists',
 ]
@@ -37,7 +37,7 @@ _BACKGROUND = (255, 255, 255)
 
 
 class Found(NamedTuple):
-    """A gallery picture near a query.
+    """A gallery image near a query.
 
     Attributes:
         index: in the gallery.
@@ -74,7 +74,7 @@ def list_found(
         gallery: features of the gallery.
         picked: indices of the queries to list.
         top: ranks to list, fewer where the ranking is shorter.
-        removed: most pictures of each query to list that a rule has removed, of those before the last rank listed.
+        removed: most images of each query to list that a rule has removed, of those before the last rank listed.
         same_clothes_removed: as given to `msinet_eval.protocol.rank`.
     """
     asking = query.subset(torch.as_tensor(picked))
@@ -101,7 +101,7 @@ def list_found(
 
 
 def _removed(query: Features, number: int, gallery: Features, same_clothes_removed: bool) -> list[Found]:
-    """All gallery pictures that a rule takes out of a query's ranking, nearest first."""
+    """All gallery images that a rule takes out of a query's ranking, nearest first."""
     out = torch.zeros(len(gallery), dtype=torch.bool)
     for name in ('cameras', *(['clothes'] if same_clothes_removed else [])):
         asked, labels = getattr(query, name), getattr(gallery, name)
@@ -114,7 +114,7 @@ def _removed(query: Features, number: int, gallery: Features, same_clothes_remov
 
 
 class Layout(NamedTuple):
-    """Where things are in a picture of ranked lists, in pixels."""
+    """Where things are in an image of ranked lists, in pixels."""
 
     cell_width: int
     cell_height: int = 176
@@ -126,14 +126,14 @@ class Layout(NamedTuple):
     query_gap: int = 26
 
     def cell(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """Left, top, right and bottom of a picture inside its frame; column 0 is the query, 1 the nearest picture."""
+        """Left, top, right and bottom of an image inside its frame; column 0 is the query, 1 the nearest image."""
         pitch = 2 * self.frame + self.gap
         left = self.margin + self.frame + column * (self.cell_width + pitch) + (self.query_gap if column else 0)
         top = self.header + self.frame + row * (self.cell_height + pitch + self.caption)
         return left, top, left + self.cell_width, top + self.cell_height
 
     def size(self, rows: int, columns: int) -> tuple[int, int]:
-        """Width and height of the whole picture."""
+        """Width and height of the whole image."""
         _, _, right, bottom = self.cell(rows - 1, columns - 1)
         return right + self.frame + self.margin, bottom + self.frame + self.caption + self.margin // 2
 
@@ -149,9 +149,9 @@ def write_ranked_lists(
     title: str = '',
     same_clothes_removed: bool = False,
 ) -> None:
-    """Writes a PNG of queries from worst to best, each with the first pictures of its ranking.
+    """Writes a PNG of queries from worst to best, each with the first images of its ranking.
 
-    Pictures that a rule has removed from a ranking are shown in their places, without a rank.
+    Images that a rule has removed from a ranking are shown in their places, without a rank.
 
     Args:
         path: file to write.
@@ -160,11 +160,11 @@ def write_ranked_lists(
         result: of `msinet_eval.protocol.rank(query, gallery)`.
         queries: how many to show.
         top: ranks for each, fewer where fewer are left.
-        title: line above the picture.
+        title: line above the image.
         same_clothes_removed: as given to `rank`.
 
     Raises:
-        InputError: an unreadable picture, or a file that cannot be written.
+        InputError: an unreadable image, or a file that cannot be written.
     """
     image = draw_ranked_lists(
         query, gallery, result, queries=queries, top=top, title=title, same_clothes_removed=same_clothes_removed
@@ -185,23 +185,23 @@ def draw_ranked_lists(
     title: str = '',
     same_clothes_removed: bool = False,
 ) -> tuple[Image.Image, Layout]:
-    """The picture that `write_ranked_lists` writes, and where things are in it."""
+    """The image that `write_ranked_lists` writes, and where things are in it."""
     picked = pick_queries(result.average_precision, queries)
     lists = list_found(query, gallery, picked, top=top, same_clothes_removed=same_clothes_removed)
-    pictures = [load_picture(query, index) for index in picked]
-    layout = _fit_layout(pictures)
+    images = [load_listed(query, index) for index in picked]
+    layout = _fit_layout(images)
     columns = max(top, *map(len, lists))
     canvas = Image.new('RGB', layout.size(len(picked), 1 + columns), _BACKGROUND)
     draw = ImageDraw.Draw(canvas)
     _draw_header(draw, layout, title or 'Ranked lists', canvas.width)
-    for row, (index, picture, found) in enumerate(zip(picked, pictures, lists, strict=True)):
+    for row, (index, image, found) in enumerate(zip(picked, images, lists, strict=True)):
         box = layout.cell(row, 0)
-        _paste(canvas, picture, box)
+        _paste(canvas, image, box)
         _solid_frame(draw, box, layout.frame, _QUERY)
         _draw_caption(draw, layout, box, f'AP {100 * result.average_precision[index]:.1f} %', label(query, index))
         for column, (other, distance, kind, rank) in enumerate(found, start=1):
             box = layout.cell(row, column)
-            _paste(canvas, load_picture(gallery, other), box)
+            _paste(canvas, load_listed(gallery, other), box)
             frame, color = _FRAMES[kind]
             frame(draw, box, layout.frame, color)
             number = f'{rank}.  ' if rank else ''
@@ -209,8 +209,8 @@ def draw_ranked_lists(
     return canvas, layout
 
 
-def load_picture(features: Features, index: int) -> Image.Image:
-    """The part of a picture that was embedded.
+def load_listed(features: Features, index: int) -> Image.Image:
+    """The part of an image that was embedded.
 
     Raises:
         InputError: the file cannot be read.
@@ -225,16 +225,16 @@ def label(features: Features, index: int) -> str:
     return f'id {int(features.identities[index])}{camera}'
 
 
-def _fit_layout(pictures: list[Image.Image]) -> Layout:
-    """Cells as wide as most pictures are: people are tall, vehicles wide."""
+def _fit_layout(images: list[Image.Image]) -> Layout:
+    """Cells as wide as most images are: people are tall, vehicles wide."""
     height = Layout._field_defaults['cell_height']
-    aspect = float(np.median([picture.width / picture.height for picture in pictures]))
+    aspect = float(np.median([image.width / image.height for image in images]))
     return Layout(cell_width=round(min(max(aspect * height, 88), 264)))
 
 
-def _paste(canvas: Image.Image, picture: Image.Image, box: tuple[int, int, int, int]) -> None:
+def _paste(canvas: Image.Image, image: Image.Image, box: tuple[int, int, int, int]) -> None:
     left, top, right, bottom = box
-    canvas.paste(ImageOps.pad(picture, (right - left, bottom - top), color=(235, 235, 235)), (left, top))
+    canvas.paste(ImageOps.pad(image, (right - left, bottom - top), color=(235, 235, 235)), (left, top))
 
 
 def _solid_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, color: tuple) -> None:

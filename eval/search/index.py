@@ -1,4 +1,4 @@
-"""The k nearest gallery pictures of queries, for galleries of any size: exact, or faster by an index of faiss."""
+"""The k nearest gallery images of queries, for galleries of any size: exact, or faster by an index of faiss."""
 
 import logging
 import math
@@ -19,10 +19,10 @@ from .store import FeatureStore
 __all__ = ['BACKENDS', 'PARAMETERS', 'recall', 'search']
 
 #: Names of parameters and their defaults (None: found from the gallery) of what can search:
-#: `exact` compares with every picture and reads the gallery from disk; `flat` is the same by faiss, in memory.
-#: `hnsw` walks a graph in which each picture has `links`, with lists of `ef_construction` candidates while it is built
+#: `exact` compares with every image and reads the gallery from disk; `flat` is the same by faiss, in memory.
+#: `hnsw` walks a graph in which each image has `links`, with lists of `ef_construction` candidates while it is built
 #: and `ef` while it is searched (Malkov and Yashunin, TPAMI 2020).
-#: `ivfpq` looks into `nprobe` of `nlist` cells, whose pictures it holds in memory as `m` bytes each, and compares the
+#: `ivfpq` looks into `nprobe` of `nlist` cells, whose images it holds in memory as `m` bytes each, and compares the
 #: `refine` times k best of them in full (Jegou et al., TPAMI 2011).
 BACKENDS = {
     'exact': {},
@@ -32,9 +32,9 @@ BACKENDS = {
 }
 PARAMETERS = sorted({name for defaults in BACKENDS.values() for name in defaults})
 _SEARCHING = ('ef', 'nprobe', 'refine')  # the others change what is built
-_COLUMNS = 2**16  # gallery pictures at once
+_COLUMNS = 2**16  # gallery images at once
 _SAMPLE = 2**28  # numbers in the features that cells are trained on: 1 GB
-_TRAINED = 50  # pictures to train each cell with
+_TRAINED = 50  # images to train each cell with
 
 _logger = logging.getLogger(__name__)
 
@@ -42,24 +42,24 @@ _logger = logging.getLogger(__name__)
 def search(
     query, gallery, k: int = 10, backend: str = 'exact', *, tile: int = 2**21, **parameters: int
 ) -> tuple[Tensor, Tensor]:
-    """Finds the nearest gallery pictures by Euclidean distance.
+    """Finds the nearest gallery images by Euclidean distance.
 
     Features are taken as they are. `exact` works on the device of `query`, all others on the CPU. Of equally near
-    pictures that with the lower index comes first.
+    images that with the lower index comes first.
 
     An index of a `FeatureStore` is kept beside its files, and built again when these or its parameters have changed.
 
     Args:
         query: [Q, D] array or tensor.
         gallery: `FeatureStore`, or [G, D] array or tensor.
-        k: pictures to find, up to G.
+        k: images to find, up to G.
         backend: one of `BACKENDS`.
         tile: the largest number of distances held at once.
         parameters: of the backend.
 
     Returns:
         [Q, k] int64 indices and [Q, k] float32 distances, nearest first, on the device of `query`. Where `ivfpq` has
-        found fewer than k pictures, indices are -1 and distances infinite.
+        found fewer than k images, indices are -1 and distances infinite.
 
     Raises:
         InputError: sizes that do not fit, features that are not finite, a gallery that is empty or smaller than k,
@@ -68,7 +68,7 @@ def search(
     settings = _check_parameters(backend, parameters)
     query, gallery = _check(query, gallery)
     if not 1 <= k <= len(gallery):
-        raise InputError(f'k must be from 1 to the number of gallery pictures, {len(gallery)}; got {k}')
+        raise InputError(f'k must be from 1 to the number of gallery images, {len(gallery)}; got {k}')
     if tile < 1:
         raise InputError(f'tile must be at least 1, got {tile}')
     squares = squared_norms(query, 'query')
@@ -85,7 +85,7 @@ def search(
 
 
 def recall(found, exact) -> float:
-    """Share of the truly nearest pictures that were found.
+    """Share of the truly nearest images that were found.
 
     Args:
         found: [Q, k] indices by some backend.
@@ -223,11 +223,11 @@ def _build(faiss, gallery, backend: str, settings: dict):
 
 
 def _train_cells(faiss, gallery, settings: dict):
-    """An index of compressed features in cells, both learned from pictures from all over the gallery."""
+    """An index of compressed features in cells, both learned from images from all over the gallery."""
     largest = min(len(gallery), max(1, _SAMPLE // gallery.dim))
     nlist = settings['nlist'] or max(1, min(round(4 * math.sqrt(len(gallery))), largest // _TRAINED))
     if nlist > largest:
-        raise InputError(f'nlist is {nlist}, but there are {largest} gallery pictures to find so many cells with')
+        raise InputError(f'nlist is {nlist}, but there are {largest} gallery images to find so many cells with')
     m = settings['m'] or max(m for m in range(1, min(gallery.dim, 96) + 1) if gallery.dim % m == 0)
     if gallery.dim % m:
         raise InputError(f'm must divide the {gallery.dim} dimensions of the features, got {m}')
@@ -237,6 +237,6 @@ def _train_cells(faiss, gallery, settings: dict):
     bits = min(8, max(1, int(math.log2(max(2, sample / _TRAINED)))))  # of each of the m codes
     index = faiss.IndexIVFPQ(faiss.IndexFlatL2(gallery.dim), gallery.dim, nlist, m, bits)
     if len(gallery) < 2**bits:
-        raise InputError(f'ivfpq needs at least {2**bits} gallery pictures, got {len(gallery)}: choose exact')
+        raise InputError(f'ivfpq needs at least {2**bits} gallery images, got {len(gallery)}: choose exact')
     index.train(features.numpy())
     return index

@@ -24,7 +24,7 @@ _logger = logging.getLogger(__name__)
 
 
 class _Shard(NamedTuple):
-    """A file of the store: its name, the number of its pictures, and its size in bytes."""
+    """A file of the store: its name, the number of its images, and its size in bytes."""
 
     file: str
     count: int
@@ -32,7 +32,7 @@ class _Shard(NamedTuple):
 
 
 class FeatureStore:
-    """A growing list of features with what is known of their pictures, of which only what is asked for is read.
+    """A growing list of features with what is known of their images, of which only what is asked for is read.
 
     A folder holds shards `000000.safetensors`, ..., in the format of `Features`, and `store.json`, which lists them.
     Both are written under another name and renamed when they are whole, the list last: what an interrupted
@@ -78,7 +78,7 @@ class FeatureStore:
         """Opens a store; or a single file, as a store that cannot be appended to.
 
         Args:
-            path: folder of a store, a features file (`.safetensors`) or an array [pictures, dimensions] (`.npy`).
+            path: folder of a store, a features file (`.safetensors`) or an array [images, dimensions] (`.npy`).
 
         Raises:
             InputError: it is none of these, or shards are missing or cut off.
@@ -99,7 +99,7 @@ class FeatureStore:
         return store
 
     def append(self, embeddings, identities=None, cameras=None, paths: Sequence[str] | None = None) -> None:
-        """Writes one shard; some thousands of pictures to some hundreds of thousands are a good size.
+        """Writes one shard; some thousands of images to some hundreds of thousands are a good size.
 
         Args:
             embeddings: [n, dim] array or tensor, kept as float32.
@@ -111,7 +111,7 @@ class FeatureStore:
         """
         embeddings = as_tensor(embeddings, 'features').cpu().float().contiguous()
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim or not len(embeddings):
-            raise InputError(f'features must be [pictures, {self.dim}], not empty; got {list(embeddings.shape)}')
+            raise InputError(f'features must be [images, {self.dim}], not empty; got {list(embeddings.shape)}')
         if not embeddings.isfinite().all():
             raise InputError(f'feature {int((~embeddings.isfinite().all(1)).nonzero()[0])} (from 0) is not finite')
         tensors = {'embeddings': embeddings}
@@ -149,14 +149,14 @@ class FeatureStore:
             start += shard.count
 
     def take(self, indices: Tensor) -> Tensor:
-        """[n, dim] float32, the features of some pictures, given by [n] indices."""
+        """[n, dim] float32, the features of some images, given by [n] indices."""
         features = torch.empty(len(indices), self.dim)
         for number, chosen, places in self._locate(indices):
             features[chosen] = self._features(number)[places].float()
         return features
 
     def describe(self, indices: Tensor) -> list[dict[str, int | str]]:
-        """What is known of some pictures, given by [n] indices: `identity`, `camera` and `path`."""
+        """What is known of some images, given by [n] indices: `identity`, `camera` and `path`."""
         known: list[dict[str, int | str]] = [{} for _ in indices]
         for number, chosen, places in self._locate(indices):
             labels = _labels(self.folder / self._shards[number].file)
@@ -215,14 +215,14 @@ def _map(path: Path) -> Tensor:
         raise InputError(f'{path}: cannot read features ({e})') from e
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise InputError(
-            f'{path}: features must be floats [pictures, dimensions], not empty; got {features.dtype} '
+            f'{path}: features must be floats [images, dimensions], not empty; got {features.dtype} '
             f'{list(features.shape)}'
         )
     return features
 
 
 def _labels(path: Path) -> dict[str, Sequence]:
-    """What a file tells of its pictures."""
+    """What a file tells of its images."""
     if path.suffix == '.npy':
         return {}
     with safetensors.safe_open(path, 'pt') as file:

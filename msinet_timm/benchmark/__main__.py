@@ -22,7 +22,7 @@ from msinet_timm.files import replace_text
 from msinet_timm.forms import FORMS
 from msinet_timm.memory import keep_memory
 
-from .report import describe_machine, read_map, to_csv, to_markdown, write_picture
+from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
 
 __all__ = ['main']
@@ -134,10 +134,10 @@ def _work(file: Path) -> None:
 
 
 def _write(folder: Path, text: str, results: Sequence[Result], parameters: dict, mAP: dict) -> list[str]:
-    """Writes the CSV and the picture; returns a remark if there is no picture."""
+    """Writes the CSV and the image; returns a remark if there is no image."""
     replace_text(folder / 'benchmark.csv', text)
     try:
-        write_picture(results, parameters, mAP, folder / 'benchmark.png')
+        write_image(results, parameters, mAP, folder / 'benchmark.png')
     except InputError as e:
         return [str(e)]
     return []

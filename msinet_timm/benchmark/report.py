@@ -1,4 +1,4 @@
-"""What `python -m msinet_timm.benchmark` leaves: tables in Markdown, a CSV, a picture."""
+"""What `python -m msinet_timm.benchmark` leaves: tables in Markdown, a CSV, an image."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from msinet_timm.errors import InputError
 
 from .runs import Case, Result
 
-__all__ = ['describe_machine', 'read_map', 'to_csv', 'to_markdown', 'write_picture']
+__all__ = ['describe_machine', 'read_map', 'to_csv', 'to_markdown', 'write_image']
 
 _ALLOCATORS = {'system': "the C library's default allocator", 'kept': 'an allocator that keeps its memory'}
 _MARKERS = {'float32': 'o', 'bf16': 's', 'int8': '^'}
@@ -125,8 +125,8 @@ def _cell(result: Result, baselines: Mapping[tuple, Result]) -> str:
     return f'{rate} ({least}-{most})' + ('' if ratio is None else f', {ratio:.2f} x')
 
 
-def write_picture(
-    results: Sequence[Result], parameters: Mapping[str, float], mAP: Mapping[str, float], picture: Path
+def write_image(
+    results: Sequence[Result], parameters: Mapping[str, float], mAP: Mapping[str, float], image: Path
 ) -> None:
     """Draws images per second over parameters: each model by the fastest of its forms in each precision.
 
@@ -140,7 +140,7 @@ def write_picture(
         from matplotlib.figure import Figure
         from matplotlib.ticker import LogFormatter
     except ImportError as e:
-        raise InputError('no picture: matplotlib is not installed (pip install "msinet-timm[plot]")') from e
+        raise InputError('no image: matplotlib is not installed (pip install "msinet-timm[plot]")') from e
     way = max((r.threads, r.batch_size, r.allocator == 'kept') for r in results)
     drawn = [r for r in results if (r.threads, r.batch_size, r.allocator == 'kept') == way]
     figure = Figure(figsize=(9, 5), layout='constrained')
@@ -166,4 +166,4 @@ def write_picture(
     axes.set_title(f'batch {way[1]}, {way[0]} thread{"s" * (way[0] != 1)}, fastest form of each precision', fontsize=10)
     axes.grid(alpha=0.3, which='both')
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=9)
-    FigureCanvasAgg(figure).print_figure(picture, dpi=150, metadata={'Software': None})
+    FigureCanvasAgg(figure).print_figure(image, dpi=150, metadata={'Software': None})

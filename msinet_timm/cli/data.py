@@ -18,12 +18,12 @@ def _add_render(subparsers) -> None:
     p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
     p.add_argument('--identities', type=int, default=100, metavar='N', help='people; every other one trains')
     p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras, 2 to 9')
-    p.add_argument('--pictures', type=int, default=12, metavar='P', help='pictures of each training identity')
+    p.add_argument('--images', '--pictures', type=int, default=12, metavar='P', help='images of each training identity')
     p.add_argument('--domain', default='street', help='street or mall: places, lights, camera positions and clothes')
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
     p.add_argument('--samples', type=int, default=4, metavar='SPP', help='rays for each pixel')
-    p.add_argument('--width', type=int, default=128, help='of the pictures, in pixels')
-    p.add_argument('--height', type=int, default=256, help='of the pictures, in pixels')
+    p.add_argument('--width', type=int, default=128, help='of the images, in pixels')
+    p.add_argument('--height', type=int, default=256, help='of the images, in pixels')
     p.add_argument('--workers', type=int, metavar='W', help='processes (default: one for each core)')
     p.set_defaults(run=_render)
 
@@ -48,10 +48,8 @@ def _list(args: argparse.Namespace) -> None:
         for option in reader.options:
             print(f'    option   {option}')
         for choice, known in reader.known.items():
-            parts = (
-                f'{part} {pictures:,} of {identities:,} identities' for part, (identities, pictures) in known.items()
-            )
-            print(f'    pictures {", ".join(parts)}' + (f' ({choice})' if choice else ''))
+            parts = (f'{part} {images:,} of {identities:,} identities' for part, (identities, images) in known.items())
+            print(f'    images {", ".join(parts)}' + (f' ({choice})' if choice else ''))
 
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +66,8 @@ def _add_check(subparsers) -> None:
     p = subparsers.add_parser(
         'check',
         help='look for what is wrong with a data set',
-        description='Compares counts with the published ones, and looks for identities with one picture or camera, or '
-        'in both train and test, and for unreadable, tiny and identical pictures. '
+        description='Compares counts with the published ones, and looks for identities with one image or camera, or '
+        'in both train and test, and for unreadable, tiny and identical images. '
         'Exit code 0: sound, 1: findings, 2: cannot be read.',
     )
     _add_dataset(p)
@@ -99,13 +97,13 @@ def _add_convert(subparsers) -> None:
     p = subparsers.add_parser(
         'convert',
         help='write a data set in another layout',
-        description='Pictures become hard links where possible, else copies; a table names them where they are. '
+        description='Images become hard links where possible, else copies; a table names them where they are. '
         'Shards hold them in tar archives with an index, to be trained on as a stream.',
     )
     _add_dataset(p)
     p.add_argument('--to', required=True, metavar='LAYOUT', help='folder, csv, market1501 or shards')
     p.add_argument('--output', required=True, metavar='PATH', help='new or empty folder; for csv, a new file')
-    p.add_argument('--shard-size', type=positive, metavar='N', help='pictures in a shard (default: 1,000)')
+    p.add_argument('--shard-size', type=positive, metavar='N', help='images in a shard (default: 1,000)')
     p.set_defaults(run=_convert)
 
 

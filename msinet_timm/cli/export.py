@@ -19,7 +19,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.export.export import FORMATS, check_request, export
 from msinet_timm.export.files import SUFFIXES, checked_path, file_size
 from msinet_timm.export.formats import Exported, load_exported
-from msinet_timm.export.graph import find_pictures, graph_inputs
+from msinet_timm.export.graph import find_images, graph_inputs
 from msinet_timm.forms import PRECISIONS
 from msinet_timm.hub.verify import find_weights, load_weights
 from msinet_timm.models.entries import check_file, sha256_of
@@ -44,10 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser, measured: bool) -> None:
     p.add_argument(
         '--preprocessing', action='store_true', help='take RGB bytes of any size: resize and normalise in the file'
     )
-    p.add_argument('--images', metavar='DIR', help="pictures to compare with PyTorch on (default: the sample's)")
+    p.add_argument('--images', metavar='DIR', help="images to compare with PyTorch on (default: the sample's)")
     group = p.add_argument_group('int8 (onnx, openvino)')
-    group.add_argument('--int8', action='store_true', help='quantise, by the pictures of --calibration-images')
-    group.add_argument('--calibration-images', metavar='DIR', help='pictures of the kind that the file will see')
+    group.add_argument('--int8', action='store_true', help='quantise, by the images of --calibration-images')
+    group.add_argument('--calibration-images', metavar='DIR', help='images of the kind that the file will see')
     group.add_argument('--calibration-count', type=positive, metavar='N', help='how many of them (default: 100)')
     if not measured:
         p.set_defaults(dataset=None, data_dir=None, data_option=None)
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
         InputError: flags that have no effect or exclude each other, and as `export` and `quantize`.
     """
     _check(args)
-    pictures = find_pictures(args.calibration_images, args.calibration_count or 100) if args.int8 else []
+    images = find_images(args.calibration_images, args.calibration_count or 100) if args.int8 else []
     dataset = _read_dataset(args)
     path = checked_path(args.output or _default_output(args), args.format, args.force)
     model, digest = _load(args.name)
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
         'force': args.force,
     }
     if args.int8:
-        lines = _export_int8(model, args.format, path, pictures, options)
+        lines = _export_int8(model, args.format, path, images, options)
     else:
         lines = [_size_line(load_exported(export(model, args.format, path, **options)))]
     if dataset:
@@ -99,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
             if getattr(args, flag):
                 raise InputError(f'--{flag.replace("_", "-")} is for --int8: give that, too')
     elif args.calibration_images is None:
-        raise InputError('--int8 needs --calibration-images DIR: about a hundred pictures of the kind it will see')
+        raise InputError('--int8 needs --calibration-images DIR: about a hundred images of the kind it will see')
     elif args.format not in ('onnx', 'openvino') or args.precision != 'float32':
         raise InputError('--int8 is for the formats onnx and openvino, and instead of another --precision')
     if not args.dataset and (args.data_dir or args.data_option):
@@ -131,13 +131,13 @@ def _load(name: str) -> tuple[nn.Module, str]:
     return model.eval(), sha256_of(weights)
 
 
-def _export_int8(model: nn.Module, format: str, path: Path, pictures: list[str], options: dict[str, Any]) -> list[str]:
+def _export_int8(model: nn.Module, format: str, path: Path, images: list[str], options: dict[str, Any]) -> list[str]:
     from msinet_timm.export.quantize import quantize
 
     with tempfile.TemporaryDirectory() as folder:
         source = export(model, format, Path(folder, path.name), **options)
         floating = load_exported(source)
-        inputs = list(graph_inputs(pictures, options['data_config'], preprocessing=options['preprocessing']))
+        inputs = list(graph_inputs(images, options['data_config'], preprocessing=options['preprocessing']))
         quantize(source, path, inputs, force=options['force'])
         quantized = load_exported(path)
         ratio = speed_ratio(floating, quantized, _speed_batch(floating, options['data_config']))
@@ -145,7 +145,7 @@ def _export_int8(model: nn.Module, format: str, path: Path, pictures: list[str],
             _size_line(quantized),
             f'against float32 in this format: {file_size(path) / file_size(source):.2f} of the size, '
             f'{ratio:.2f} times as fast (batch {_BATCH})',
-            f'calibrated on {len(inputs)} pictures',
+            f'calibrated on {len(inputs)} images',
         ]
 
 

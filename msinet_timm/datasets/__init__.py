@@ -1,4 +1,4 @@
-"""Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the pictures."""
+"""Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the images."""
 
 from msinet_timm.datasets.readers.clothes import LTCC, PRCC
 from msinet_timm.datasets.readers.folder import FOLDER
@@ -66,7 +66,7 @@ def get_reader(name: str) -> Reader:
 
 
 def create_dataset(name: str, root: str | None = None, **options) -> ReIDDataset:
-    """Reads the list of pictures of a data set; the pictures themselves are not opened.
+    """Reads the list of images of a data set; the images themselves are not opened.
 
     Args:
         name: one of `list_datasets()`.

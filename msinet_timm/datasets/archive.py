@@ -1,4 +1,4 @@
-"""Pictures inside of tar archives: the shards of a WebDataset, on a local disk or behind a URL.
+"""Images inside of tar archives: the shards of a WebDataset, on a local disk or behind a URL.
 
 A path names shard and member: `.../train-000000.tar/000123.jpg`.
 """
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from msinet_timm.errors import InputError
 
-__all__ = ['is_remote', 'open_shard', 'picture_file', 'read_picture', 'split_path']
+__all__ = ['is_remote', 'open_shard', 'image_file', 'read_image', 'split_path']
 
 
 def split_path(path: str) -> tuple[str, str] | None:
@@ -22,14 +22,14 @@ def split_path(path: str) -> tuple[str, str] | None:
     return (f'{shard}.tar', member) if found and not os.path.isdir(f'{shard}.tar') else None
 
 
-def picture_file(path: str | Path) -> str:
-    """The file that holds a picture: its shard, or the path itself."""
+def image_file(path: str | Path) -> str:
+    """The file that holds an image: its shard, or the path itself."""
     parts = split_path(str(path))
     return parts[0] if parts else str(path)
 
 
-def read_picture(path: str) -> bytes:
-    """The file of a picture, compressed as it is; of a local shard, the member.
+def read_image(path: str) -> bytes:
+    """The file of an image, compressed as it is; of a local shard, the member.
 
     Raises:
         OSError: it cannot be read, or is in a shard that is not local.

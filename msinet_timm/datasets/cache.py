@@ -1,4 +1,4 @@
-"""A cache of decoded and resized pictures, in memory or in a folder, for data sets that are read again and again."""
+"""A cache of decoded and resized images, in memory or in a folder, for data sets that are read again and again."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from torchvision.transforms import Compose, InterpolationMode, Resize
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
 
-from .archive import picture_file
+from .archive import image_file
 from .cached_images import CachedImages, Erasing, PixelFile
 from .images import ReIDImages, UnreadableImageError
 from .records import Record
@@ -31,7 +31,7 @@ __all__ = ['CACHE', 'ImageCache', 'open_cache']
 _logger = logging.getLogger(__name__)
 
 #: Help of the flag.
-CACHE = 'keep decoded and resized pictures in memory or in a folder, for the same pixels much faster (default: none)'
+CACHE = 'keep decoded and resized images in memory or in a folder, for the same pixels much faster (default: none)'
 
 _DIGEST = 32  # bytes of SHA-256
 
@@ -42,16 +42,16 @@ def open_cache(place: str, workers: int = 0) -> 'ImageCache | None':
 
 
 class ImageCache:
-    """Pictures resized to a model's input, as bytes.
+    """Images resized to a model's input, as bytes.
 
-    There is one file for each list of pictures and resize: pixels [N, H, W, 3], then for each picture its file's size
+    There is one file for each list of images and resize: pixels [N, H, W, 3], then for each image its file's size
     and time of change, then a checksum of those, which a file that was cut short lacks. A file is built under another
     name, by one process at a time, and takes its place in one step; those who read an older one keep it until they are
-    done. Pictures that have changed since are read anew when the cache is opened.
+    done. Images that have changed since are read anew when the cache is opened.
 
     Args:
         place: `'memory'`, or a folder, which is made where it is missing and may be deleted at any time.
-        workers: processes that read pictures while a file is built; 0 reads them in this one.
+        workers: processes that read images while a file is built; 0 reads them in this one.
 
     Raises:
         InputError: the folder cannot be made.
@@ -75,7 +75,7 @@ class ImageCache:
         erase: Erasing | None = None,
         draft: bool = False,
     ) -> CachedImages:
-        """The pictures of records, which are read now unless they are in the cache.
+        """The images of records, which are read now unless they are in the cache.
 
         Args:
             records: at least one.
@@ -84,10 +84,10 @@ class ImageCache:
             draft: whether large JPEGs are decoded at a lower resolution, see `load_image`.
 
         Raises:
-            InputError: a picture that is missing or broken, a config that crops, or a cache that can't be written.
+            InputError: an image that is missing or broken, a config that crops, or a cache that can't be written.
         """
         if data_config.get('crop_pct', 1) != 1 or data_config.get('crop_mode', 'squash') != 'squash':
-            raise InputError("a cache holds whole pictures: give a config with crop_pct 1 and crop_mode 'squash'")
+            raise InputError("a cache holds whole images: give a config with crop_pct 1 and crop_mode 'squash'")
         size = tuple(data_config['input_size'][1:])
         name = _name(records, size, data_config['interpolation'], draft)
         if name not in self._open:
@@ -116,7 +116,7 @@ class ImageCache:
         stamps = []
         for record in records:
             try:
-                status = os.stat(picture_file(record.path))
+                status = os.stat(image_file(record.path))
             except OSError as e:
                 raise InputError(
                     f'--cache {self.place}: {record.path} has vanished or cannot be read ({e.strerror}): '
@@ -141,7 +141,7 @@ class ImageCache:
             lock.release()
 
     def _replace(self, path: Path, images: ReIDImages, stamps: np.ndarray, shape: tuple[int, ...]) -> None:
-        """Builds a file and puts it in the place of an older one, of which it takes the pictures that are unchanged."""
+        """Builds a file and puts it in the place of an older one, of which it takes the images that are unchanged."""
         old_stamps = _read_stamps(path, shape)
         old = None if old_stamps is None else PixelFile(path, shape).pixels
         stale = np.ones(len(stamps), bool) if old is None else (old_stamps != stamps).any(1)
@@ -173,12 +173,12 @@ class ImageCache:
         return PixelFile(path, shape, keep=file)
 
     def _write(self, file: BinaryIO, images: ReIDImages, stale: np.ndarray, old: np.ndarray | None) -> None:
-        """Writes all pixels in order: those of stale pictures as they are read, others from the older file."""
+        """Writes all pixels in order: those of stale images as they are read, others from the older file."""
         indices = np.flatnonzero(stale).tolist()
         loader = DataLoader(images, 16, sampler=indices, num_workers=self.workers)
-        _logger.info(f'--cache {self.place}: reading {len(indices):,} of {len(images):,} pictures')
+        _logger.info(f'--cache {self.place}: reading {len(indices):,} of {len(images):,} images')
         try:
-            fresh = (picture for batch, _ in loader for picture in batch.numpy())
+            fresh = (image for batch, _ in loader for image in batch.numpy())
             for index in progress(range(len(images)), desc='cache', unit='img'):
                 file.write(next(fresh) if stale[index] else old[index])
         except UnreadableImageError as e:
@@ -188,17 +188,17 @@ class ImageCache:
     def _refuse_if_short(self, shape: tuple[int, ...], free: int) -> None:
         needed = int(np.prod(shape, dtype=np.int64))
         if needed > free:
-            raise self._error(f'{shape[0]:,} pictures take {needed / 1e9:,.3f} GB but {free / 1e9:,.3f} GB are free')
+            raise self._error(f'{shape[0]:,} images take {needed / 1e9:,.3f} GB but {free / 1e9:,.3f} GB are free')
 
     def _error(self, problem: str) -> InputError:
         return InputError(f'--cache {self.place}: {problem}; choose another folder, or --cache none')
 
 
 def _name(records: Sequence[Record], size: tuple[int, int], interpolation: str, draft: bool) -> str:
-    """Of the file for these pictures, resized like this by these versions of the decoders."""
+    """Of the file for these images, resized like this by these versions of the decoders."""
     decoders = [PIL.__version__, *(features.version(name) for name in ('jpg', 'libjpeg_turbo'))]
-    pictures = [[os.path.abspath(r.path), r.box] for r in records]
-    key = json.dumps([size, interpolation, draft, decoders, pictures])
+    images = [[os.path.abspath(r.path), r.box] for r in records]
+    key = json.dumps([size, interpolation, draft, decoders, images])
     return f'{size[0]}x{size[1]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.cache'
 
 

@@ -1,4 +1,4 @@
-"""Batches out of cached pictures: augmented as bytes, normalised once for the whole batch on the model's device."""
+"""Batches out of cached images: augmented as bytes, normalised once for the whole batch on the model's device."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ __all__ = ['CachedBatch', 'CachedImages', 'Erasing', 'PixelFile']
 
 
 class PixelFile:
-    """Pictures [N, H, W, 3] uint8 in a file that is mapped into memory, once for all processes that read it.
+    """Images [N, H, W, 3] uint8 in a file that is mapped into memory, once for all processes that read it.
 
     Args:
         path: of the file, which begins with the pixels.
-        shape: of the pictures.
+        shape: of the images.
         keep: object without which the file would go away; it stays behind in the process that made it.
     """
 
@@ -37,11 +37,11 @@ class CachedBatch(NamedTuple):
     """What `CachedImages.to_input` makes a batch of.
 
     Attributes:
-        pictures: [B, H, W, 3] uint8.
+        images: [B, H, W, 3] uint8.
         rectangles: [B, 4] int64, what to erase: top, left, height and width.
     """
 
-    pictures: torch.Tensor
+    images: torch.Tensor
     rectangles: torch.Tensor
 
 
@@ -57,11 +57,11 @@ class CachedImages(Dataset):
     """As `ReIDImages`, from a cache: whole batches of (`CachedBatch`, indices), for `to_input`.
 
     Args:
-        records: whose pictures they are.
+        records: whose images they are.
         file: their pixels.
         mean: of each channel, for pixels from 0 to 1. Likewise `std`.
-        augment: takes a picture [H, W, 3] uint8 which it must not change, gives another one.
-        erase: paints over the normalised picture.
+        augment: takes an image [H, W, 3] uint8 which it must not change, gives another one.
+        erase: paints over the normalised image.
     """
 
     def __init__(
@@ -84,14 +84,14 @@ class CachedImages(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[CachedBatch, torch.Tensor]:
         height, width = self.file.pixels.shape[1:3]
-        pictures = np.empty((len(indices), height, width, 3), np.uint8)
+        images = np.empty((len(indices), height, width, 3), np.uint8)
         rectangles = np.zeros((len(indices), 4), np.int64)
         for k, index in enumerate(indices):
-            picture = self.file.pixels[index]
-            pictures[k] = self.augment(picture) if self.augment else picture
+            image = self.file.pixels[index]
+            images[k] = self.augment(image) if self.augment else image
             if self.erase:
                 rectangles[k] = self.erase.draw(height, width)
-        return CachedBatch(torch.from_numpy(pictures), torch.from_numpy(rectangles)), torch.tensor(indices)
+        return CachedBatch(torch.from_numpy(images), torch.from_numpy(rectangles)), torch.tensor(indices)
 
     @staticmethod
     def collate(batch: tuple) -> tuple:
@@ -101,17 +101,17 @@ class CachedImages(Dataset):
     def to_input(self, batch: CachedBatch, device: torch.device) -> torch.Tensor:
         """Normalised images [B, 3, H, W] on the device, in the layout that convolutions are fastest on.
 
-        On the CPU they are equal to the last bit to those of the transforms for single pictures.
+        On the CPU they are equal to the last bit to those of the transforms for single images.
         """
-        pictures = batch.pictures.to(device, non_blocking=True)
-        count, height, width, channels = pictures.shape
+        pixels = batch.images.to(device, non_blocking=True)
+        count, height, width, channels = pixels.shape
         # rows of pixels as one dimension: loops over three channels at a time would take many times longer
-        pictures = pictures.view(count, height, width * channels)
+        pixels = pixels.view(count, height, width * channels)
         mean, std = (values.repeat(width).to(device) for values in (self.mean, self.std))
-        images = torch.empty(pictures.shape, device=device)
-        step = 1 if images.device.type == 'cpu' else count  # one picture at once stays in a core's own cache
-        for out, picture in zip(images.split(step), pictures.split(step), strict=True):
-            out.copy_(picture).div_(255).sub_(mean).div_(std)
+        images = torch.empty(pixels.shape, device=device)
+        step = 1 if images.device.type == 'cpu' else count  # one image at once stays in a core's own cache
+        for out, one in zip(images.split(step), pixels.split(step), strict=True):
+            out.copy_(one).div_(255).sub_(mean).div_(std)
         if self.erase:
             value = self.erase.value.flatten().repeat(width).to(device)
             for image, (top, left, h, w) in zip(images, batch.rectangles.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""The pictures of records: one way to open a file, and a torch data set for training and evaluation."""
+"""The images of records: one way to open a file, and a torch data set for training and evaluation."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -10,14 +10,14 @@ from torch.utils.data import Dataset, default_collate
 
 from msinet_timm.errors import InputError
 
-from .archive import read_picture, split_path
+from .archive import read_image, split_path
 from .records import Record
 
 __all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']
 
 
 class UnreadableImageError(InputError):
-    """A picture that cannot be read, with a message of one line even when it comes from a DataLoader's worker.
+    """An image that cannot be read, with a message of one line even when it comes from a DataLoader's worker.
 
     DataLoader builds a worker's exception anew in the main process, from a text that holds the worker's whole
     traceback. The last line of that text is the message that was meant.
@@ -35,25 +35,25 @@ def load_image(
     at_least: tuple[int, int] | None = None,
     content: bytes | None = None,
 ) -> Image.Image:
-    """Opens a picture as RGB, turned upright as its EXIF orientation says, and crops it.
+    """Opens an image as RGB, turned upright as its EXIF orientation says, and crops it.
 
     Grey becomes three equal channels, of 16 bits the upper 8. Transparency is dropped, not blended with a background:
     the colours are those that Pillow's `convert('RGB')` gives, and so torchvision's loaders.
 
     Args:
         path: image file, or member of a local shard.
-        box: left, top, right and bottom in pixels of the upright picture; None for all of it.
+        box: left, top, right and bottom in pixels of the upright image; None for all of it.
         at_least: height and width down to which a JPEG without a box may be decoded at a half, a quarter or an eighth
             of its size: faster, but its pixels differ slightly from those of a resize. None decodes at full size.
         content: of the file, where it has been read already.
 
     Raises:
-        UnreadableImageError: missing, truncated, no picture, larger than Pillow's `Image.MAX_IMAGE_PIXELS`, numbers
+        UnreadableImageError: missing, truncated, no image, larger than Pillow's `Image.MAX_IMAGE_PIXELS`, numbers
             that are no colours, or smaller than its box.
     """
     try:
         if content is None and split_path(path):
-            content = read_picture(path)
+            content = read_image(path)
         with Image.open(path if content is None else io.BytesIO(content)) as file:
             _refuse_bombs(file)
             if at_least and box is None:
@@ -63,7 +63,7 @@ def load_image(
             image = _to_rgb(ImageOps.exif_transpose(file))
     except Exception as e:  # Pillow's decoders raise a dozen types for broken files
         reason = ' '.join(str(e).split()) or type(e).__name__
-        raise UnreadableImageError(f'{path}: cannot read this picture ({reason}); replace or remove it') from None
+        raise UnreadableImageError(f'{path}: cannot read this image ({reason}); replace or remove it') from None
     if box is None:
         return image
     if box[2] > image.width or box[3] > image.height:
@@ -92,7 +92,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class ReIDImages(Dataset):
-    """Pictures of records, each with its index, by which identity, camera and path are found.
+    """Images of records, each with its index, by which identity, camera and path are found.
 
     Args:
         records: what to read.

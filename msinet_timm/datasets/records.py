@@ -1,4 +1,4 @@
-"""One type for a picture and one for a data set: what every reader gives and everything else takes."""
+"""One type for an image and one for a data set: what every reader gives and everything else takes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,23 +6,23 @@ from typing import NamedTuple
 
 __all__ = ['Counts', 'Protocol', 'ReIDDataset', 'Record']
 
-#: Known size of the parts of a data set: part -> (identities, pictures); None where the number is not known.
+#: Known size of the parts of a data set: part -> (identities, images); None where the number is not known.
 Counts = Mapping[str, tuple[int | None, int]]
 
 
 class Record(NamedTuple):
-    """A picture of one person or vehicle.
+    """An image of one person or vehicle.
 
     Attributes:
         path: image file.
         identity: label of who is in it, 0 or larger. Labels need not be consecutive.
         camera: label of the camera, or None where it is unknown. So for all that follow.
         view: label of the side that is seen.
-        time: when it was taken, in the data set's own unit; it orders the pictures of one camera.
-        tracklet: label of the series of pictures that it comes from.
+        time: when it was taken, in the data set's own unit; it orders the images of one camera.
+        tracklet: label of the series of images that it comes from.
         domain: name of the place or source.
         clothes: label of what the person wears, to be compared within one identity.
-        box: left, top, right and bottom in pixels of the upright picture: the rest of the file is cropped away.
+        box: left, top, right and bottom in pixels of the upright image: the rest of the file is cropped away.
     """
 
     path: str
@@ -41,10 +41,10 @@ class Protocol:
     """How a data set's rankings are measured.
 
     Attributes:
-        same_clothes_removed: gallery pictures of a query's identity in the same clothes are left out, too.
-        draws: 0 where the gallery is fixed. Otherwise it is drawn so many times, by seeds 0, 1, ...: one picture of
+        same_clothes_removed: gallery images of a query's identity in the same clothes are left out, too.
+        draws: 0 where the gallery is fixed. Otherwise it is drawn so many times, by seeds 0, 1, ...: one image of
             each identity. The rest of the gallery asks if the data set has no queries, and is left out otherwise.
-        same_camera_removed: gallery pictures of a query's identity and camera are left out, where cameras are known.
+        same_camera_removed: gallery images of a query's identity and camera are left out, where cameras are known.
     """
 
     same_clothes_removed: bool = False
@@ -59,9 +59,9 @@ class ReIDDataset:
     Attributes:
         name: name of the data set, as given to `create_dataset`.
         root: folder or table that it was read from.
-        train: pictures to learn from. Their identities are disjoint from those of `query`.
-        query: pictures that ask. Empty where only training is meant, or where they are drawn from the gallery.
-        gallery: pictures that are ranked for each query. May hold distractors: identities that no query has.
+        train: images to learn from. Their identities are disjoint from those of `query`.
+        query: images that ask. Empty where only training is meant, or where they are drawn from the gallery.
+        gallery: images that are ranked for each query. May hold distractors: identities that no query has.
         protocol: how rankings are measured.
         notes: what a reader of the figures must know, such as which version and split was read.
         known: the published size of the parts, for `msinet-data check`.
@@ -81,5 +81,5 @@ class ReIDDataset:
         """The notes, and a warning where no camera is known."""
         tested = self.query + self.gallery
         if tested and all(r.camera is None for r in tested):
-            return (*self.notes, 'no cameras known: pictures of the same camera count as matches')
+            return (*self.notes, 'no cameras known: images of the same camera count as matches')
         return self.notes

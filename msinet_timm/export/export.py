@@ -15,7 +15,7 @@ from msinet_timm.forms import PRECISIONS
 
 from .files import SUFFIXES, checked_path, describe, new_file
 from .formats import WRITERS, Exported, load_exported
-from .graph import Preprocessed, create_graph, find_pictures, graph_inputs
+from .graph import Preprocessed, create_graph, find_images, graph_inputs
 
 __all__ = ['FORMATS', 'check_request', 'export', 'largest_difference', 'mean_cosine']
 
@@ -30,7 +30,7 @@ _NO_RESIZE = ('executorch',)
 _TOLERANCE, _TOLERANCE_BF16 = 1e-4, 1e-2
 #: Of a model that multiplies rounding errors, as many times what PyTorch itself errs by is right, too, up to a limit.
 _TIMES_ROUNDING, _MOST_TOLERANCE = 4, 1e-2
-_PICTURES = 8
+_IMAGES = 8
 
 
 def export(
@@ -48,7 +48,7 @@ def export(
 ) -> Path:
     """Writes a model's inference form for another runtime. It takes any number of images at once, ExecuTorch 64.
 
-    The file is compared with PyTorch on pictures, in several batch sizes (and input sizes, where it takes any), and
+    The file is compared with PyTorch on images, in several batch sizes (and input sizes, where it takes any), and
     kept only if its embeddings are the model's. Inside are its architecture, genotype, preprocessing, the kind of input
     that it takes, and the package's version, for `msinet_timm.export.load_exported` and other readers.
 
@@ -57,11 +57,11 @@ def export(
         format: one of `FORMATS`.
         path: with the format's ending; OpenVINO writes a `.bin` beside it, ExecuTorch its metadata as `.pte.json`.
         data_config: timm's, as `timm.data.resolve_data_config(model=model)` gives it.
-        preprocessing: let the file take RGB pictures [B, 3, H, W] of 0 to 255, uint8, and resize (antialiased) and
-            normalise them by itself. ExecuTorch cannot resize: pictures must have the model's size there.
+        preprocessing: let the file take RGB images [B, 3, H, W] of 0 to 255, uint8, and resize (antialiased) and
+            normalise them by itself. ExecuTorch cannot resize: images must have the model's size there.
         precision: `'bf16'` stores weights so, or for OpenVINO the wish to compute so. Not for ONNX and ExecuTorch.
         dynamic_size: let the file take images of any height and width. TorchScript always does, ExecuTorch cannot.
-        images: folder of pictures to compare on; None for the sample's.
+        images: folder of images to compare on; None for the sample's.
         facts: what else to put inside, such as the SHA-256 of the weights.
         force: replace files that are there.
 
@@ -78,7 +78,7 @@ def export(
     resize = preprocessing and format not in _NO_RESIZE
     any_size = dynamic_size or resize or format == 'torchscript'
     own_size = tuple(data_config['input_size'][1:])
-    inputs = graph_inputs(find_pictures(images, _PICTURES), data_config, preprocessing=preprocessing, resize=resize)
+    inputs = graph_inputs(find_images(images, _IMAGES), data_config, preprocessing=preprocessing, resize=resize)
     bf16 = precision == 'bf16' and format != 'openvino'
     graph = create_graph(model, data_config, preprocessing=preprocessing, resize=resize, bf16=bf16)
     # the model as it is decides what is right
@@ -119,7 +119,7 @@ def check_request(format: str, preprocessing: bool, precision: str, dynamic_size
     if dynamic_size and format == 'executorch':
         raise InputError('executorch plans its memory for one size of images: leave out --dynamic-size')
     if preprocessing and dynamic_size:
-        raise InputError('--preprocessing resizes pictures to the size of the model: leave out --dynamic-size')
+        raise InputError('--preprocessing resizes images to the size of the model: leave out --dynamic-size')
 
 
 def _example(data_config: Mapping[str, Any], preprocessing: bool) -> torch.Tensor:
@@ -129,9 +129,9 @@ def _example(data_config: Mapping[str, Any], preprocessing: bool) -> torch.Tenso
 
 
 def _batches(inputs: Sequence[torch.Tensor], *, any_size: bool) -> list[torch.Tensor]:
-    """Pictures in batches of different sizes, which also differ in height and width if they may."""
+    """Images in batches of different sizes, which also differ in height and width if they may."""
     if len({tuple(one.shape) for one in inputs}) > 1:
-        # pictures of their own sizes go with their mirror images
+        # images of their own sizes go with their mirror images
         return [inputs[0], *(torch.cat([one, one.flip(-1), one.flip(-2)]) for one in inputs[1:])]
     batches = [inputs[0], torch.cat(list(inputs))]
     return [*batches, F.pad(batches[1], (0, 11, 0, 22))] if any_size else batches
@@ -174,5 +174,5 @@ def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def mean_cosine(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The mean cosine of embeddings [N, D] to others of the same pictures."""
+    """The mean cosine of embeddings [N, D] to others of the same images."""
     return F.cosine_similarity(found.double(), expected.double()).mean().item()

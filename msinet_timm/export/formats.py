@@ -38,7 +38,7 @@ class Exported:
 
     @property
     def data_config(self) -> dict[str, Any]:
-        """How pictures are prepared, for `timm.data.create_transform`."""
+        """How images are prepared, for `timm.data.create_transform`."""
         config = {k: tuple(v) if isinstance(v, list) else v for k, v in self.metadata['preprocessing'].items()}
         del config['inside']
         return config

@@ -1,4 +1,4 @@
-"""What is exported: a model's inference form, with its preprocessing inside if asked for, and pictures to feed it."""
+"""What is exported: a model's inference form, with its preprocessing inside if asked for, and images to feed it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,18 +16,18 @@ from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_timm.forms import in_bfloat16
 
-__all__ = ['Preprocessed', 'create_graph', 'find_pictures', 'graph_inputs']
+__all__ = ['Preprocessed', 'create_graph', 'find_images', 'graph_inputs']
 
 _ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
 
 
 class Preprocessed(nn.Module):
-    """A model behind its preprocessing: an antialiased resize of the whole picture, then mean and deviation.
+    """A model behind its preprocessing: an antialiased resize of the whole image, then mean and deviation.
 
     Args:
         model: takes normalised images [B, 3, H, W].
         data_config: timm's: `input_size`, `interpolation`, `mean`, `std`.
-        resize: leave it out for a graph that takes pictures of the model's size only.
+        resize: leave it out for a graph that takes images of the model's size only.
     """
 
     def __init__(self, model: nn.Module, data_config: Mapping[str, Any], resize: bool = True) -> None:
@@ -40,7 +40,7 @@ class Preprocessed(nn.Module):
             self.register_buffer(name, 255 * torch.tensor(data_config[name]).view(1, -1, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB pictures [B, 3, any, any] of 0 to 255, uint8, to what the model gives."""
+        """RGB images [B, 3, any, any] of 0 to 255, uint8, to what the model gives."""
         x = images.float()
         if self.resize:
             x = F.interpolate(x, size=(self.height, self.width), mode=self.interpolation, antialias=True)
@@ -65,7 +65,7 @@ def create_graph(
         bf16: let the model, and not its preprocessing, compute in bfloat16.
 
     Raises:
-        InputError: the model is in training mode, or its preprocessing is more than a resize of the whole picture.
+        InputError: the model is in training mode, or its preprocessing is more than a resize of the whole image.
     """
     if model.training:
         raise InputError('a model in training mode cannot be exported: call model.eval() first')
@@ -79,49 +79,49 @@ def create_graph(
 
 def _check_preprocessing(data_config: Mapping[str, Any]) -> None:
     if data_config['input_size'][0] != 3 or data_config['interpolation'] not in ('bilinear', 'bicubic'):
-        raise InputError('--preprocessing is for pictures of three channels, resized bilinear or bicubic: leave it out')
+        raise InputError('--preprocessing is for images of three channels, resized bilinear or bicubic: leave it out')
     if data_config.get('crop_pct', 1) != 1 or data_config.get('crop_mode') != 'squash':
         raise InputError(
-            f'--preprocessing resizes whole pictures (crop_mode squash, crop_pct 1), but this model crops them '
+            f'--preprocessing resizes whole images (crop_mode squash, crop_pct 1), but this model crops them '
             f'(crop_mode {data_config.get("crop_mode")}, crop_pct {data_config.get("crop_pct")}): leave it out'
         )
 
 
-def find_pictures(folder: str | Path | None, count: int) -> list[str]:
-    """Pictures in a folder and those in it, evenly spread over their names.
+def find_images(folder: str | Path | None, count: int) -> list[str]:
+    """Images in a folder and those in it, evenly spread over their names.
 
     Args:
         folder: None for the sample's queries, which come with the package.
         count: how many at most.
 
     Raises:
-        InputError: no such folder, or no picture in it.
+        InputError: no such folder, or no image in it.
     """
     if folder is None:
         found = [record.path for record in create_dataset('sample').query]
     else:
         if not Path(folder).is_dir():
-            raise InputError(f'{folder}: no such folder of pictures')
+            raise InputError(f'{folder}: no such folder of images')
         found = sorted(str(p) for p in Path(folder).rglob('*') if p.suffix.lower() in _ENDINGS)
     if not found:
-        raise InputError(f'{folder}: no pictures in it ({", ".join(_ENDINGS)})')
+        raise InputError(f'{folder}: no images in it ({", ".join(_ENDINGS)})')
     return [found[len(found) * i // min(count, len(found))] for i in range(min(count, len(found)))]
 
 
 def graph_inputs(
-    pictures: Sequence[str], data_config: Mapping[str, Any], *, preprocessing: bool, resize: bool = True
+    images: Sequence[str], data_config: Mapping[str, Any], *, preprocessing: bool, resize: bool = True
 ) -> Iterator[torch.Tensor]:
-    """Pictures as an exported graph takes them, one by one: [1, 3, H, W].
+    """Images as an exported graph takes them, one by one: [1, 3, H, W].
 
     Args:
-        pictures: files.
+        images: files.
         data_config: timm's.
         preprocessing: it is inside the graph: bytes instead of normalised numbers.
-        resize: and so is the resize: pictures keep their own size.
+        resize: and so is the resize: images keep their own size.
     """
     transform = create_transform(**data_config)
     height, width = data_config['input_size'][1:]
-    for path in pictures:
+    for path in images:
         image = load_image(path)
         if not preprocessing:
             yield transform(image)[None]

@@ -1,4 +1,4 @@
-"""int8 by static quantisation after training: an exported file, and pictures to measure the range of each map on.
+"""int8 by static quantisation after training: an exported file, and images to measure the range of each map on.
 
 Weights become int8, channel by channel, maps uint8. What is small and sensitive stays in floating point: channel gates
 (maps of one pixel), cross attention (its energies differ by orders of magnitude), and the pooled embedding.
@@ -33,14 +33,14 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
     Args:
         source: an ONNX or OpenVINO file, as `msinet_timm.export.export` writes it.
         path: of the new file, of the same format.
-        inputs: pictures as the file takes them, [1, 3, H, W] each: about a hundred of the kind it will see.
+        inputs: images as the file takes them, [1, 3, H, W] each: about a hundred of the kind it will see.
         force: replace a file that is there.
 
     Returns:
         The path.
 
     Raises:
-        InputError: a file of another format or precision, no pictures, a package that is missing, or embeddings that
+        InputError: a file of another format or precision, no images, a package that is missing, or embeddings that
             have little to do with those in float32: a mean cosine below 0.9.
     """
     source = Path(source)
@@ -49,11 +49,11 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
         raise InputError(f'{source}: int8 is for {" and ".join(QUANTIZED_FORMATS)}')
     path = checked_path(path, format, force)
     if not inputs:
-        raise InputError('int8 needs pictures to calibrate on')
+        raise InputError('int8 needs images to calibrate on')
     exported = load_exported(source)
     if exported.metadata.get('precision') != 'float32':
         raise InputError(f'{source}: int8 is made of a float32 export')
-    metadata = {**exported.metadata, 'precision': 'int8', 'calibration_pictures': len(inputs)}
+    metadata = {**exported.metadata, 'precision': 'int8', 'calibration_images': len(inputs)}
     with new_file(path) as draft:
         try:
             with quiet():
@@ -63,12 +63,12 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
             raise
         except Exception as e:  # the runtimes' tools raise their own types, and assert
             reason = ' '.join(str(e).split())[:300] or type(e).__name__
-            raise InputError(f'{path} is not kept: {source} cannot be quantised by these pictures ({reason})') from e
+            raise InputError(f'{path} is not kept: {source} cannot be quantised by these images ({reason})') from e
         _logger.info('%s: mean cosine to the float32 embeddings %.5f', path.name, cosine)
         if not cosine >= _LEAST_COSINE:
             raise InputError(
                 f'{path} is not kept: the mean cosine to its float32 embeddings is {cosine:.3f}, and must be '
-                f'{_LEAST_COSINE:g}: calibrate on more pictures, of the kind that it will see'
+                f'{_LEAST_COSINE:g}: calibrate on more images, of the kind that it will see'
             )
     return path
 

@@ -43,8 +43,8 @@ transform = timm.data.create_transform(**timm.data.resolve_data_config(model=mod
 embedding = model(transform(image)[None])  # normalise to length 1; the smaller the distance, the more alike
 ```"""
 
-_LIMITS = """It tells people or vehicles apart that look like those it was trained on, in pictures cropped to one of
-them. Other cameras, places, seasons and angles lower its figures: measure it on your own pictures before you
+_LIMITS = """It tells people or vehicles apart that look like those it was trained on, in images cropped to one of
+them. Other cameras, places, seasons and angles lower its figures: measure it on your own images before you
 rely on it. It goes by appearance, clothes above all, and is no proof of identity. Its figures come from the data sets
 named here, with their choice of people and places; how it does for groups of people that are rare there is not known.
 Whoever follows people with it needs a legal ground and their trust."""
@@ -58,7 +58,7 @@ class Result:
         dataset: its name.
         mAP: 0 to 1. So are `rank1` and `mINP`; None where a figure is not known.
         protocol: rules of the measurement.
-        query: number of queries. So is `gallery` of gallery pictures; None where it is not known.
+        query: number of queries. So is `gallery` of gallery images; None where it is not known.
     """
 
     dataset: str
@@ -140,7 +140,7 @@ def write_card(
 
 {_USE}
 
-Input: RGB pictures of {height}x{width} (height x width), each resized as a whole.
+Input: RGB images of {height}x{width} (height x width), each resized as a whole.
 
 ## Limits
 
@@ -186,7 +186,7 @@ def complete_card(
     if repository:
         body = body.replace("'local-dir:THIS_FOLDER'", f"'hf-hub:{repository}'").replace('  # or hf-hub:OWNER/NAME', '')
     if preview and PREVIEW not in body:
-        body = _insert(body, '## Results', f'![A query, and the pictures that are found for it]({PREVIEW})')
+        body = _insert(body, '## Results', f'![A query, and the images that are found for it]({PREVIEW})')
     if threshold and '## Same or not' not in body:
         body = _insert(body, '## Limits', _same_or_not(threshold))
     card.text = body
@@ -203,7 +203,7 @@ def _same_or_not(threshold: dict[str, Any]) -> str:
     false, true = (100 * threshold[f'{kind}_positive_rate'] for kind in ('false', 'true'))
     return f"""## Same or not
 
-Two pictures at a Euclidean distance up to {threshold['threshold']:.4f} (of embeddings of length 1) are held to be of
+Two images at a Euclidean distance up to {threshold['threshold']:.4f} (of embeddings of length 1) are held to be of
 one identity. On {threshold['dataset']} this is done to {false:.3g} % of the pairs of different identities, and to
 {true:.1f} % of the pairs of one identity."""
 

@@ -98,7 +98,7 @@ def load_folder(folder: Path) -> nn.Module:
 
 
 def model_preprocessing(model: nn.Module) -> dict[str, Any]:
-    """How pictures are prepared for a model, as an entry records it."""
+    """How images are prepared for a model, as an entry records it."""
     config = resolve_data_config(model=model)
     return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in _PREPROCESSING}
 
@@ -107,13 +107,13 @@ def check_model(model: nn.Module, place: Path) -> None:
     """Refuses weights that cannot be right.
 
     Raises:
-        InputError: a value is not finite, or a picture's output isn't.
+        InputError: a value is not finite, or an image's output isn't.
     """
     for name, tensor in model.state_dict().items():
         if not torch.isfinite(tensor).all():
             raise InputError(f'{place}: {name} holds values that are not finite')
     if not torch.isfinite(_run(model, [Image.new('RGB', (64, 128), 'gray')])).all():
-        raise InputError(f'{place}: the output for a grey picture is not finite')
+        raise InputError(f'{place}: the output for a grey image is not finite')
 
 
 @torch.inference_mode()
@@ -135,7 +135,7 @@ def _batch(model: nn.Module, images: Sequence[Image.Image]) -> torch.Tensor:
 
 
 def write_example(model: nn.Module, path: Path) -> None:
-    """Stores a picture and the model's output for it: `input`, RGB bytes [H, W, 3], and `output` [1, features]."""
+    """Stores an image and the model's output for it: `input`, RGB bytes [H, W, 3], and `output` [1, features]."""
     with Image.open(create_dataset('sample').query[0].path) as image:
         image = image.convert('RGB')
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
@@ -143,9 +143,9 @@ def write_example(model: nn.Module, path: Path) -> None:
 
 
 def deviation(model: nn.Module, path: Path) -> float:
-    """How far the output for a stored picture is from the stored one: largest difference, over the largest output.
+    """How far the output for a stored image is from the stored one: largest difference, over the largest output.
 
-    The picture goes through the model's preprocessing, so that a change of it shows as well.
+    The image goes through the model's preprocessing, so that a change of it shows as well.
 
     Raises:
         InputError: no such file as `write_example` makes.
@@ -163,6 +163,6 @@ def deviation(model: nn.Module, path: Path) -> float:
 
 
 def embedding_shift(model: nn.Module, other: nn.Module) -> float:
-    """The largest distance between two models' embeddings, of length 1, of the same pictures of the sample."""
+    """The largest distance between two models' embeddings, of length 1, of the same images of the sample."""
     images = [ImageOps.exif_transpose(Image.open(r.path)).convert('RGB') for r in create_dataset('sample').query[::7]]
     return (embed_images(model, images) - embed_images(other, images)).norm(dim=1).max().item()

@@ -16,7 +16,7 @@ _RIGHT, _WRONG, _QUERY = '#1a9850', '#d73027', '#555555'
 
 
 def draw_preview(model: nn.Module, path: Path) -> None:
-    """Draws a query of the sample and the five nearest of 30 pictures under other cameras, right ones framed green."""
+    """Draws a query of the sample and the five nearest of 30 images under other cameras, right ones framed green."""
     sample = create_dataset('sample')
     query = sample.query[0]
     others = [r for r in sample.gallery if r.identity > 0 and (r.camera, r.identity) != (query.camera, query.identity)]

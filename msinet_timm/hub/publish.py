@@ -54,7 +54,7 @@ def publish(
 ) -> Published:
     """Uploads a model folder, after checking it, and writes its entry.
 
-    The folder gets what it lacks of a card, a preview picture, and a stored example. A repository that exists gets a
+    The folder gets what it lacks of a card, a preview image, and a stored example. A repository that exists gets a
     new commit.
 
     Args:

@@ -32,7 +32,7 @@ class Check:
 
 
 def example_of(weights: Path) -> Path:
-    """Where the stored picture and output of weights in the package are."""
+    """Where the stored image and output of weights in the package are."""
     return weights.with_name(weights.name.replace('.safetensors', f'.{EXAMPLE}'))
 
 
@@ -55,7 +55,7 @@ def verify(name: str) -> list[Check]:
     checks.append(Check('shapes', True, f'{count} tensors fit {model.pretrained_cfg["architecture"]}'))
     checks.append(_check_preprocessing(model, entry))
     if example is None:
-        return [*checks, Check('example', None, 'no picture and output are stored with these weights')]
+        return [*checks, Check('example', None, 'no image and output are stored with these weights')]
     off = deviation(model, example)
     return [*checks, Check('example', off <= _TOLERANCE, f'output is off by {off:.1e} (up to {_TOLERANCE:g} is ok)')]
 

@@ -1,4 +1,4 @@
-"""What `fuse()` makes of the parts of MSINet: the same functions of a picture, in fewer passes over memory.
+"""What `fuse()` makes of the parts of MSINet: the same functions of an image, in fewer passes over memory.
 
 Norms are folded with their running statistics, whatever mode a network is in: the result is its inference form. What
 it is made of stays as it was.

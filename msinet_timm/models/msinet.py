@@ -39,7 +39,7 @@ class Embedding(NamedTuple):
 
     Attributes:
         feature_map: [B, stage 3 + 128, H/16, W/16]; the local branch's channels are the last.
-        global_feature: [B, stage 3], pooled over the picture, before the neck.
+        global_feature: [B, stage 3], pooled over the image, before the neck.
         local_feature: [B, 256], pooled over the upper and the lower half, before the neck.
         global_logits: [B, classes], or None for a model without classifiers.
         local_logits: [B, classes], or None for a model without classifiers.

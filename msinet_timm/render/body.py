@@ -68,7 +68,7 @@ def load_body(phenotype: dict[str, float]) -> Body:
 
     model, faces, labels, parents, merged = load_rig()
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # sums in another order would give other pictures on other machines
+    torch.set_num_threads(1)  # sums in another order would give other images on other machines
     with torch.no_grad():
         out = model(pose_parameters=None, phenotype_kwargs=phenotype)
     torch.set_num_threads(threads)

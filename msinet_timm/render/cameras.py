@@ -1,4 +1,4 @@
-"""Cameras: where they hang, how they see light and colour, and what they do to a picture before it is stored."""
+"""Cameras: where they hang, how they see light and colour, and what they do to an image before it is stored."""
 
 import io
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Camera:
         exposure: factor on the scene's radiance.
         balance: factors on red, green and blue.
         gamma: of the contrast curve; saturation: 0 is grey, 1 natural.
-        blur: standard deviation, pixels of a 128 x 256 picture; noise: standard deviation, 0 to 1.
+        blur: standard deviation, pixels of a 128 x 256 image; noise: standard deviation, 0 to 1.
         sharp: smallest share of the pixels that the sensor resolves for a far person.
         quality: of the JPEG file.
         seed: of the background.
@@ -85,13 +85,13 @@ def draw_camera(seed: int, domain: str, number: int) -> Camera:
 
 
 def develop(radiance: np.ndarray, camera: Camera, distance: float, rng: np.random.Generator) -> bytes:
-    """Turns what the lens sees into a stored picture.
+    """Turns what the lens sees into a stored image.
 
     Args:
         radiance: [H, W, 3] linear.
         camera: whose exposure, colours, blur, noise and compression apply.
         distance: metres to the person; far ones are resolved less finely.
-        rng: for the noise and for what differs from picture to picture.
+        rng: for the noise and for what differs from image to image.
 
     Returns:
         A JPEG file.

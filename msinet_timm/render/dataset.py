@@ -18,17 +18,17 @@ from msinet_timm.errors import InputError
 
 from .body import load_rig
 from .identity import DOMAINS, generator
-from .scene import load_renderer, render_picture
+from .scene import load_renderer, render_image
 
-__all__ = ['Picture', 'plan', 'render_dataset']
+__all__ = ['Planned', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
 _STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, as distractors
 _PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 
 
-class Picture(NamedTuple):
-    """A picture to render: its path in the data set, and what `render_picture` needs to know."""
+class Planned(NamedTuple):
+    """An image to render: its path in the data set, and what `render_image` needs to know."""
 
     path: str
     identity: int
@@ -38,20 +38,20 @@ class Picture(NamedTuple):
 
 
 def _name(label: str, camera: int, index: int, rng: np.random.Generator) -> str:
-    # The frame number tells pictures of the same label and camera apart.
+    # The frame number tells images of the same label and camera apart.
     return f'{label}_c{camera}s{rng.integers(1, 4)}_{100 * index + rng.integers(100):06d}_01.jpg'
 
 
 def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """Camera and index of each of `count` pictures of an identity, under most of the cameras in turn."""
+    """Camera and index of each of `count` images of an identity, under most of the cameras in turn."""
     seen = rng.permutation(cameras)[: max(2, int(rng.integers((2 * cameras + 2) // 3, cameras + 1)))] + 1
     return [(int(seen[k % len(seen)]), k // len(seen)) for k in range(count)]
 
 
-def plan(*, identities: int, cameras: int, pictures: int, seed: int, domain: str) -> list[Picture]:
-    """Lists all pictures of a data set.
+def plan(*, identities: int, cameras: int, images: int, seed: int, domain: str) -> list[Planned]:
+    """Lists all images of a data set.
 
-    Odd identities train. Of the even ones, one picture from about half of the cameras that see them is a query, the
+    Odd identities train. Of the even ones, one image from about half of the cameras that see them is a query, the
     others are in the gallery, with distractors (six for five test identities; half show a place, half a person of no
     query) and junk (one for two test identities: a part of a person, or a person too small).
     """
@@ -59,21 +59,21 @@ def plan(*, identities: int, cameras: int, pictures: int, seed: int, domain: str
     for identity in range(1, identities + 1):
         rng = generator(seed, domain, 5, identity)
         train = identity % 2 == 1
-        views = _views(identity, pictures if train else max(4, (2 * pictures + 2) // 3), cameras, rng)
+        views = _views(identity, images if train else max(4, (2 * images + 2) // 3), cameras, rng)
         asking = max(1, len(set(views[: len(views) // 2])) // 2)
         for k, (camera, index) in enumerate(views):
             part = _PARTS[0] if train else _PARTS[1] if k < asking else _PARTS[2]
             path = f'{part}/{_name(f"{identity:04d}", camera, index, rng)}'
-            out.append(Picture(path, identity, camera, index, 'person'))
+            out.append(Planned(path, identity, camera, index, 'person'))
     tests, rng = identities // 2, generator(seed, domain, 6)
     for k in range((6 * tests + 4) // 5):
         camera = int(rng.integers(cameras)) + 1
         path = f'{_PARTS[2]}/{_name("0000", camera, k, rng)}'
-        out.append(Picture(path, _STRANGERS + k, camera, 0, 'place' if k % 2 else 'person'))
+        out.append(Planned(path, _STRANGERS + k, camera, 0, 'place' if k % 2 else 'person'))
     for k in range((tests + 1) // 2):
         camera, identity = int(rng.integers(cameras)) + 1, 2 * int(rng.integers(1, tests + 1))
         path = f'{_PARTS[2]}/{_name("-1", camera, k, rng)}'
-        out.append(Picture(path, identity, camera, k, 'small' if k % 3 == 2 else 'partial'))
+        out.append(Planned(path, identity, camera, k, 'small' if k % 3 == 2 else 'partial'))
     return out
 
 
@@ -118,21 +118,21 @@ def _write(path: Path, content: bytes) -> None:
     os.replace(temporary, path)
 
 
-def _render(root: Path, pictures: list[Picture], settings: dict) -> int:
-    for p in pictures:
-        content = render_picture(
+def _render(root: Path, images: list[Planned], settings: dict) -> int:
+    for p in images:
+        content = render_image(
             settings['seed'], settings['domain'], p.identity, p.camera, p.index, p.kind,
             settings['width'], settings['height'], settings['samples'],
         )  # fmt: skip
         _write(root / p.path, content)
-    return len(pictures)
+    return len(images)
 
 
 def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def _render_parallel(root: Path, tasks: list[list[Picture]], settings: dict, workers: int, bar) -> None:
+def _render_parallel(root: Path, tasks: list[list[Planned]], settings: dict, workers: int, bar) -> None:
     # Each worker is a fresh process: neither torch nor mitsuba survives a fork with threads running.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool:
@@ -150,7 +150,7 @@ def render_dataset(
     *,
     identities: int = 100,
     cameras: int = 6,
-    pictures: int = 12,
+    images: int = 12,
     domain: str = 'street',
     seed: int = 0,
     samples: int = 4,
@@ -160,22 +160,22 @@ def render_dataset(
 ) -> dict[str, int]:
     """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
 
-    A picture depends on the settings except `workers`, `identities` and `pictures`: a larger data set of the same seed
+    An image depends on the settings except `workers`, `identities` and `images`: a larger data set of the same seed
     has the same people. Call it under `if __name__ == '__main__'` when `workers` is not 1.
 
     Args:
         root: folder to write to: new, empty, or begun by this function with the same settings.
         identities: people, 2 to 99,999. Every other one trains.
         cameras: 2 to 9.
-        pictures: pictures of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
+        images: images of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
         domain: one of `DOMAINS`: which places, lights, camera positions and clothes.
         seed: from 0; of everything random.
         samples: rays for each pixel, 1 to 1024.
-        width, height: of the pictures in pixels, 16 to 1024.
+        width, height: of the images in pixels, 16 to 1024.
         workers: processes; None for one for each core.
 
     Returns:
-        Numbers of pictures by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
+        Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
 
     Raises:
         InputError: a value is out of range, the folder holds something else, or anny or mitsuba is missing.
@@ -184,7 +184,7 @@ def render_dataset(
     workers = os.cpu_count() or 1 if workers is None else workers
     _check(
         {
-            'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'pictures': (pictures, 2, 200),
+            'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
             'seed': (seed, 0, 2**31 - 1), 'samples': (samples, 1, 1024), 'width': (width, 16, 1024),
             'height': (height, 16, 1024), 'workers': (workers, 1, 1024),
         },
@@ -193,10 +193,10 @@ def render_dataset(
     load_renderer()
     load_rig()
     settings = dict(
-        identities=identities, cameras=cameras, pictures=pictures, domain=domain, seed=seed, samples=samples,
+        identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, samples=samples,
         width=width, height=height,
     )  # fmt: skip
-    todo = plan(identities=identities, cameras=cameras, pictures=pictures, seed=seed, domain=domain)
+    todo = plan(identities=identities, cameras=cameras, images=images, seed=seed, domain=domain)
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)
     counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), _PARTS, strict=True)}
@@ -205,12 +205,12 @@ def render_dataset(
     root = Path(root)
     _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
     missing = [p for p in todo if not (root / p.path).exists()]
-    tasks: dict[int, list[Picture]] = {}
+    tasks: dict[int, list[Planned]] = {}
     for p in missing:  # one task for each identity, so that it is dressed once
         tasks.setdefault(p.identity, []).append(p)
     if len(missing) < len(todo):
-        _logger.info('%s: %d of %d pictures are there already', root, len(todo) - len(missing), len(todo))
-    with progress(total=len(missing), unit='picture', desc='render') as bar:
+        _logger.info('%s: %d of %d images are there already', root, len(todo) - len(missing), len(todo))
+    with progress(total=len(missing), unit='image', desc='render') as bar:
         if workers == 1 or len(tasks) < 2:
             for task in tasks.values():
                 for p in task:

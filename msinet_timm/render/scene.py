@@ -1,4 +1,4 @@
-"""Renders one picture: a dressed person in front of a camera, with mitsuba on the CPU."""
+"""Renders one image: a dressed person in front of a camera, with mitsuba on the CPU."""
 
 import functools
 
@@ -13,7 +13,7 @@ from .garments import dress
 from .identity import draw_identity, generator
 from .meshes import Mesh, box, merge
 
-__all__ = ['load_renderer', 'render_picture']
+__all__ = ['load_renderer', 'render_image']
 
 _EXTRAS = 900_000_000  # numbers of the people who only walk by
 _PASSERS = 20
@@ -30,7 +30,7 @@ def load_renderer():
     mitsuba.set_log_level(mitsuba.LogLevel.Error)
     import drjit
 
-    drjit.set_thread_count(1)  # whole pictures are spread over processes instead
+    drjit.set_thread_count(1)  # whole images are spread over processes instead
     return mitsuba
 
 
@@ -148,7 +148,7 @@ def _denoise(radiance: np.ndarray, colour: np.ndarray, normal: np.ndarray) -> np
 def _cast(
     seed: int, domain: str, identity: int, view: Camera, kind: str, distance: float, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[Mesh]]:
-    """What a picture is about (points [N, 3] that it frames), and all that is there for this picture only."""
+    """What an image is about (points [N, 3] that it frames), and all that is there for this image only."""
     place = np.array([rng.uniform(-0.35, 0.35) * distance, distance, 0])
     heading = view.heading + rng.choice([0, np.pi]) + rng.normal(0, 0.45)
     if rng.random() < 0.2:
@@ -193,19 +193,19 @@ def _shoot(
     return _denoise(layers[..., :3], layers[..., 3:6], layers[..., 6:9])
 
 
-def render_picture(
+def render_image(
     seed: int, domain: str, identity: int, camera: int, index: int, kind: str, width: int, height: int, samples: int
 ) -> bytes:
-    """Renders a picture. The same arguments always give the same bytes with the same versions of anny and mitsuba.
+    """Renders an image. The same arguments always give the same bytes with the same versions of anny and mitsuba.
 
     Args:
         seed: of the whole data set.
         domain: one of `identity.DOMAINS`.
         identity: number of the person.
         camera: number of the camera, from 1.
-        index: number of the picture of this person under this camera.
+        index: number of the image of this person under this camera.
         kind: person, place (nobody there), or a bad detection: partial or small.
-        width, height: of the picture, in pixels.
+        width, height: of the image, in pixels.
         samples: rays for each pixel.
 
     Returns:

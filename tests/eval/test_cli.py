@@ -158,12 +158,12 @@ def test_wrong_input_ends_with_one_line_and_code_2(run, model, flags, message):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_broken_picture(run, market, workers):
+def test_broken_image(run, market, workers):
     path = market / 'query' / '0002_c1s1_000001_00.jpg'
     path.write_bytes(path.read_bytes()[:300])
     code, _, err = run('color_histogram', '--workers', workers)
     assert code == 2
-    assert f'error: {path}: cannot read this picture (' in err
+    assert f'error: {path}: cannot read this image (' in err
     assert 'Traceback' not in err
 
 
@@ -173,7 +173,7 @@ def test_bomb_gives_one_line(run, market, monkeypatch, recwarn):
     assert (code, out, len(recwarn)) == (2, '', 0)
     path = market / 'query' / '0001_c1s1_000000_00.jpg'
     assert [line for line in err.splitlines() if 'embed' not in line] == [
-        f'error: {path}: cannot read this picture (24x48 pixels, more than the 1,151 that are safe to decode); '
+        f'error: {path}: cannot read this image (24x48 pixels, more than the 1,151 that are safe to decode); '
         'replace or remove it'
     ]
 
@@ -184,7 +184,7 @@ def test_skip_broken_is_said_wherever_figures_are(run, market, tmp_path):
     (market / 'bounding_box_train' / '0004_c1s1_000000_00.jpg').write_bytes(b'not looked at')
     code, out, err = run('color_histogram', '--skip-broken', '--json', tmp_path / 'figures.json')
     assert code == 0
-    remark = 'broken pictures skipped: 1 query, 0 gallery'
+    remark = 'broken images skipped: 1 query, 0 gallery'
     assert out.splitlines()[-1] == f'  {remark}'
     figures = json.loads((tmp_path / 'figures.json').read_text())
     assert figures['images'] == {'query': 2, 'gallery': 10} and figures['remarks'] == [remark]

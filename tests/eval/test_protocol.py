@@ -18,7 +18,7 @@ from msinet_timm.errors import InputError
 
 
 class Mean(nn.Module):
-    """The mean colour, which is all that tells the pictures of these tests apart."""
+    """The mean colour, which is all that tells the images of these tests apart."""
 
     pretrained_cfg = {'input_size': (3, 8, 4), 'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0)}
 
@@ -28,7 +28,7 @@ class Mean(nn.Module):
 
 @pytest.fixture
 def vehicles(tmp_path):
-    """VehicleID in small: 6 vehicles with 1 to 6 pictures, each of a colour that is a guess at the vehicle."""
+    """VehicleID in small: 6 vehicles with 1 to 6 images, each of a colour that is a guess at the vehicle."""
     rng = np.random.default_rng(0)
     root, lines = tmp_path / 'VehicleID', []
     (root / 'image').mkdir(parents=True)
@@ -67,7 +67,7 @@ def test_ten_draws_over_features_extracted_once(vehicles, monkeypatch):
     features = real(Mean(), read(vehicles).gallery, workers=0)
     figures = []
     for seed in range(10):
-        # by hand: the first picture of each vehicle in a random order
+        # by hand: the first image of each vehicle in a random order
         chosen = {}
         for index in np.random.default_rng(seed).permutation(21):
             chosen.setdefault(int(features.identities[index]), int(index))
@@ -138,8 +138,8 @@ def test_reports_of_drawn_galleries(vehicles, tmp_path, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].count('±') == 5
     remarks = [
-        'test of 800 vehicles: mean of 10 draws of one gallery picture for each',
-        'no cameras known: pictures of the same camera count as matches',
+        'test of 800 vehicles: mean of 10 draws of one gallery image for each',
+        'no cameras known: images of the same camera count as matches',
     ]
     assert lines[2:] == [f'  {remark}' for remark in remarks]
     figures = json.loads(files['--json'].read_text())

@@ -55,7 +55,7 @@ def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
-def test_all_kinds_of_pictures(model, embedder, paths):
+def test_all_kinds_of_images(model, embedder, paths):
     images = as_images(paths)
     expected = plain(model, images)
     arrays = [np.asarray(image) for image in images]
@@ -162,11 +162,11 @@ def test_empty_boxes(embedder, box, message):
         (lambda e: e(FRAME), 'give a list'),
         (lambda e: e(Image.new('RGB', (4, 4))), 'give a list'),
         (lambda e: e(['no/such.jpg']), 'no/such.jpg'),
-        (lambda e: e([FRAME, FRAME.astype(float)]), r'picture 1 .*\[20, 10, 3\] float64'),
-        (lambda e: e([FRAME, FRAME[..., 0]]), r'picture 1 .*\[20, 10\]'),
-        (lambda e: e([FRAME[:0]]), 'picture 0 has no pixels'),
-        (lambda e: e([None]), 'picture 0 .*NoneType'),
-        (lambda e: e(torch.zeros(1, 3, 8, 8)), 'picture 0 .*float32'),
+        (lambda e: e([FRAME, FRAME.astype(float)]), r'image 1 .*\[20, 10, 3\] float64'),
+        (lambda e: e([FRAME, FRAME[..., 0]]), r'image 1 .*\[20, 10\]'),
+        (lambda e: e([FRAME[:0]]), 'image 0 has no pixels'),
+        (lambda e: e([None]), 'image 0 .*NoneType'),
+        (lambda e: e(torch.zeros(1, 3, 8, 8)), 'image 0 .*float32'),
         (lambda e: e.crops([1], [[0, 0, 1, 1]]), 'the frame .*list'),
         (lambda e: e.crops(FRAME, [0, 0, 1, 1]), r'boxes must be \[N, 4\]'),
         (lambda e: e.crops(FRAME, [[0, 0, 1]]), r'boxes must be \[N, 4\]'),

@@ -4,7 +4,7 @@ from PIL import Image
 
 
 def write_market(root, trained, tested):
-    """A folder laid out as Market-1501: each identity in one colour, `trained` lists (identity, camera) of pictures."""
+    """A folder laid out as Market-1501: each identity in one colour, `trained` lists (identity, camera) of images."""
     rng = np.random.default_rng(0)
     colors = rng.integers(20, 235, (40, 3))
     parts = {
@@ -12,9 +12,9 @@ def write_market(root, trained, tested):
         'query': [(identity, 1) for identity in tested],
         'bounding_box_test': [(identity, camera) for identity in tested for camera in (1, 2, 3)],
     }
-    for folder, pictures in parts.items():
+    for folder, images in parts.items():
         (root / folder).mkdir()
-        for number, (identity, camera) in enumerate(pictures):
+        for number, (identity, camera) in enumerate(images):
             pixels = colors[identity] + rng.normal(0, 10, (48, 24, 3))
             name = f'{identity:04d}_c{camera}s1_{number:06d}_00.jpg'
             Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(root / folder / name)

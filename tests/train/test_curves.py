@@ -27,9 +27,9 @@ def drawn(monkeypatch):
 def test_runs_of_one_name_are_a_mean_and_a_range(tmp_path, drawn):
     a = [run(tmp_path / 'a0', [0.1, 0.2, 0.5]), run(tmp_path / 'a1', [0.3, 0.4, 0.5])]
     b = run(tmp_path / 'b', [0.6, 0.7], first=1)
-    picture = tmp_path / 'out.png'
-    main([f'scratch={a[0]},{a[1]}', f'tuned={b}', '--output', str(picture)])
-    assert imread(picture).shape[:2] == (400, 700)
+    image = tmp_path / 'out.png'
+    main([f'scratch={a[0]},{a[1]}', f'tuned={b}', '--output', str(image)])
+    assert imread(image).shape[:2] == (400, 700)
     mean, single = drawn().lines
     np.testing.assert_allclose(mean.get_xydata(), [[1, 20], [2, 30], [3, 50]])
     np.testing.assert_allclose(single.get_xydata(), [[2, 60], [3, 70]])

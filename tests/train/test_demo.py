@@ -13,8 +13,8 @@ def test_demo(tmp_path, capsys):
     assert header.split() == ['mAP', 'Rank-1', 'Rank-5', 'Rank-10', 'mINP']
     assert untrained.startswith('untrained ') and trained.startswith('trained for 1 epochs ')
     assert untrained.split()[-5:] != trained.split()[-5:]
-    picture = re.search(r'ranked lists: (.+)', first)[1]
-    assert picture == str(run / 'ranked_lists.png') and (run / 'ranked_lists.png').stat().st_size > 10_000
+    image = re.search(r'ranked lists: (.+)', first)[1]
+    assert image == str(run / 'ranked_lists.png') and (run / 'ranked_lists.png').stat().st_size > 10_000
 
     report = (run / 'report.html').read_text(encoding='utf-8')
     assert f'report:       {run / "report.html"}' in first and 'after 1 epochs</h1>' in report

@@ -1,6 +1,6 @@
-"""How fast one core gets training pictures ready: `python -m msinet_train.benchmark.loading`.
+"""How fast one core gets training images ready: `python -m msinet_train.benchmark.loading`.
 
-Three ways are measured in turn, round by round: decoding alone, the transforms for single pictures (`--cache none`),
+Three ways are measured in turn, round by round: decoding alone, the transforms for single images (`--cache none`),
 and batches from the cache with their normalisation. It is the processor's time that counts: what else the machine does
 hardly matters, and waiting for a disk doesn't either.
 """
@@ -23,7 +23,7 @@ from msinet_train.data.augment import PixelAugmentation, RandomErasing, training
 
 __all__ = ['main', 'measure']
 
-PIPELINE = 'transforms for each picture'
+PIPELINE = 'transforms for each image'
 
 
 def ways(records: Sequence[Record], height: int, width: int, batch_size: int) -> dict[str, Callable[[], None]]:
@@ -61,7 +61,7 @@ def ways(records: Sequence[Record], height: int, width: int, batch_size: int) ->
 def measure(
     records: Sequence[Record], height: int, width: int, batch_size: int = 64, repeat: int = 5
 ) -> dict[str, list[float]]:
-    """Rates in pictures per second by name, one for each round after a first that doesn't count."""
+    """Rates in images per second by name, one for each round after a first that doesn't count."""
     runs = ways(records, height, width, batch_size)
     rates = {name: [] for name in runs}
     threads = torch.get_num_threads()
@@ -78,9 +78,9 @@ def measure(
 
 
 def format_rates(rates: dict[str, list[float]]) -> str:
-    """A table of medians, ranges, and how many times as fast as the transforms for single pictures each way is."""
+    """A table of medians, ranges, and how many times as fast as the transforms for single images each way is."""
     base = statistics.median(rates[PIPELINE])
-    lines = [f'{"pictures per second on one core":32} {"median":>8} {"range":>15} {"times":>6}']
+    lines = [f'{"images per second on one core":32} {"median":>8} {"range":>15} {"times":>6}']
     for name, values in rates.items():
         median = statistics.median(values)
         spread = f'{min(values):,.0f}-{max(values):,.0f}'
@@ -93,24 +93,22 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(
         prog='python -m msinet_train.benchmark.loading',
-        description='Measures how fast one core gets training pictures ready, with and without the cache.',
+        description='Measures how fast one core gets training images ready, with and without the cache.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('-ds', '--dataset', default='sample', help=f'one of: {", ".join(list_datasets())}')
     parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
     parser.add_argument('--height', type=positive, default=256, metavar='PIXELS', help='of the input')
     parser.add_argument('--width', type=positive, default=128, metavar='PIXELS', help='of the input')
-    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='pictures at once')
-    parser.add_argument('--pictures', type=positive, default=256, metavar='N', help='of the training part')
+    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once')
+    parser.add_argument('--images', type=positive, default=256, metavar='N', help='of the training part')
     parser.add_argument('--repeat', type=positive, default=5, metavar='N', help='rounds')
     args = parser.parse_args(argv)
-    records = create_dataset(args.dataset, args.data_dir).train[: args.pictures]
+    records = create_dataset(args.dataset, args.data_dir).train[: args.images]
     if not records:
-        raise InputError(f"data set '{args.dataset}' has no pictures to train on")
+        raise InputError(f"data set '{args.dataset}' has no images to train on")
     width, height = load_image(records[0].path, records[0].box).size
-    print(
-        f'{len(records)} pictures of {args.dataset}, the first {height}x{width}, for input {args.height}x{args.width}'
-    )
+    print(f'{len(records)} images of {args.dataset}, the first {height}x{width}, for input {args.height}x{args.width}')
     print(format_rates(measure(records, args.height, args.width, args.batch_size, args.repeat)))
 
 

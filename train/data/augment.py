@@ -1,4 +1,4 @@
-"""What ReID training does to pictures."""
+"""What ReID training does to images."""
 
 import math
 import random
@@ -14,7 +14,7 @@ __all__ = ['PixelAugmentation', 'RandomErasing', 'training_transform']
 
 
 class RandomErasing:
-    """Paints over a random rectangle that lies fully inside the picture.
+    """Paints over a random rectangle that lies fully inside the image.
 
     timm's and torchvision's draw the aspect ratio log-uniformly; here it is uniform, as in the published training.
 
@@ -22,9 +22,9 @@ class RandomErasing:
 
     Args:
         probability: of painting at all, 0 to 1.
-        area: smallest and largest share of the picture.
+        area: smallest and largest share of the image.
         aspect: smallest and largest height over width.
-        value: what each channel is set to; in the published training the picture is normalised by then.
+        value: what each channel is set to; in the published training the image is normalised by then.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class RandomErasing:
         return image
 
     def draw(self, height: int, width: int) -> tuple[int, int, int, int]:
-        """A random rectangle in a picture of that size: top, left, height and width; all 0 where nothing is painted."""
+        """A random rectangle in an image of that size: top, left, height and width; all 0 where nothing is painted."""
         if random.random() >= self.probability:
             return 0, 0, 0, 0
         for _ in range(100):
@@ -71,20 +71,20 @@ class PixelAugmentation:
         self.padding = padding
         self.jitter = T.ColorJitter(*color_jitter) if any(color_jitter) else None
 
-    def __call__(self, picture: np.ndarray) -> np.ndarray:
-        """Picture [H, W, 3] uint8 to another one; it is not changed in place."""
-        height, width = picture.shape[:2]
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        """Image [H, W, 3] uint8 to another one; it is not changed in place."""
+        height, width = image.shape[:2]
         if torch.rand(1) < 0.5:
             # by torch, whose flip of three interleaved channels is many times faster than numpy's
-            picture = torch.from_numpy(picture).permute(2, 0, 1)[None].flip(-1)[0].permute(1, 2, 0).numpy()
+            image = torch.from_numpy(image).permute(2, 0, 1)[None].flip(-1)[0].permute(1, 2, 0).numpy()
         if p := self.padding:
             canvas = np.zeros((height + 2 * p, width + 2 * p, 3), np.uint8)
-            canvas[p : p + height, p : p + width] = picture
+            canvas[p : p + height, p : p + width] = image
             top, left = (int(torch.randint(0, 2 * p + 1, (1,))) for _ in range(2))
-            picture = canvas[top : top + height, left : left + width]
+            image = canvas[top : top + height, left : left + width]
         if self.jitter:
-            picture = np.asarray(self.jitter(Image.fromarray(np.ascontiguousarray(picture))))
-        return picture
+            image = np.asarray(self.jitter(Image.fromarray(np.ascontiguousarray(image))))
+        return image
 
 
 def training_transform(

@@ -35,7 +35,7 @@ def create_loader(
         dataset: of which only `train` is used.
         data_config: preprocessing.
         device: of the model.
-        cache: where resized pictures are kept; None reads and resizes them each time.
+        cache: where resized images are kept; None reads and resizes them each time.
         processes: that share out each epoch's batches; None for this one alone.
 
     Raises:

@@ -1,4 +1,4 @@
-"""From names of data sets to what a training reads: pictures to learn from, and data sets to be measured on."""
+"""From names of data sets to what a training reads: images to learn from, and data sets to be measured on."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ class TrainingData:
     """What a training reads.
 
     Attributes:
-        train: pictures to learn from, of all sources; see `union`.
+        train: images to learn from, of all sources; see `union`.
         labels: class of each, 0, 1, ...
         measured: data sets with a gallery by the name that figures on them bear, the first source first.
         remarks: what a reader of the figures must know.
@@ -35,15 +35,15 @@ class TrainingData:
 
 
 def load_data(args: argparse.Namespace) -> TrainingData:
-    """Reads the lists of pictures that `args` names.
+    """Reads the lists of images that `args` names.
 
     Args:
         args: `dataset` and `target` hold names; `data_dir` one folder for all of them, or one for each, sources
-            first; each of `data_option` goes to the data sets that know it; `skip_broken` leaves out broken pictures.
+            first; each of `data_option` goes to the data sets that know it; `skip_broken` leaves out broken images.
 
     Raises:
         InputError: a data set that cannot be read, an option that none knows, a number of folders that doesn't fit, or
-            a source without pictures to train on.
+            a source without images to train on.
     """
     datasets = list(_read(args))
     if args.skip_broken:
@@ -51,7 +51,7 @@ def load_data(args: argparse.Namespace) -> TrainingData:
     sources, targets = datasets[: len(args.dataset)], datasets[len(args.dataset) :]
     for source in sources:
         if not source.train:
-            raise InputError(f"data set '{source.name}' has no pictures to train on")
+            raise InputError(f"data set '{source.name}' has no images to train on")
     for target in targets:
         if not target.gallery:
             raise InputError(f"data set '{target.name}' has no query and gallery: it cannot be a target")
@@ -93,10 +93,10 @@ def _distinct(names: Sequence[str]) -> list[str]:
 
 
 def union(datasets: Sequence[ReIDDataset]) -> tuple[Record, ...]:
-    """The training pictures of several data sets, with identities and cameras that no two of them share.
+    """The training images of several data sets, with identities and cameras that no two of them share.
 
     Identities and cameras are numbered anew, in the order of the data sets and within them in that of their labels.
-    Each picture's domain is noted: the data set's name where it had none, else the name before the domain.
+    Each image's domain is noted: the data set's name where it had none, else the name before the domain.
     """
     records, identities, cameras = [], count(), count()
     for name, dataset in zip(_distinct([d.name for d in datasets]), datasets, strict=True):

@@ -1,4 +1,4 @@
-"""One pass over the training pictures."""
+"""One pass over the training images."""
 
 import datetime
 import math
@@ -24,7 +24,7 @@ class Meters:
     """Means over the batches of an epoch, summed up on the device: nothing waits for it until they are read.
 
     Args:
-        records: pictures that the batches' indices stand for.
+        records: images that the batches' indices stand for.
     """
 
     def __init__(self, records: Sequence[Record]) -> None:
@@ -39,7 +39,7 @@ class Meters:
         Args:
             output: of the task: the logits `output` [B, classes], all else scalars.
             target: [B] labels.
-            indices: [B] of the pictures.
+            indices: [B] of the images.
         """
         with torch.no_grad():
             accuracy = 100 * (output['output'].argmax(1) == target).float().mean()
@@ -61,7 +61,7 @@ class Meters:
                 paths = [self.records[i].path for i in indices.tolist()]
                 raise InputError(
                     f'the loss became {loss}: lower --lr or lengthen --warmup-step; the last checkpoint is intact; '
-                    f'pictures of the batch: {", ".join(paths)}'
+                    f'images of the batch: {", ".join(paths)}'
                 )
         self._unread.clear()
         return self._means(torch.stack(list(self._sums.values())), self.batches)

@@ -126,7 +126,7 @@ def run_epoch(args: argparse.Namespace, processes: Processes, training: Training
         f'epoch {epoch + 1}/{args.epochs}',
         args.epochs - epoch - 1,
     )
-    if processes.several:  # each has followed the statistics of its own pictures
+    if processes.several:  # each has followed the statistics of its own images
         for model in filter(None, (training.model, training.average)):
             distribute_bn(model, processes.count, reduce=True)
     return figures

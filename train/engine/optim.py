@@ -118,7 +118,7 @@ def create_scaler(args: argparse.Namespace, device: torch.device) -> NativeScale
 def still_statistics(task: TrainingTask) -> Iterator[None]:
     """Keeps the statistics of batch norms as they are.
 
-    On the way back, gradient checkpointing runs parts of the network once more, on pictures that the statistics have
+    On the way back, gradient checkpointing runs parts of the network once more, on images that the statistics have
     already seen.
     """
     norms = [m for m in task.modules() if isinstance(m, _BatchNorm)]

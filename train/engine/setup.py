@@ -33,9 +33,9 @@ class Training:
     """What a training consists of.
 
     Attributes:
-        data: pictures to learn from, and data sets to be measured on.
+        data: images to learn from, and data sets to be measured on.
         data_config: preprocessing, for timm's transforms.
-        labels: [N] class of each training picture.
+        labels: [N] class of each training image.
         model: with branches and classifiers.
         task: the model and its losses.
         stepper: with the optimizer.

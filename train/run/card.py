@@ -43,7 +43,7 @@ def model_card(
     weights = 'averaged weights' if measurement is not None and measurement.average else 'weights'
     return write_card(
         title,
-        f'`{args.model}`, trained to recognise the same person or vehicle in other pictures.',
+        f'`{args.model}`, trained to recognise the same person or vehicle in other images.',
         (args.height, args.width),
         results=[
             Result(

@@ -43,7 +43,7 @@ class Measurement:
 
 
 def calibrate(name: str, evaluation: Evaluation, model: str, same_clothes_removed: bool = False) -> Calibration | None:
-    """The distance below which pictures are of one identity, at a false positive rate of 1e-3.
+    """The distance below which images are of one identity, at a false positive rate of 1e-3.
 
     Args:
         name: of the data set that the evaluation is of.

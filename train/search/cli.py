@@ -63,7 +63,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     run.add_argument('--workers', type=not_negative, default=2, metavar='N', help='processes that read images, by half')
     run.add_argument(
         '--geno-interval', type=positive, default=5, metavar='N',
-        help='epochs between genotypes, evaluations and pictures (default: 5)'
+        help='epochs between genotypes, evaluations and images (default: 5)'
     )  # fmt: skip
 
 

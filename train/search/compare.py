@@ -171,7 +171,7 @@ def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) ->
     replace_text(path, text.getvalue())
 
 
-def _draw(candidates: Sequence[Candidate], picture: Path) -> None:
+def _draw(candidates: Sequence[Candidate], image: Path) -> None:
     """mAP over the time of a batch, where matplotlib is installed."""
     try:
         figure = create_figure((8, 5))
@@ -187,4 +187,4 @@ def _draw(candidates: Sequence[Candidate], picture: Path) -> None:
     axes.margins(x=0.15)  # for the names
     axes.set(xlabel='milliseconds for a batch of 8', ylabel='mAP in %')
     axes.grid(alpha=0.3)
-    save_figure(figure, picture)
+    save_figure(figure, image)

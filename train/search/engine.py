@@ -34,7 +34,7 @@ from msinet_train.run.folder import RunFolder
 from msinet_train.run.measure import Measurement, columns, measure
 
 from .latency import interaction_costs
-from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_picture
+from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_image
 from .steps import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
 
 __all__ = ['search']
@@ -52,7 +52,7 @@ class Search:
         data: the data set as it was read, to be measured on.
         halves: batches for the weights (`'train'`) and for the architecture (`'valid'`).
         data_config: preprocessing, for timm's transforms.
-        cache: where resized pictures are kept, or None.
+        cache: where resized images are kept, or None.
         task: supernet and memories.
         weights: optimizer and schedule of the weights. Likewise `arch` of the architecture.
         costs: [12, 4] milliseconds of the interactions where latency counts, else None.
@@ -315,7 +315,7 @@ def _save_epoch(
             command=state.command,
         )
         try:
-            write_mixtures_picture(read_mixtures(folder.path), folder.path / 'architecture.png')
+            write_mixtures_image(read_mixtures(folder.path), folder.path / 'architecture.png')
         except ImportError as e:
             _logger.info(f'no architecture.png: {e}')
     checkpoint = {

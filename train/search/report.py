@@ -10,7 +10,7 @@ from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.curves import create_figure, read_rows, save_figure
 from msinet_train.run.folder import RunFolder
 
-__all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_picture']
+__all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_image']
 
 _FILE = 'architecture.csv'
 _COLUMNS = ['epoch', 'place', *INTERACTIONS]
@@ -44,12 +44,12 @@ def read_mixtures(folder: Path) -> list[dict[str, str]]:
     return read_rows(folder / _FILE)
 
 
-def write_mixtures_picture(rows: Sequence[dict[str, str]], picture: Path) -> None:
+def write_mixtures_image(rows: Sequence[dict[str, str]], image: Path) -> None:
     """Draws the twelve softmaxes over the epochs, a panel for each place.
 
     Args:
         rows: of `read_mixtures`.
-        picture: PNG to write.
+        image: PNG to write.
 
     Raises:
         ImportError: matplotlib, an optional package, is missing.
@@ -66,4 +66,4 @@ def write_mixtures_picture(rows: Sequence[dict[str, str]], picture: Path) -> Non
     figure.supxlabel('epoch')
     figure.supylabel('weight')
     panels[0, 0].legend(fontsize=8)
-    save_figure(figure, picture)
+    save_figure(figure, image)

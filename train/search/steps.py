@@ -25,11 +25,11 @@ __all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers',
 
 
 class TwinsSplit(NamedTuple):
-    """Pictures for the two halves of a search. Identities are numbered anew from 0, in each half for itself.
+    """Images for the two halves of a search. Identities are numbered anew from 0, in each half for itself.
 
     Attributes:
         train: what the weights learn from.
-        valid: what the architecture learns from. Two fifths of the identities are in both, none of the pictures is.
+        valid: what the architecture learns from. Two fifths of the identities are in both, none of the images is.
     """
 
     train: tuple[Record, ...]
@@ -40,34 +40,33 @@ def twins_split(records: Sequence[Record]) -> TwinsSplit:
     """Splits a training set as the published search does.
 
     Of n identities in ascending order, the first fifth trains only; of each of the next two fifths, the first half of
-    the pictures trains and the rest validates; the others validate only.
+    the images trains and the rest validates; the others validate only.
 
     Args:
-        records: pictures of at least five identities, in any order.
+        records: images of at least five identities, in any order.
 
     Raises:
-        InputError: fewer identities, or one to be shared that has a single picture.
+        InputError: fewer identities, or one to be shared that has a single image.
     """
-    pictures: dict[int, list[Record]] = defaultdict(list)
+    images: dict[int, list[Record]] = defaultdict(list)
     for record in records:
-        pictures[record.identity].append(record)
-    fifth = len(pictures) // 5
+        images[record.identity].append(record)
+    fifth = len(images) // 5
     if not fifth:
         raise InputError(
-            f'a search splits its identities in fifths: it needs at least 5 of them, the training set has '
-            f'{len(pictures)}'
+            f'a search splits its identities in fifths: it needs at least 5 of them, the training set has {len(images)}'
         )
     train, valid = [], []
-    for label, identity in enumerate(sorted(pictures)):
-        found = pictures[identity]
+    for label, identity in enumerate(sorted(images)):
+        found = images[identity]
         if label < fifth:
             half = len(found)
         elif label < 3 * fifth:
             half = len(found) // 2
             if not half:
                 raise InputError(
-                    f'{found[0].path}: the only picture of identity {identity}, which both halves of the search share: '
-                    'each of the first three fifths of the identities needs two pictures; add one, or leave it out'
+                    f'{found[0].path}: the only image of identity {identity}, which both halves of the search share: '
+                    'each of the first three fifths of the identities needs two images; add one, or leave it out'
                 )
         else:
             half = 0

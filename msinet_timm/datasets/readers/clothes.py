@@ -20,7 +20,7 @@ def clothes_protocol(protocol: str, tested: Sequence[Record]) -> Protocol:
     """The protocol that `CLOTHES_OPTION` names, for the queries and gallery given.
 
     Raises:
-        InputError: it needs clothes, and they are not known for all pictures.
+        InputError: it needs clothes, and they are not known for all images.
     """
     if protocol == 'standard':
         return Protocol()
@@ -42,8 +42,8 @@ _LTCC_KNOWN: Counts = {'train': (77, 9576), 'query': (75, 493), 'gallery': (75, 
 def _read_ltcc(root: str, protocol: str = 'standard') -> ReIDDataset:
     """LTCC (Qian et al., ACCV 2020): 12 cameras.
 
-    In the clothes-changing protocol, gallery pictures of a query's identity are left out if they have its camera or
-    its clothes. Training takes all pictures in both.
+    In the clothes-changing protocol, gallery images of a query's identity are left out if they have its camera or
+    its clothes. Training takes all images in both.
     """
     folder = find_folder(root, ('LTCC_ReID', 'LTCC'), tuple(_LTCC_PARTS.values()))
     parts = {part: _LTCC_NAMES.read(folder / name, _LTCC_PARTS.values()) for part, name in _LTCC_PARTS.items()}
@@ -61,9 +61,9 @@ _DRAWS = 10
 _CAMERAS = {'A': 1, 'B': 2, 'C': 3}
 _PRCC_NAME = re.compile(r'(?P<camera>[ABC])_.*')
 _PRCC_QUERIES = {'standard': 'B', 'clothes-changing': 'C'}
-_PRCC_PICTURES = {'A': 3384, 'B': 3873, 'C': 3543}
+_PRCC_IMAGES = {'A': 3384, 'B': 3873, 'C': 3543}
 _PRCC_KNOWN: dict[str, Counts] = {
-    protocol: {'train': (150, 17896), 'query': (71, _PRCC_PICTURES[camera]), 'gallery': (71, _PRCC_PICTURES['A'])}
+    protocol: {'train': (150, 17896), 'query': (71, _PRCC_IMAGES[camera]), 'gallery': (71, _PRCC_IMAGES['A'])}
     for protocol, camera in _PRCC_QUERIES.items()
 }
 
@@ -72,12 +72,12 @@ def _read_prcc(root: str, protocol: str = 'clothes-changing', gallery: str = 'si
     """PRCC (Yang et al., TPAMI 2021): cameras A and B saw the same clothes, C others.
 
     Camera A is the gallery, B asks in the standard protocol and C in the clothes-changing one. The paper draws one
-    gallery picture of each identity (`single`); many later works rank `all`. `rgb/val` is not read.
+    gallery image of each identity (`single`); many later works rank `all`. `rgb/val` is not read.
     """
     folder = find_folder(root, ('prcc', 'rgb'), ('train', 'test'))
     query = _PRCC_QUERIES[protocol]
     drawn = gallery == 'single'
-    ranked = f'mean of {_DRAWS} draws of one gallery picture for each identity' if drawn else 'all gallery pictures'
+    ranked = f'mean of {_DRAWS} draws of one gallery image for each identity' if drawn else 'all gallery images'
     return ReIDDataset(
         'prcc',
         str(folder),
@@ -106,7 +106,7 @@ def _read_prcc_folder(folder: Path, camera: str | None) -> tuple[Record, ...]:
             clothes = 2 if letter == 'C' else 1
             records.append(Record(str(person / name), int(person.name), _CAMERAS[letter], clothes=clothes))
     if not records:
-        raise InputError(f'{folder} holds no pictures: expected them in folders named by identities')
+        raise InputError(f'{folder} holds no images: expected them in folders named by identities')
     return tuple(records)
 
 
@@ -123,7 +123,7 @@ PRCC = Reader(
     layout='prcc/rgb/{train/<identity>/A_cropped_rgb001.jpg,test/{A,B,C}/<identity>/}',
     options=(
         Option('protocol', 'clothes-changing', 'camera B (same clothes) or C asks', _PROTOCOLS),
-        Option('gallery', 'single', 'one picture an identity, drawn 10 times, or all', ('single', 'all')),
+        Option('gallery', 'single', 'one image an identity, drawn 10 times, or all', ('single', 'all')),
     ),
     known={f'protocol={protocol}': counts for protocol, counts in _PRCC_KNOWN.items()},
 )

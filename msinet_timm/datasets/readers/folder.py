@@ -1,4 +1,4 @@
-"""Users' own pictures in folders: one for each identity, in three parts or to be split by identity."""
+"""Users' own images in folders: one for each identity, in three parts or to be split by identity."""
 
 import os
 import random
@@ -28,20 +28,20 @@ def read_folder(
 ) -> ReIDDataset:
     """Reads `train`, `query` and `gallery`, or splits what is there.
 
-    Pictures are in `<identity>/` or `<identity>/<camera>/`, in the three parts or directly in the root. Those of
+    Images are in `<identity>/` or `<identity>/<camera>/`, in the three parts or directly in the root. Those of
     identity -1 are junk, as in Market-1501, and dropped.
 
     Args:
         root: the folder.
         pattern: regular expression that is searched for in file names, with named groups: any of `FIELDS`. With a
             group `identity` folders do not matter.
-        seed: of the split (None: 0). It depends on nothing else but the pictures' names.
+        seed: of the split (None: 0). It depends on nothing else but the images' names.
         test_share: share of identities to test on, 0-1 (None: 0.5).
         protocol: standard or clothes-changing.
 
     Raises:
-        InputError: options of a split although there are parts, a wrong pattern, a picture that it does not match,
-            pictures outside of folders of identities, cameras for only some of the pictures, or nothing to read.
+        InputError: options of a split although there are parts, a wrong pattern, an image that it does not match,
+            images outside of folders of identities, cameras for only some of the images, or nothing to read.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -90,13 +90,13 @@ def _collect(folder: Path, regex: re.Pattern | None) -> list[dict]:
             row |= _from_name(here / name, regex)
             if 'identity' not in row:
                 raise InputError(
-                    f'{here / name}: expected pictures in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
+                    f'{here / name}: expected images in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
                     "if file names tell identities, give the option pattern='(?P<identity>...)'"
                 )
             if row['identity'] != _JUNK:
                 rows.append({'path': str(here / name), **row})
     if not rows:
-        raise InputError(f'{folder} holds no pictures')
+        raise InputError(f'{folder} holds no images')
     return rows
 
 
@@ -125,14 +125,14 @@ def _from_name(path: Path, regex: re.Pattern | None) -> dict[str, str]:
 def _check_cameras(rows: list[dict]) -> None:
     without = [row['path'] for row in rows if 'camera' not in row]
     if 0 < len(without) < len(rows):
-        raise InputError(f'{without[0]} has no camera but other pictures have: give all of them one, or none')
+        raise InputError(f'{without[0]} has no camera but other images have: give all of them one, or none')
 
 
 def split_identities(rows: list[dict], seed: int, test_share: float) -> dict[str, list[dict]]:
     """Splits rows by identity into train and test, and the latter into query and gallery.
 
-    With cameras, an identity asks with one picture of each camera that keeps another one, or else with one picture if
-    a second camera saw it. Without, it asks with one picture of two or more. Who cannot ask is a distractor.
+    With cameras, an identity asks with one image of each camera that keeps another one, or else with one image if
+    a second camera saw it. Without, it asks with one image of two or more. Who cannot ask is a distractor.
 
     Raises:
         InputError: a share out of range, or identities to test on of which none can ask.
@@ -155,7 +155,7 @@ def split_identities(rows: list[dict], seed: int, test_share: float) -> dict[str
         parts['gallery'] += [row for row in people[name] if not any(row is a for a in asking)]
     if tested and not parts['query']:
         raise InputError(
-            f'none of {len(tested)} identities to test on has two pictures'
+            f'none of {len(tested)} identities to test on has two images'
             + (' under different cameras' if 'camera' in rows[0] else '')
         )
     return parts
@@ -175,7 +175,7 @@ def _pick_queries(rows: list[dict], rng: random.Random) -> list[dict]:
 
 FOLDER = Reader(
     read_folder,
-    about='your own pictures, in a folder for each identity',
+    about='your own images, in a folder for each identity',
     layout='[{train,query,gallery}/]<identity>/[<camera>/]*.jpg',
     options=(
         Option('pattern', None, f'regular expression on file names with named groups: {", ".join(FIELDS)}'),

@@ -6,7 +6,7 @@ from msinet_timm.datasets.records import Record
 
 __all__ = ['FIELDS', 'make_records', 'number_labels']
 
-#: What users may tell of a picture, apart from its path and box.
+#: What users may tell of an image, apart from its path and box.
 FIELDS = ('identity', 'camera', 'view', 'time', 'tracklet', 'domain', 'clothes')
 _AS_THEY_ARE = {'time': int, 'domain': str}
 

@@ -54,7 +54,7 @@ def _children(folder: Path, names: Sequence[str]) -> Iterator[Path]:
 
 
 def image_names(folder: Path) -> list[str]:
-    """Sorted names of the pictures in a folder; hidden files such as macOS's `._0002_c1s1_000451_03.jpg` are none."""
+    """Sorted names of the images in a folder; hidden files such as macOS's `._0002_c1s1_000451_03.jpg` are none."""
     return sorted(n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith('.'))
 
 
@@ -102,7 +102,7 @@ class FileNames:
     fields: Callable[[dict[str, str]], dict] = _to_numbers
 
     def record(self, folder: Path, name: str) -> Record:
-        """Record of one picture.
+        """Record of one image.
 
         Raises:
             InputError: the name does not parse.
@@ -120,11 +120,11 @@ class FileNames:
             parts: all of them, for the message.
 
         Raises:
-            InputError: no such folder, no pictures in it, or a name that does not parse.
+            InputError: no such folder, no images in it, or a name that does not parse.
         """
         if not folder.is_dir():
             raise InputError(f'{folder} is missing: expected the folders {", ".join(parts)} side by side')
         records = tuple(r for r in (self.record(folder, n) for n in image_names(folder)) if r.identity >= 0)
         if not records:
-            raise InputError(f'{folder} holds no pictures: expected files named like {self.example}')
+            raise InputError(f'{folder} holds no images: expected files named like {self.example}')
         return records

@@ -1,6 +1,6 @@
 """Market-1501 (Zheng et al., ICCV 2015), and whatever is laid out like it.
 
-Three folders of pictures named `<identity>_c<camera>s<sequence>_<frame>_<box>.jpg`, as in `0002_c1s1_000451_03.jpg`.
+Three folders of images named `<identity>_c<camera>s<sequence>_<frame>_<box>.jpg`, as in `0002_c1s1_000451_03.jpg`.
 Identity -1 is junk (a bad detection), dropped; identity 0000 is a distractor, kept in the gallery. The 500,000
 distractors that came later are a folder `distractors_500k` or `images` beside the three.
 """
@@ -34,10 +34,10 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
     Args:
         root: that folder, or a folder above it if it has one of the names the data set is distributed under.
         name: name of the resulting data set.
-        distractors_500k: add the pictures of the distractors' folder to the gallery.
+        distractors_500k: add the images of the distractors' folder to the gallery.
 
     Raises:
-        InputError: a folder missing or without pictures, or a picture whose name does not parse.
+        InputError: a folder missing or without images, or an image whose name does not parse.
     """
     folder = find_folder(root, _SUBFOLDERS, tuple(PARTS.values()))
     parts = {part: NAMES.read(folder / subfolder, PARTS.values()) for part, subfolder in PARTS.items()}
@@ -53,7 +53,7 @@ def _read_distractors(folder: Path) -> tuple[Record, ...]:
     for subfolder in (folder / d for d in _DISTRACTORS):
         if subfolder.is_dir() and (names := image_names(subfolder)):
             return tuple(Record(str(subfolder / name), identity=0, camera=0) for name in names)
-    raise InputError(f'{folder} has no distractors: expected pictures in a folder {" or ".join(_DISTRACTORS)}')
+    raise InputError(f'{folder} has no distractors: expected images in a folder {" or ".join(_DISTRACTORS)}')
 
 
 def _read_rendered(root: str, name: str = 'rendered') -> ReIDDataset:

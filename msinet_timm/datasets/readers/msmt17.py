@@ -1,6 +1,6 @@
 """MSMT17 (Wei et al., CVPR 2018): people, 15 cameras, in two versions that differ in blurred faces and in folder names.
 
-Lists name pictures and identities: `0000/0000_000_01_0303morning_0015_0.jpg 0`. The third field of a file name is the
+Lists name images and identities: `0000/0000_000_01_0303morning_0015_0.jpg 0`. The third field of a file name is the
 camera. The identities of the test set are numbered from 0 again, so that they are moved behind those of the training
 set here.
 """
@@ -32,7 +32,7 @@ def _read(root: str, split: str = 'trainval', version: str | None = None) -> ReI
     lists = ('list_train.txt', 'list_val.txt')[: 2 if split == 'trainval' else 1]
     train = tuple(record for name in lists for record in _read_list(folder / name, train_folder, int))
     query, gallery = (_read_list(folder / f'list_{n}.txt', test_folder, _test_identity) for n in ('query', 'gallery'))
-    trained = 'train and validation pictures' if split == 'trainval' else 'train pictures without the validation ones'
+    trained = 'train and validation images' if split == 'trainval' else 'train images without the validation ones'
     notes = (f'MSMT17 version {version[1:]}, {trained} to train on',)
     return ReIDDataset('msmt17', str(folder), train, query, gallery, notes=notes, known=_KNOWN[split])
 
@@ -50,7 +50,7 @@ def _find(root: str, version: str | None) -> tuple[Path, str]:
         raise InputError(f'{root} holds both versions of MSMT17: give the option version=v1 or version=v2')
     if not found:
         find_folder(root, ('MSMT17_V1', 'MSMT17_V2', 'msmt17'), ('train', 'test (or mask_train_v2, mask_test_v2)'))
-        raise InputError(f'{root}: list_train.txt is missing beside the pictures of MSMT17')
+        raise InputError(f'{root}: list_train.txt is missing beside the images of MSMT17')
     version = version or next(iter(found))
     return found[version], version
 
@@ -72,7 +72,7 @@ def _test_identity(text: str) -> int:
 
 def _read_list(path: Path, folder: Path, identity: Callable[[str], int]) -> tuple[Record, ...]:
     if not folder.is_dir():
-        raise InputError(f'{folder} is missing: it holds the pictures of {path.name}')
+        raise InputError(f'{folder} is missing: it holds the images of {path.name}')
     records = []
     for number, line in read_lines(path):
         try:
@@ -92,7 +92,7 @@ MSMT17 = Reader(
     layout='MSMT17_V1/{train,test}/ or MSMT17_V2/{mask_train_v2,mask_test_v2}/, '
     'beside list_{train,val,query,gallery}.txt',
     options=(
-        Option('split', 'trainval', 'pictures to train on', ('trainval', 'train')),
+        Option('split', 'trainval', 'images to train on', ('trainval', 'train')),
         Option('version', None, 'needed only where both are there', ('v1', 'v2')),
     ),
     known={f'split={split}': counts for split, counts in _KNOWN.items()},

@@ -73,7 +73,7 @@ _RANDPERSON_KNOWN: Counts = {'train': (8000, 132145)}
 def _read_randperson(root: str) -> ReIDDataset:
     """RandPerson (Wang et al., ACM MM 2020), the subset of the paper's experiments: to train on only."""
     names = ('randperson_subset', 'RandPerson', 'images', 'subset')
-    folder = find_folder(root, names, (f'pictures named like {_SCENES.example}',), _holds_scenes)
+    folder = find_folder(root, names, (f'images named like {_SCENES.example}',), _holds_scenes)
     records = _SCENES.read(folder, ())
     return ReIDDataset('randperson', str(folder), records, (), (), known=_RANDPERSON_KNOWN)
 

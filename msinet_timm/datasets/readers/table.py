@@ -1,4 +1,4 @@
-"""Users' own pictures in a table: CSV or Parquet, checked row by row."""
+"""Users' own images in a table: CSV or Parquet, checked row by row."""
 
 import csv
 import logging
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from msinet_timm.datasets.archive import picture_file
+from msinet_timm.datasets.archive import image_file
 from msinet_timm.datasets.records import ReIDDataset
 from msinet_timm.errors import InputError
 
@@ -150,13 +150,13 @@ class _Checker:
             row['path'] = str(self.images / row['path'])
             key = row['split'], row['path'], row.get('box')
             if key in self.seen:
-                problems = [('path', f'the same picture as in {self.seen[key]}')]
+                problems = [('path', f'the same image as in {self.seen[key]}')]
             self.seen[key] = number
             self.parts[row.pop('split')].append(row)
         self.errors += [(number, *problem) for problem in problems]
 
     def finish(self) -> None:
-        """Adds what only all rows tell: cameras must be known for all pictures or for none."""
+        """Adds what only all rows tell: cameras must be known for all images or for none."""
         if self.numbers[True]:
             self.errors += [(n, 'camera', 'empty, but other rows have one') for n in self.numbers[False]]
 
@@ -164,12 +164,12 @@ class _Checker:
         for name in _REQUIRED:
             if name not in row:
                 yield name, 'empty'
-        if 'path' in row and not os.path.isfile(picture_file(self.images / row['path'])):
+        if 'path' in row and not os.path.isfile(image_file(self.images / row['path'])):
             yield 'path', f'no such file: {self.images / row["path"]}'
         if 'split' in row and row['split'] not in _PARTS:
             yield 'split', f"'{row['split']}' must be one of {', '.join(_PARTS)}"
         if _is_integer(row.get('identity', '')) and int(row['identity']) < 0:
-            yield 'identity', f'{row["identity"]} is below 0; leave out pictures of nobody'
+            yield 'identity', f'{row["identity"]} is below 0; leave out images of nobody'
         if 'time' in row and not _is_integer(row['time']):
             yield 'time', f"'{row['time']}' must be an integer"
         if 'box' in row:
@@ -193,7 +193,7 @@ def _box(text: str) -> tuple[int, int, int, int] | None:
 
 TABLE = Reader(
     read_table,
-    about='your own pictures, in a CSV or Parquet table',
+    about='your own images, in a CSV or Parquet table',
     layout=f'a file with the columns {", ".join(_REQUIRED)}, '
     f'and perhaps {", ".join(c for c in COLUMNS if c not in _REQUIRED)}',
     options=(Option('images', None, "folder that relative paths start from; default the table's"), CLOTHES_OPTION),

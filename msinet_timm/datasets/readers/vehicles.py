@@ -33,57 +33,57 @@ _DRAWS = 10
 _VEHICLEID_PARTS = ('image', 'train_test_split')
 _VEHICLEID_TESTS = {800: 6493, 1600: 13377, 2400: 19777}
 _VEHICLEID_KNOWN: dict[int, Counts] = {
-    size: {'train': (13164, 113346), 'gallery': (size, pictures)} for size, pictures in _VEHICLEID_TESTS.items()
+    size: {'train': (13164, 113346), 'gallery': (size, images)} for size, images in _VEHICLEID_TESTS.items()
 }
 
 
 def _read_vehicleid(root: str, size: int = 800) -> ReIDDataset:
-    """VehicleID (Liu et al., CVPR 2016): no cameras; of each test vehicle one picture is drawn, which the rest seek.
+    """VehicleID (Liu et al., CVPR 2016): no cameras; of each test vehicle one image is drawn, which the rest seek.
 
-    Lists name pictures without their ending, and vehicles: `0000001 1`.
+    Lists name images without their ending, and vehicles: `0000001 1`.
     """
     folder = find_folder(root, ('VehicleID_V1.0', 'VehicleID'), _VEHICLEID_PARTS)
     if not (folder / 'image').is_dir():
-        raise InputError(f'{folder / "image"} is missing: it holds the pictures of VehicleID')
-    pictures = {os.path.splitext(name)[0]: str(folder / 'image' / name) for name in image_names(folder / 'image')}
+        raise InputError(f'{folder / "image"} is missing: it holds the images of VehicleID')
+    images = {os.path.splitext(name)[0]: str(folder / 'image' / name) for name in image_names(folder / 'image')}
     lists = folder / 'train_test_split'
     return ReIDDataset(
         'vehicleid',
         str(folder),
-        train=_read_vehicleid_list(lists / 'train_list.txt', pictures),
+        train=_read_vehicleid_list(lists / 'train_list.txt', images),
         query=(),
-        gallery=_read_vehicleid_list(lists / f'test_list_{size}.txt', pictures),
+        gallery=_read_vehicleid_list(lists / f'test_list_{size}.txt', images),
         protocol=Protocol(draws=_DRAWS),
-        notes=(f'test of {size} vehicles: mean of {_DRAWS} draws of one gallery picture for each',),
+        notes=(f'test of {size} vehicles: mean of {_DRAWS} draws of one gallery image for each',),
         known=_VEHICLEID_KNOWN[size],
     )
 
 
-def _read_vehicleid_list(path: Path, pictures: dict[str, str]) -> tuple[Record, ...]:
+def _read_vehicleid_list(path: Path, images: dict[str, str]) -> tuple[Record, ...]:
     records = []
     for number, line in read_lines(path):
         try:
             name, identity = line.split()
-            records.append(Record(pictures[name], int(identity)))
+            records.append(Record(images[name], int(identity)))
         except KeyError:
-            raise InputError(f'{path}, line {number}: there is no picture {name}.jpg in image/') from None
+            raise InputError(f'{path}, line {number}: there is no image {name}.jpg in image/') from None
         except ValueError:
-            raise InputError(f"{path}, line {number}: expected '<picture> <vehicle>', got '{line}'") from None
+            raise InputError(f"{path}, line {number}: expected '<image> <vehicle>', got '{line}'") from None
     return tuple(records)
 
 
 _WILD_PARTS = ('images', 'train_test_split')
 _WILD_GALLERIES = {3000: 38861, 5000: 64389, 10000: 128517}
 _WILD_KNOWN: dict[int, Counts] = {
-    size: {'train': (30671, 277797), 'query': (size, size), 'gallery': (size, pictures)}
-    for size, pictures in _WILD_GALLERIES.items()
+    size: {'train': (30671, 277797), 'query': (size, size), 'gallery': (size, images)}
+    for size, images in _WILD_GALLERIES.items()
 }
 
 
 def _read_veriwild(root: str, size: int = 3000) -> ReIDDataset:
     """VERI-Wild (Lou et al., CVPR 2019): 174 cameras, a fixed query for each test vehicle.
 
-    Lists name pictures without their ending: `00001/000001` is `images/00001/000001.jpg`. Camera and time are in
+    Lists name images without their ending: `00001/000001` is `images/00001/000001.jpg`. Camera and time are in
     `vehicle_info.txt`, below a header: `00001/000001;32;2018-03-11 09:26:11;...`.
     """
     folder = find_folder(root, ('VERI-Wild', 'VERIWild', 'VERI_Wild'), _WILD_PARTS)
@@ -96,7 +96,7 @@ def _read_veriwild(root: str, size: int = 3000) -> ReIDDataset:
 
 
 def _read_vehicle_info(path: Path) -> dict[str, tuple[int, int | None]]:
-    """Camera and time of each picture."""
+    """Camera and time of each image."""
     information = {}
     for number, line in read_lines(path):
         try:
@@ -104,7 +104,7 @@ def _read_vehicle_info(path: Path) -> dict[str, tuple[int, int | None]]:
             information[name] = int(camera), _seconds(time)
         except ValueError:
             if number > 1:  # the first line is the header
-                expected = '<vehicle>/<picture>;<camera>;<time>;...'
+                expected = '<vehicle>/<image>;<camera>;<time>;...'
                 raise InputError(f"{path}, line {number}: expected '{expected}', got '{line}'") from None
     return information
 
@@ -122,7 +122,7 @@ def _read_wild_list(path: Path, images: Path, information: dict) -> tuple[Record
     for number, line in read_lines(path):
         identity = line.partition('/')[0]
         if not identity.isdecimal():
-            raise InputError(f"{path}, line {number}: expected '<vehicle>/<picture>', got '{line}'")
+            raise InputError(f"{path}, line {number}: expected '<vehicle>/<image>', got '{line}'")
         if line not in information:
             raise InputError(f'{path}, line {number}: {line} is not in vehicle_info.txt')
         camera, time = information[line]

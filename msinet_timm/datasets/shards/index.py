@@ -1,8 +1,8 @@
-"""Data sets in WebDataset shards: tar archives of pictures with their labels, and one index of them all.
+"""Data sets in WebDataset shards: tar archives of images with their labels, and one index of them all.
 
 A folder, or a place that webdataset opens by URL, holds `index.csv`, `train-000000.tar`, `query-000000.tar`,
 `gallery-000000.tar` and so on. A sample is two members of a shard: `KEY.jpg` (or another kind that Pillow reads) and
-`KEY.json`, an object with `identity` and whatever else of `Record` is known. The index has a row for each picture, so
+`KEY.json`, an object with `identity` and whatever else of `Record` is known. The index has a row for each image, so
 that records are known without reading the shards.
 """
 
@@ -48,7 +48,7 @@ def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
 
     Raises:
         InputError: no index and no shards, shards that are missing, cut short or not in the index, or wrong rows; from
-            shards without index: samples without picture, label or a field, and fields of a wrong type.
+            shards without index: samples without image, label or a field, and fields of a wrong type.
     """
     root = root.rstrip('/') if is_remote(root) else str(Path(root))
     shards = None if is_remote(root) else _find_shards(Path(root))
@@ -83,7 +83,7 @@ def _find_shards(folder: Path) -> list[str]:
 def _check_cameras(records: Sequence[Record]) -> None:
     without = next((r.path for r in records if r.camera is None), None)
     if without and any(r.camera is not None for r in records):
-        raise InputError(f'{without} has no camera but other pictures have: give all of them one, or none')
+        raise InputError(f'{without} has no camera but other images have: give all of them one, or none')
 
 
 def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
@@ -194,7 +194,7 @@ def _build_index(folder: Path, shards: Sequence[str]) -> dict[str, tuple[Record,
 
 def _scan(shard: str) -> list[dict]:
     """Rows for `make_records` from the members of a shard, in their order."""
-    pictures: dict[str, str] = {}
+    images: dict[str, str] = {}
     labels: dict[str, dict] = {}
     last, suffixes = 'its beginning', Image.registered_extensions()
     try:
@@ -207,20 +207,20 @@ def _scan(shard: str) -> list[dict]:
                 if suffix == '.json':
                     labels[key] = _parse_label(tar.extractfile(member).read(), f'{shard}/{last}')
                 elif f'.{suffix.rpartition(".")[2]}' in suffixes:
-                    if key in pictures:
-                        raise InputError(f'{shard}: {pictures[key]} and {last} are one sample: give each its own key')
-                    pictures[key] = last
+                    if key in images:
+                        raise InputError(f'{shard}: {images[key]} and {last} are one sample: give each its own key')
+                    images[key] = last
             file.seek(tar.offset)
             if file.read(512) != bytes(512):  # a header that is none ends the loop like the end of the archive
                 raise tarfile.ReadError('bad header')
     except (tarfile.TarError, OSError) as e:
         raise InputError(f'{shard}: broken after {last} ({e}): copy or write it again') from e
-    if not pictures:
+    if not images:
         raise InputError(f'{shard} has no samples: expected members such as 000000.jpg and 000000.json; remove it')
-    for key, member in pictures.items():
+    for key, member in images.items():
         if key not in labels:
             raise InputError(f'{shard}/{member}: its labels are missing, expected the member {key}.json')
-    return [{'path': f'{shard}/{member}', **labels[key]} for key, member in pictures.items()]
+    return [{'path': f'{shard}/{member}', **labels[key]} for key, member in images.items()]
 
 
 def _split_name(member: str) -> tuple[str, str]:
@@ -254,13 +254,13 @@ def _to_text(name: str, value: object, where: str) -> str:
     if not isinstance(value, allowed) or isinstance(value, bool):
         raise InputError(f'{where}: {name} {value!r} must be {expected}')
     if name == 'identity' and str(value).startswith('-'):
-        raise InputError(f'{where}: identity {value} is below 0; leave out pictures of nobody')
+        raise InputError(f'{where}: identity {value} is below 0; leave out images of nobody')
     return str(value)
 
 
 SHARDS = Reader(
     read_shards,
-    about='pictures in WebDataset shards, for sets that outgrow a disk; also by https:// or pipe:',
+    about='images in WebDataset shards, for sets that outgrow a disk; also by https:// or pipe:',
     layout=f'{{train,query,gallery}}-000000.tar of KEY.jpg + KEY.json, and {INDEX}: what msinet-data convert writes',
     options=(CLOTHES_OPTION,),
 )

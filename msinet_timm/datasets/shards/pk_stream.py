@@ -14,9 +14,9 @@ from .stream import StreamedBatches
 
 __all__ = ['PKStream']
 
-#: Share of pictures that a badly sorted stream may lose before the user is told.
+#: Share of images that a badly sorted stream may lose before the user is told.
 _TOLERATED = 0.05
-_REMEDY = 'msinet-data convert, which keeps pictures of one identity near each other'
+_REMEDY = 'msinet-data convert, which keeps images of one identity near each other'
 
 _logger = logging.getLogger(__name__)
 
@@ -24,19 +24,19 @@ _logger = logging.getLogger(__name__)
 class PKStream(Sampler[list[tuple[int, bytes]]]):
     """PK batches from shards that are read once an epoch, one after the other, for a DataLoader's `batch_sampler`.
 
-    Shards come in a random order, which processes share out. Pictures pass through a buffer; whenever it is full, a
-    batch of P random identities with K random pictures of each leaves it, identities with many pictures in it more
+    Shards come in a random order, which processes share out. Images pass through a buffer; whenever it is full, a
+    batch of P random identities with K random images of each leaves it, identities with many images in it more
     often. An epoch depends on (seed, epoch) and the number of processes alone, not on that of the workers.
 
-    How this differs from `msinet_train.data.sampler.PKSampler`, which sees all pictures at once:
+    How this differs from `msinet_train.data.sampler.PKSampler`, which sees all images at once:
 
-    - Only pictures that are in the buffer together can be in a batch together. So shards should hold identities in
+    - Only images that are in the buffer together can be in a batch together. So shards should hold identities in
       groups of several K, and the groups in random order, as `msinet-data convert` writes them.
-    - Processes have different pictures, but may have the same identity at the same step.
-    - Left out are also: pictures that make room in a full buffer before K of their identity have come, the last fewer
+    - Processes have different images, but may have the same identity at the same step.
+    - Left out are also: images that make room in a full buffer before K of their identity have come, the last fewer
       than P identities of each process, and batches beyond those of the process that has the fewest.
 
-    As there, pictures that do not fill a group of K are left out, and an identity with fewer than K is filled up by
+    As there, images that do not fill a group of K are left out, and an identity with fewer than K is filled up by
     repeating some; here, each process counts those in its own shards.
 
     Args:
@@ -44,7 +44,7 @@ class PKStream(Sampler[list[tuple[int, bytes]]]):
         identities_per_batch: P.
         images_per_identity: K.
         seed: of all epochs.
-        buffer: pictures in it at most, no fewer than a batch; None for 4,096 or, if more, 16 batches.
+        buffer: images in it at most, no fewer than a batch; None for 4,096 or, if more, 16 batches.
         num_replicas: processes that train together. All of them get equally many batches.
         rank: this one among them, from 0.
 
@@ -79,7 +79,7 @@ class PKStream(Sampler[list[tuple[int, bytes]]]):
         lost = self._draw(0)
         if lost > _TOLERATED * len(records):
             _logger.warning(
-                f'{lost / len(records):.0%} of the training pictures find no other {images_per_identity - 1} of their '
+                f'{lost / len(records):.0%} of the training images find no other {images_per_identity - 1} of their '
                 f'identity among {self.buffer:,} in the stream and are left out: write the shards anew with {_REMEDY}'
             )
 
@@ -100,7 +100,7 @@ class PKStream(Sampler[list[tuple[int, bytes]]]):
         return iter(self._batches)
 
     def _draw(self, epoch: int) -> int:
-        """Draws an epoch; returns how many pictures find no company, in all processes."""
+        """Draws an epoch; returns how many images find no company, in all processes."""
         self.epoch = epoch
         names = list(self._shards)
         order = np.random.default_rng((self.seed, epoch)).permutation(len(names))
@@ -133,11 +133,11 @@ def _group(records: Sequence[Record]) -> dict[str, np.ndarray]:
 
 
 class _Plan:
-    """What a buffer does to a stream of pictures.
+    """What a buffer does to a stream of images.
 
     Attributes:
-        batches: indices of pictures.
-        lost: number of pictures that had to make room before enough of their identity had come.
+        batches: indices of images.
+        lost: number of images that had to make room before enough of their identity had come.
     """
 
     def __init__(self, identities: int, images: int, buffer: int, rng: np.random.Generator) -> None:
@@ -148,8 +148,8 @@ class _Plan:
         self.batches: list[list[int]] = []
         self.lost = 0
         self._size = 0
-        self._held: dict[int, list[int]] = {}  # pictures by identity, in order of arrival
-        self._groups: list[int] = []  # an identity for each K of its pictures in the buffer
+        self._held: dict[int, list[int]] = {}  # images by identity, in order of arrival
+        self._groups: list[int] = []  # an identity for each K of its images in the buffer
 
     def run(self, stream: Sequence[int], records: Sequence[Record]) -> None:
         total = Counter(records[index].identity for index in stream)
@@ -195,13 +195,13 @@ class _Plan:
             del self._held[identity]
         return taken
 
-    def _draw_out(self, pictures: list[int], count: int) -> list[int]:
+    def _draw_out(self, images: list[int], count: int) -> list[int]:
         """Removes random ones."""
         drawn = []
         for _ in range(count):
-            place = int(self.rng.integers(len(pictures)))
-            pictures[place], pictures[-1] = pictures[-1], pictures[place]
-            drawn.append(pictures.pop())
+            place = int(self.rng.integers(len(images)))
+            images[place], images[-1] = images[-1], images[place]
+            drawn.append(images.pop())
         return drawn
 
     def _drop(self, identity: int, count: int) -> None:
@@ -217,7 +217,7 @@ class _Plan:
             if self._size <= self.buffer // 2:
                 break
             self._drop(identity, len(self._held[identity]))
-        while self._groups and self._size > self.buffer // 2:  # far too many pictures of far too few
+        while self._groups and self._size > self.buffer // 2:  # far too many images of far too few
             place = int(self.rng.integers(len(self._groups)))
             identity = self._groups.pop(place)
             self._drop(identity, min(self.images, len(self._held[identity])))

@@ -1,6 +1,6 @@
-"""Pictures from shards as they stream by: the main process reads, the workers of a DataLoader decode.
+"""Images from shards as they stream by: the main process reads, the workers of a DataLoader decode.
 
-Batches are known beforehand, from the index. While a stream passes, each picture is kept, compressed, until its batch
+Batches are known beforehand, from the index. While a stream passes, each image is kept, compressed, until its batch
 is complete; so batches don't depend on the number of workers, and remote shards are read as fast as local ones.
 """
 
@@ -17,21 +17,21 @@ from msinet_timm.datasets.records import Record
 
 __all__ = ['StreamedBatches', 'StreamedImages', 'in_shards']
 
-#: Pictures that are read while the ones before them are used.
+#: Images that are read while the ones before them are used.
 _AHEAD = 64
 
 
 def in_shards(records: Sequence[Record]) -> bool:
-    """Whether all pictures are members of shards, local or not."""
+    """Whether all images are members of shards, local or not."""
     shards = {r.path.rpartition('.tar/')[0] for r in records}  # few, so that few files are looked at
     return bool(shards) and all(split_path(f'{shard}.tar/') for shard in shards if shard) and '' not in shards
 
 
 class StreamedImages(ReIDImages):
-    """As `ReIDImages`, for what `StreamedBatches` and `PKStream` give: pictures with their compressed contents."""
+    """As `ReIDImages`, for what `StreamedBatches` and `PKStream` give: images with their compressed contents."""
 
-    def __getitem__(self, picture: tuple[int, bytes | UnreadableImageError]) -> tuple:
-        index, content = picture
+    def __getitem__(self, image: tuple[int, bytes | UnreadableImageError]) -> tuple:
+        index, content = image
         if isinstance(content, UnreadableImageError):
             raise content
         record = self.records[index]
@@ -39,7 +39,7 @@ class StreamedImages(ReIDImages):
 
 
 class StreamedBatches(Sampler[list[tuple[int, bytes]]]):
-    """Given batches of pictures, for a DataLoader's `batch_sampler`; shards are read once, and in order.
+    """Given batches of images, for a DataLoader's `batch_sampler`; shards are read once, and in order.
 
     A shard that cannot be read ends them with a batch that `StreamedImages` raises for.
 
@@ -60,15 +60,15 @@ class StreamedBatches(Sampler[list[tuple[int, bytes]]]):
         return len(self.batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, bytes]]]:
-        pictures = _ahead(self._read())
+        images = _ahead(self._read())
         waiting: dict[int, bytes] = {}
         for batch in self.batches:
             missing = set(batch) - waiting.keys()
             while missing:
                 try:
-                    index, content = next(pictures)
+                    index, content = next(images)
                 except UnreadableImageError as e:
-                    # for a worker to raise, like any broken picture: a DataLoader that is asking for its first batches
+                    # for a worker to raise, like any broken image: a DataLoader that is asking for its first batches
                     # would not shut down cleanly
                     yield [(batch[0], e)]
                     return
@@ -78,7 +78,7 @@ class StreamedBatches(Sampler[list[tuple[int, bytes]]]):
             yield [(index, contents[index]) for index in batch]
 
     def _read(self) -> Iterator[tuple[int, bytes]]:
-        """Index and content of all pictures in the batches, in the order in which they lie in the shards."""
+        """Index and content of all images in the batches, in the order in which they lie in the shards."""
         wanted: dict[str, dict[str, int]] = {}
         for batch in self.batches:
             for index in batch:

@@ -1,4 +1,4 @@
-"""Is a data set sound? Counts, identities that cannot be learnt or found, and pictures that should not be there."""
+"""Is a data set sound? Counts, identities that cannot be learnt or found, and images that should not be there."""
 
 import hashlib
 import os
@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from msinet_timm.commands import progress
-from msinet_timm.datasets.archive import read_picture
+from msinet_timm.datasets.archive import read_image
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record, ReIDDataset
 
 __all__ = ['Finding', 'check_dataset', 'summarize']
 
-#: Pictures with a shorter side below this, in pixels, show too little of anybody.
+#: Images with a shorter side below this, in pixels, show too little of anybody.
 TINY = 16
 _LISTED = 5
 
@@ -42,8 +42,8 @@ class Finding:
 
 
 def summarize(dataset: ReIDDataset) -> str:
-    """A table of identities, pictures and cameras of each part."""
-    lines = [f'{"":8} {"identities":>10} {"pictures":>9} {"cameras":>8}']
+    """A table of identities, images and cameras of each part."""
+    lines = [f'{"":8} {"identities":>10} {"images":>9} {"cameras":>8}']
     for part in ('train', 'query', 'gallery'):
         records = getattr(dataset, part)
         identities, cameras = ({getattr(r, name) for r in records} - {None} for name in ('identity', 'camera'))
@@ -52,22 +52,20 @@ def summarize(dataset: ReIDDataset) -> str:
 
 
 def check_dataset(dataset: ReIDDataset) -> list[Finding]:
-    """Everything that is wrong with a data set; opens all of its pictures.
+    """Everything that is wrong with a data set; opens all of its images.
 
-    Distractors, identities of the gallery that nobody asks for, may have a single picture or camera.
+    Distractors, identities of the gallery that nobody asks for, may have a single image or camera.
     """
-    return [*_check_counts(dataset), *_check_identities(dataset), *_check_pictures(dataset)]
+    return [*_check_counts(dataset), *_check_identities(dataset), *_check_images(dataset)]
 
 
 def _check_counts(dataset: ReIDDataset) -> Iterable[Finding]:
-    for part, (identities, pictures) in dataset.known.items():
+    for part, (identities, images) in dataset.known.items():
         records = getattr(dataset, part)
         found = len({r.identity for r in records}), len(records)
-        if found != (identities if identities is not None else found[0], pictures):
-            expected = f'{pictures:,} pictures' + (f' of {identities:,} identities' if identities is not None else '')
-            yield Finding(
-                'counts', f'{part}: {found[1]:,} pictures of {found[0]:,} identities, but {expected} are known'
-            )
+        if found != (identities if identities is not None else found[0], images):
+            expected = f'{images:,} images' + (f' of {identities:,} identities' if identities is not None else '')
+            yield Finding('counts', f'{part}: {found[1]:,} images of {found[0]:,} identities, but {expected} are known')
 
 
 def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
@@ -75,13 +73,11 @@ def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
     asked = {r.identity for r in (dataset.gallery if drawn else dataset.query)}
     tested = [r for r in dataset.query + dataset.gallery if r.identity in asked]
     for part, records in (('train', dataset.train), ('test', tested)):
-        pictures: dict[int, list[Record]] = defaultdict(list)
+        images: dict[int, list[Record]] = defaultdict(list)
         for record in records:
-            pictures[record.identity].append(record)
-        yield from _found(
-            'single', f'{part}: identities with one picture', [i for i, r in pictures.items() if len(r) == 1]
-        )
-        one = [i for i, r in pictures.items() if len(r) > 1 and len({p.camera for p in r} - {None}) == 1]
+            images[record.identity].append(record)
+        yield from _found('single', f'{part}: identities with one image', [i for i, r in images.items() if len(r) == 1])
+        one = [i for i, r in images.items() if len(r) > 1 and len({p.camera for p in r} - {None}) == 1]
         yield from _found('camera', f'{part}: identities under one camera', one)
     trained = {r.identity for r in dataset.train}
     yield from _found('mixed', 'identities in both train and test', trained & {r.identity for r in tested})
@@ -95,7 +91,7 @@ def _found(kind: str, text: str, identities: Iterable[int]) -> list[Finding]:
     return [Finding(kind, f'{text}: {len(names):,}', names)] if names else []
 
 
-def _check_pictures(dataset: ReIDDataset) -> Iterable[Finding]:
+def _check_images(dataset: ReIDDataset) -> Iterable[Finding]:
     records = dataset.train + dataset.query + dataset.gallery
     unreadable, tiny, same = [], [], defaultdict(list)
     for record, (problem, side, digest) in zip(records, _inspect_all(records), strict=True):
@@ -106,19 +102,19 @@ def _check_pictures(dataset: ReIDDataset) -> Iterable[Finding]:
             tiny.append(f'{record.path}: {side} pixels')
         same[digest].append(record)
     if unreadable:
-        yield Finding('unreadable', f'unreadable pictures: {len(unreadable):,}', tuple(unreadable))
+        yield Finding('unreadable', f'unreadable images: {len(unreadable):,}', tuple(unreadable))
     if tiny:
-        yield Finding('tiny', f'pictures with a side below {TINY} pixels: {len(tiny):,}', tuple(tiny))
+        yield Finding('tiny', f'images with a side below {TINY} pixels: {len(tiny):,}', tuple(tiny))
     groups = [group for group in same.values() if len(group) > 1]
     if groups:
         wrong = sum(len({r.identity for r in group}) > 1 for group in groups)
-        text = f'groups of identical pictures: {len(groups):,}, {wrong:,} of them of different identities'
+        text = f'groups of identical images: {len(groups):,}, {wrong:,} of them of different identities'
         yield Finding('duplicate', text, tuple(' = '.join(r.path for r in group) for group in groups))
 
 
 def _inspect_all(records: Sequence[Record]) -> Iterable[tuple[str, int, bytes]]:
     """What `_inspect` gives, in order; threads help since decoding and hashing release Python's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(total=len(records), unit='picture') as bar:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(total=len(records), unit='image') as bar:
         for start in range(0, len(records), 1024):
             for result in pool.map(_inspect, records[start : start + 1024]):
                 yield result
@@ -126,10 +122,10 @@ def _inspect_all(records: Sequence[Record]) -> Iterable[tuple[str, int, bytes]]:
 
 
 def _inspect(record: Record) -> tuple[str, int, bytes]:
-    """What keeps a picture from being read, else its shorter side in pixels and a hash of file and box."""
+    """What keeps an image from being read, else its shorter side in pixels and a hash of file and box."""
     try:
         size = load_image(record.path, record.box).size
-        content = read_picture(record.path)
+        content = read_image(record.path)
     except (UnreadableImageError, OSError) as e:
         return str(e), 0, b''
     return '', min(size), hashlib.sha256(content + repr(record.box).encode()).digest()

@@ -1,4 +1,4 @@
-"""A picture of a data set: some identities of each part, each with its pictures in a row."""
+"""An image of a data set: some identities of each part, each with its images in a row."""
 
 import random
 from collections.abc import Sequence
@@ -32,10 +32,10 @@ def write_contact_sheet(path: str | Path, dataset: ReIDDataset) -> None:
         raise InputError(f'--contact-sheet {path}: cannot write ({e.strerror or e})') from e
 
 
-def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, pictures: int = 10, seed: int = 0) -> Image.Image:
-    """Random identities to train on and to find, each with up to so many pictures, evenly from all cameras.
+def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, images: int = 10, seed: int = 0) -> Image.Image:
+    """Random identities to train on and to find, each with up to so many images, evenly from all cameras.
 
-    Of identities to find, queries come first. A picture that cannot be read is left empty.
+    Of identities to find, queries come first. An image that cannot be read is left empty.
     """
     rows = []
     for label, parts in (('train', [dataset.train]), ('test', [dataset.query, dataset.gallery])):
@@ -44,9 +44,9 @@ def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, pictures: int 
             mine = [sorted((r for r in part if r.identity == identity), key=_by_camera) for part in parts]
             shown = [record for part in mine for record in part]
             kinds = ' + '.join(str(len(part)) for part in mine if part)
-            rows.append((f'{label}\nid {identity}\n{kinds} pictures', _evenly(shown, pictures)))
+            rows.append((f'{label}\nid {identity}\n{kinds} images', _evenly(shown, images)))
     width, height = CELL[0] + GAP, CELL[1] + CAPTION + GAP
-    sheet = Image.new('RGB', (LABEL + pictures * width + GAP, max(1, len(rows)) * height + GAP), (255, 255, 255))
+    sheet = Image.new('RGB', (LABEL + images * width + GAP, max(1, len(rows)) * height + GAP), (255, 255, 255))
     draw = ImageDraw.Draw(sheet)
     for y, (label, shown) in enumerate(rows):
         top = GAP + y * height

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from msinet_timm.commands import progress
-from msinet_timm.datasets.archive import read_picture, split_path
+from msinet_timm.datasets.archive import read_image, split_path
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.labels import FIELDS
 from msinet_timm.datasets.readers.market1501 import PARTS
@@ -22,26 +22,26 @@ from msinet_timm.errors import InputError
 
 __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
-#: Pictures in a shard.
+#: Images in a shard.
 SHARD_SIZE = 1000
-#: Pictures of one identity side by side in shards to train on, at most.
+#: Images of one identity side by side in shards to train on, at most.
 GROUP = 16
 _PARTS = ('train', 'query', 'gallery')
 
 
 def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: int | None = None) -> dict[str, int]:
-    """Writes a data set in another layout. Pictures are hard links where possible, else copies; crops are new files.
+    """Writes a data set in another layout. Images are hard links where possible, else copies; crops are new files.
 
     Args:
         dataset: what to write.
-        layout: one of `LAYOUTS`: `folder` and `market1501` make a folder of pictures, `csv` a table of the pictures
+        layout: one of `LAYOUTS`: `folder` and `market1501` make a folder of images, `csv` a table of the images
             where they are, `shards` a folder of WebDataset shards with the files as they are, boxes in the labels.
-            There pictures to train on are shuffled in groups of up to `GROUP` of an identity, always in the same way.
+            There images to train on are shuffled in groups of up to `GROUP` of an identity, always in the same way.
         output: new or empty folder, or the table's file.
-        shard_size: pictures in a shard, for `shards` alone; None for `SHARD_SIZE`.
+        shard_size: images in a shard, for `shards` alone; None for `SHARD_SIZE`.
 
     Returns:
-        Pictures written by part.
+        Images written by part.
 
     Raises:
         InputError: the layout cannot hold the data set, or the output cannot be written.
@@ -88,7 +88,7 @@ def _to_folder(dataset: ReIDDataset, output: Path) -> None:
         camera = '' if record.camera is None else f'{record.camera}/'
         return f'{part}/{record.identity}/{camera}{number:06d}_{Path(record.path).stem}{suffix}'
 
-    _write_pictures(dataset, output, name)
+    _write_images(dataset, output, name)
 
 
 def _to_market1501(dataset: ReIDDataset, output: Path) -> None:
@@ -105,7 +105,7 @@ def _to_market1501(dataset: ReIDDataset, output: Path) -> None:
     def name(part: str, number: int, record: Record, suffix: str) -> str:
         return f'{PARTS[part]}/{record.identity + shift:04d}_c{record.camera}s1_{number:06d}_00{suffix}'
 
-    _write_pictures(dataset, output, name)
+    _write_images(dataset, output, name)
 
 
 def _require_empty(output: Path) -> None:
@@ -113,10 +113,10 @@ def _require_empty(output: Path) -> None:
         raise InputError(f'--output {output}: give a new or empty folder')
 
 
-def _write_pictures(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
+def _write_images(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
     _require_empty(output)
     records = [(part, number, r) for part in _PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
-    for part, number, record in progress(records, desc='convert', unit='picture'):
+    for part, number, record in progress(records, desc='convert', unit='image'):
         suffix = Path(record.path).suffix.lower() if record.box is None else '.png'
         target = output / name(part, number, record, suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -139,9 +139,9 @@ def _link(source: str, target: Path) -> None:
 
 def _read(path: str) -> bytes:
     try:
-        return read_picture(path)
+        return read_image(path)
     except OSError as e:
-        raise InputError(f'{path}: cannot read this picture ({e.strerror or e}); replace or remove it') from e
+        raise InputError(f'{path}: cannot read this image ({e.strerror or e}); replace or remove it') from e
 
 
 def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
@@ -154,7 +154,7 @@ def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE)
     suffixes = Image.registered_extensions()
     total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
     written: dict[str, list[Record]] = {part: [] for part in _PARTS}
-    with progress(total=total, desc='convert', unit='picture') as bar:
+    with progress(total=total, desc='convert', unit='image') as bar:
         for part in _PARTS:
             records = getattr(dataset, part)
             groups = _in_groups(records, min(GROUP, shard_size)) if part == 'train' else [[r] for r in records]
@@ -172,15 +172,15 @@ def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE)
 
 
 def _in_groups(records: Sequence[Record], size: int) -> list[list[Record]]:
-    """Shuffled groups of pictures of one identity, of up to so many, all of an identity's nearly equally large."""
+    """Shuffled groups of images of one identity, of up to so many, all of an identity's nearly equally large."""
     rng = np.random.default_rng(0)
     people = defaultdict(list)
     for record in records:
         people[record.identity].append(record)
     groups = []
-    for pictures in people.values():
-        order, count = rng.permutation(len(pictures)), -(-len(pictures) // size)
-        groups += [[pictures[i] for i in order[start::count]] for start in range(count)]
+    for images in people.values():
+        order, count = rng.permutation(len(images)), -(-len(images) // size)
+        groups += [[images[i] for i in order[start::count]] for start in range(count)]
     return [groups[i] for i in rng.permutation(len(groups))]
 
 

@@ -1,4 +1,4 @@
-"""`--skip-broken`: pictures that cannot be read are taken out of a data set before the work begins."""
+"""`--skip-broken`: images that cannot be read are taken out of a data set before the work begins."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ __all__ = ['SKIP_BROKEN', 'drop_broken']
 _logger = logging.getLogger(__name__)
 
 #: Help of the flag.
-SKIP_BROKEN = 'decode every picture first, list the broken ones and go on without them'
+SKIP_BROKEN = 'decode every image first, list the broken ones and go on without them'
 
 _LISTED = 20
 
 
 def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 'gallery')) -> ReIDDataset:
-    """Decodes all pictures and leaves out those that cannot be read, so that batches and rankings are whole.
+    """Decodes all images and leaves out those that cannot be read, so that batches and rankings are whole.
 
     The log gets a line for each of the first 20, their count, and the training identities that are lost with them;
     the count joins the data set's notes, since figures without them are others.
@@ -32,7 +32,7 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 
         parts: which parts to look at.
 
     Raises:
-        InputError: a part has no picture left.
+        InputError: a part has no image left.
     """
     readable = {part: [] for part in parts}
     problems: dict[str, list[str]] = {part: [] for part in parts}
@@ -53,21 +53,21 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 
     for part in parts:
         if problems[part] and not readable[part]:
             raise InputError(
-                f'--skip-broken: all {len(problems[part])} pictures of the {part} part of {dataset.root} are broken: '
+                f'--skip-broken: all {len(problems[part])} images of the {part} part of {dataset.root} are broken: '
                 'check the data set and whether it is fully copied'
             )
     lost = {r.identity for r in dataset.train} - {r.identity for r in readable.get('train', dataset.train)}
     if lost:
         names = ', '.join(map(str, sorted(lost)[:_LISTED])) + (' ...' if len(lost) > _LISTED else '')
-        _logger.warning(f'skipped: {len(lost)} training identities without a readable picture: {names}')
-    note = 'broken pictures skipped: ' + ', '.join(f'{len(problems[part])} {part}' for part in parts)
+        _logger.warning(f'skipped: {len(lost)} training identities without a readable image: {names}')
+    note = 'broken images skipped: ' + ', '.join(f'{len(problems[part])} {part}' for part in parts)
     return replace(
         dataset, notes=(*dataset.notes, note), **{part: tuple(records) for part, records in readable.items()}
     )
 
 
 def _problems(records: Sequence[Record], description: str):
-    """What keeps each picture from being read, or None; threads help since decoding releases Python's lock."""
+    """What keeps each image from being read, or None; threads help since decoding releases Python's lock."""
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         progress(total=len(records), desc=f'check {description}', unit='img') as bar,

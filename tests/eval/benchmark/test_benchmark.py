@@ -49,7 +49,7 @@ def test_each_form_is_measured_in_its_own_process():
     assert figures['numba']['mAP'] == evaluate_ranking(**made_up(SMALL)).mAP
     assert figures['numba']['megabytes'] < 50  # without torch itself
     printed = table('small', figures)
-    assert printed.startswith('small: 60 queries, 400 gallery pictures, 768 dimensions')
+    assert printed.startswith('small: 60 queries, 400 gallery images, 768 dimensions')
     assert 'scaled from 30 queries' in printed
     assert printed.count('x faster than the plain form') == 1
 

@@ -116,10 +116,10 @@ def test_bad_input(folders, tmp_path, capsys):
     query.save(tmp_path / 'query.safetensors')
     assert 'B: ' in (error := fail(root / 'bad', tmp_path)) and 'only one of' in error
     gallery.subset(torch.arange(100)).save(tmp_path / 'gallery.safetensors')
-    assert '360 gallery pictures' in fail(root / 'bad', tmp_path)
+    assert '360 gallery images' in fail(root / 'bad', tmp_path)
     gallery.subset(torch.arange(359, -1, -1)).save(tmp_path / 'gallery.safetensors')
-    assert 'gallery picture 0 is' in fail(root / 'bad', tmp_path)
-    # pictures that were moved are still the same
+    assert 'gallery image 0 is' in fail(root / 'bad', tmp_path)
+    # images that were moved are still the same
     moved = replace(gallery, paths=tuple(f'/elsewhere/{path.rpartition("/")[2]}' for path in gallery.paths))
     moved.save(tmp_path / 'gallery.safetensors')
     assert main(['compare', str(root / 'bad'), str(tmp_path)]) == 0

@@ -339,18 +339,18 @@ def test_identities_that_are_not_in_the_gallery(market, capsys, tmp_path):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--ranks', '99'], '--ranks 99: the gallery of color_histogram on market1501 has only 10 pictures'),
-        (['--rerank'], 'k1 is 20, but the gallery has only 10 pictures'),
+        (['--ranks', '99'], '--ranks 99: the gallery of color_histogram on market1501 has only 10 images'),
+        (['--rerank'], 'k1 is 20, but the gallery has only 10 images'),
         (['--query-expansion', '11'], 'gallery'),
         (['--k1', '5'], '--k1 is a setting of --rerank: give that, too'),
         (['--labels', 'x.csv'], '--labels tell who --embeddings are of'),
-        (['--multi-shot'], 'tracklets of these pictures are not known'),
+        (['--multi-shot'], 'tracklets of these images are not known'),
         (['--part', 'global'], 'ColorHistogram has no branches and necks'),
         (['--png'], 'give --html FILE, too'),
         (['--html', 'report.txt'], 'report.txt: the file name must end in .html'),
         (['--breakdown', '--protocol', 'all-cameras'], '--breakdown: neither cameras nor domains of color_histogram'),
         (['--calibrate'], "but 'color_histogram' is no folder and no file"),
-        (['--protocol', 'clothes-changing'], 'needs the clothes of all pictures'),
+        (['--protocol', 'clothes-changing'], 'needs the clothes of all images'),
         (['--protocol', 'nonsense'], '--protocol nonsense: give standard alone'),
     ],
 )

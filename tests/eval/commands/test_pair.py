@@ -12,7 +12,7 @@ from msinet_timm.datasets import Record, create_dataset
 
 
 @pytest.fixture(scope='module')
-def pictures():
+def images():
     return [record.path for record in create_dataset('sample').query[:2]]
 
 
@@ -31,26 +31,26 @@ def folder(tmp_path_factory):
     return folder, float(torch.dist(a, b))
 
 
-def test_distance_alone(folder, pictures, tmp_path, capsys):
+def test_distance_alone(folder, images, tmp_path, capsys):
     folder, distance = folder
-    assert main(['pair', *pictures, '--model', str(folder), '--json', str(tmp_path / 'a.json')]) == 0
+    assert main(['pair', *images, '--model', str(folder), '--json', str(tmp_path / 'a.json')]) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert first == f'distance {distance:.4f}, cosine {1 - distance**2 / 2:.4f} ({folder})'
     assert '--calibrate' in second and 'the same one depends' in second
     answer = json.loads((tmp_path / 'a.json').read_text())
     assert answer['distance'] == pytest.approx(distance, abs=1e-6) and answer['same'] is answer['threshold'] is None
-    assert main(['pair', pictures[0], pictures[0], '--model', str(folder), '--threshold', '0.001']) == 0
+    assert main(['pair', images[0], images[0], '--model', str(folder), '--threshold', '0.001']) == 0
     assert 'the same one: the threshold is 0.0010 (given)' in capsys.readouterr().out
     # another size, another distance
-    assert main(['pair', *pictures, '--model', str(folder), '--height', '96', '--width', '48']) == 0
+    assert main(['pair', *images, '--model', str(folder), '--height', '96', '--width', '48']) == 0
     assert capsys.readouterr().out.splitlines()[0] != first
 
 
-def test_threshold(folder, pictures, tmp_path, capsys):
+def test_threshold(folder, images, tmp_path, capsys):
     folder, distance = folder
     Calibration(distance + 0.01, 0.001, 0.9, 'a set', 'a model').save(folder)
     try:
-        options = ['pair', *pictures, '--model', str(folder), '--json', str(tmp_path / 'a.json')]
+        options = ['pair', *images, '--model', str(folder), '--json', str(tmp_path / 'a.json')]
         assert main(options) == 0
         expected = f'the same one: the threshold is {distance + 0.01:.4f} (calibrated on a set: 0.1 % false alarms)'
         assert capsys.readouterr().out.splitlines()[1] == expected
@@ -59,26 +59,26 @@ def test_threshold(folder, pictures, tmp_path, capsys):
         assert re.match('not the same one: .+ [(]given[)]', capsys.readouterr().out.splitlines()[1])
         # a checkpoint has its calibration beside it
         checkpoint = ['--model', 'msinet_x0_25', '--checkpoint', str(folder / 'pytorch_model.bin')]
-        assert main(['pair', *pictures, *checkpoint, '--height', '64', '--width', '32']) == 0
+        assert main(['pair', *images, *checkpoint, '--height', '64', '--width', '32']) == 0
         assert f'distance {distance:.4f}' in (out := capsys.readouterr().out) and 'a set' in out
     finally:
         (folder / 'calibration.json').unlink()
 
 
-def test_default_model_is_the_pretrained_one(folder, pictures, capsys, monkeypatch):
+def test_default_model_is_the_pretrained_one(folder, images, capsys, monkeypatch):
     monkeypatch.setattr('msinet_eval.commands.pair.is_model_pretrained', lambda name: False)
-    assert main(['pair', *pictures]) == 2
+    assert main(['pair', *images]) == 2
     assert 'msinet_x1_0 has no pretrained weights yet: give --model' in capsys.readouterr().err
     monkeypatch.setattr('msinet_eval.commands.pair.is_model_pretrained', lambda name: True)
     monkeypatch.setattr('msinet_eval.commands.pair._DEFAULT_MODEL', str(folder[0]))
-    assert main(['pair', *pictures]) == 0 and f'distance {folder[1]:.4f}' in capsys.readouterr().out
+    assert main(['pair', *images]) == 0 and f'distance {folder[1]:.4f}' in capsys.readouterr().out
 
 
-def test_bad_input(folder, pictures, capsys):
+def test_bad_input(folder, images, capsys):
     model = ['--model', str(folder[0])]
-    assert main(['pair', pictures[0], 'gone.jpg', *model]) == 2 and 'gone.jpg' in capsys.readouterr().err
-    assert main(['pair', *pictures, '--model', 'msinet_x9']) == 2 and 'unknown model' in capsys.readouterr().err
-    assert main(['pair', *pictures, *model, '--json', '/nowhere/a.json']) == 2
+    assert main(['pair', images[0], 'gone.jpg', *model]) == 2 and 'gone.jpg' in capsys.readouterr().err
+    assert main(['pair', *images, '--model', 'msinet_x9']) == 2 and 'unknown model' in capsys.readouterr().err
+    assert main(['pair', *images, *model, '--json', '/nowhere/a.json']) == 2
     assert '--json /nowhere/a.json: cannot write' in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main(['pair', *pictures, *model, '--threshold', '0'])
+        main(['pair', *images, *model, '--threshold', '0'])

@@ -53,24 +53,24 @@ def test_recall_is_told(folder, caplog, capsys):
     for nprobe in ('1', '16'):
         options = ['--backend', 'ivfpq', '--nlist', '16', '--nprobe', nprobe, '--m', '4', '--refine', '30', '--recall']
         assert main(['search', *files, *options]) == 0
-        shares.append(float(re.search(r'6 queries in 300 pictures.*recall@10 ([0-9.]+)', caplog.text).group(1)))
+        shares.append(float(re.search(r'6 queries in 300 images.*recall@10 ([0-9.]+)', caplog.text).group(1)))
         caplog.clear()
     assert shares[0] < 0.9 < shares[1]
     assert capsys.readouterr().out.startswith('query,rank,distance,index,identity,camera,path\n')
 
 
-def test_pictures(market, tmp_path, capsys):
+def test_images(market, tmp_path, capsys):
     """Everybody wears one colour: all three of an identity come first."""
     command = ['color_histogram', '-ds', 'market1501', '--data-dir', str(market), '--workers', '0', '--no-intervals']
     assert main([*command, '--features', str(tmp_path)]) == 0
-    pictures = sorted(str(path) for path in (market / 'query').iterdir())
+    images = sorted(str(path) for path in (market / 'query').iterdir())
     output = tmp_path / 'found.csv'
-    found = ['search', str(tmp_path), *pictures, '--model', 'color_histogram', '-k', '3', '--output', str(output)]
+    found = ['search', str(tmp_path), *images, '--model', 'color_histogram', '-k', '3', '--output', str(output)]
     capsys.readouterr()
     assert main(found) == 0
     assert capsys.readouterr().out == ''
     rows = read(output.read_text())
-    assert [row['query'] for row in rows[::3]] == pictures
+    assert [row['query'] for row in rows[::3]] == images
     assert [row['identity'] for row in rows] == ['1'] * 3 + ['2'] * 3 + ['3'] * 3
     assert all(float(row['distance']) < 0.7 for row in rows)
 
@@ -85,10 +85,10 @@ def test_array(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['{0}', 'a.jpg'], 'a.jpg is no file of features: to search for pictures, give --model'),
+        (['{0}', 'a.jpg'], 'a.jpg is no file of features: to search for images, give --model'),
         (['{0}', '{0}', '--model', 'color_histogram'], 'holds features, which need no --model'),
         (['{0}', '{0}', 'a.jpg'], 'holds features: give nothing else'),
-        (['{0}', '{0}', '-k', '301'], 'k must be from 1 to the number of gallery pictures, 300'),
+        (['{0}', '{0}', '-k', '301'], 'k must be from 1 to the number of gallery images, 300'),
         (['{0}', '{0}', '--ef', '3'], 'exact has no parameter ef'),
         (['{0}/none', '{0}'], 'has no store.json'),
         (['{0}', '{0}', '--output', '{0}'], r'--output .*: cannot write'),

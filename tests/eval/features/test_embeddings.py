@@ -85,7 +85,7 @@ def test_files_of_the_command_need_no_labels(market, tmp_path, capsys):
     a, b = (json.loads((tmp_path / name).read_text()) for name in ('a.json', 'b.json'))
     assert (a['mAP'], a['cmc'], a['images']) == (b['mAP'], b['cmc'], b['images'])
     assert (tmp_path / 'lists.png').stat().st_size > 1000
-    # one set of pictures, of which galleries are drawn
+    # one set of images, of which galleries are drawn
     assert main(['--embeddings', files[1], '--protocol', 'draws=3', '--json', str(tmp_path / 'c.json')]) == 0
     assert len(json.loads((tmp_path / 'c.json').read_text())['draws']) == 3
     assert main(['--embeddings', files[1]]) == 2
@@ -96,9 +96,9 @@ def test_without_cameras_a_remark_says_so(files, tmp_path, capsys):
     table = tmp_path / 'two.csv'
     table.write_text('\n'.join(','.join(line.split(',')[:2]) for line in LABELS.splitlines()))
     assert main(['--embeddings', *files, '--labels', str(table)]) == 0
-    assert 'no cameras known: pictures of the same camera count as matches' in capsys.readouterr().out
+    assert 'no cameras known: images of the same camera count as matches' in capsys.readouterr().out
     assert main(['--embeddings', *files, '--labels', str(table), '--ranked-lists', str(tmp_path / 'l.png')]) == 2
-    assert '--ranked-lists shows pictures: give the --labels a column path' in capsys.readouterr().err
+    assert '--ranked-lists shows images: give the --labels a column path' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_wrong_files(files, labels, tmp_path):
             load_embeddings([tmp_path / 'wrong.npy', files[1]], table)
 
     refuse(np.ones((2, 3), np.float32), r'wrong.npy has 3 dimensions, .*gallery.npy 2: they are of different models')
-    refuse(np.ones(2, np.float32), r'embeddings must be \[pictures, dimensions\], not empty; got \[2\]')
+    refuse(np.ones(2, np.float32), r'embeddings must be \[images, dimensions\], not empty; got \[2\]')
     refuse(np.array([[1, 2], [np.nan, 1]], np.float32), 'embedding 1 .from 0. is not finite')
     refuse(np.array([['a', 'b'], ['c', 'd']]), 'cannot read these embeddings')
     refuse(QUERY, 'has no identities: give --labels', None)

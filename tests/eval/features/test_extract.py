@@ -35,7 +35,7 @@ def small(model):
 
 
 class Corner(nn.Module):
-    """The colour of the upper left pixel: an embedding that tells which picture it is of."""
+    """The colour of the upper left pixel: an embedding that tells which image it is of."""
 
     pretrained_cfg = {'input_size': (3, 8, 4), 'mean': (0.0, 0.0, 0.0), 'std': (1.0, 1.0, 1.0)}
 
@@ -69,7 +69,7 @@ def test_transform_is_used(gallery):
     assert features.embeddings.unique(dim=0).tolist() == pytest.approx([pytest.approx([0.6, 0.8, 0.0])])
 
 
-def test_whole_picture_is_resized_whatever_the_model_says(model):
+def test_whole_image_is_resized_whatever_the_model_says(model):
     assert model.pretrained_cfg['crop_pct'] < 1
     config = reid_data_config(model, height=64)
     assert (config['crop_pct'], config['crop_mode']) == (1.0, 'squash')
@@ -124,26 +124,26 @@ def test_output_that_is_no_embedding():
 def test_cameras_all_or_none(gallery):
     without = [r._replace(camera=None) for r in gallery]
     assert extract(Corner(), without, workers=0).cameras is None
-    with pytest.raises(InputError, match=r'0000_c1.* has no camera but other pictures have'):
+    with pytest.raises(InputError, match=r'0000_c1.* has no camera but other images have'):
         extract(Corner(), [without[0], *gallery[1:]], workers=0)
 
 
-def test_no_pictures():
-    with pytest.raises(InputError, match='no pictures to embed'):
+def test_no_images():
+    with pytest.raises(InputError, match='no images to embed'):
         extract(Corner(), [])
 
 
-def test_broken_weights_are_named_with_a_picture(gallery, small):
+def test_broken_weights_are_named_with_a_image(gallery, small):
     model = timm.create_model('test_resnet', num_classes=0)
     nn.init.constant_(model.conv1[0].weight, float('nan'))
     with pytest.raises(InputError, match=r'NaN or infinity for .*0000_c1s1.*: its weights are broken'):
         extract(model, gallery, **small)
 
 
-def test_broken_picture_in_a_worker_gives_one_line(gallery):
+def test_broken_image_in_a_worker_gives_one_line(gallery):
     with open(gallery[3].path, 'wb') as file:
-        file.write(b'no picture')
-    with pytest.raises(InputError, match=f'^{gallery[3].path}: cannot read this picture [^\n]*$'):
+        file.write(b'no image')
+    with pytest.raises(InputError, match=f'^{gallery[3].path}: cannot read this image [^\n]*$'):
         extract(Corner(), gallery, workers=1)
 
 

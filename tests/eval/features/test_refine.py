@@ -67,7 +67,7 @@ def test_augment_database_equals_brute_force(tiles, k, alpha):
     assert_only_embeddings_changed(gallery, augmented)
 
 
-def test_a_picture_is_not_its_own_neighbour_but_its_copy_is():
+def test_a_image_is_not_its_own_neighbour_but_its_copy_is():
     gallery = features(1, 6)
     embeddings = gallery.embeddings.clone()
     embeddings[4] = embeddings[1]
@@ -135,7 +135,7 @@ def test_tracklets_that_cannot_be_averaged():
     clothes = {'identities': torch.tensor([3, 3, 3]), 'clothes': torch.tensor([0, 1, 2])}
     with pytest.raises(InputError, match='tracklet 7 mixes clothes: 0_2.jpg has 2'):
         average_tracklets(features(0, 3, **clothes, **labels))
-    with pytest.raises(InputError, match='tracklets of these pictures are not known'):
+    with pytest.raises(InputError, match='tracklets of these images are not known'):
         average_tracklets(features(0, 3))
 
 
@@ -164,8 +164,8 @@ def test_camera_means_take_out_what_a_camera_adds():
 def test_clear_errors():
     query, gallery = features(0, 4), features(1, 6)
     for call, message in (
-        (lambda: expand_queries(query, gallery, 7), 'expand queries by 7 neighbours: the gallery has 6 pictures'),
-        (lambda: augment_database(gallery, 6), 'by 6 neighbours: the gallery has 6 pictures, and a picture is not its'),
+        (lambda: expand_queries(query, gallery, 7), 'expand queries by 7 neighbours: the gallery has 6 images'),
+        (lambda: augment_database(gallery, 6), 'by 6 neighbours: the gallery has 6 images, and an image is not its'),
         (lambda: expand_queries(query, gallery, 0), 'k must be at least 1'),
         (lambda: augment_database(gallery, 1, alpha=-1), 'alpha at least 0, got 1 and -1'),
         (lambda: expand_queries(query, features(1, 6, dimensions=3), 1), '5 dimensions, gallery embeddings 3'),
@@ -173,7 +173,7 @@ def test_clear_errors():
         (lambda: subtract_camera_means(query, features(1, 6, cameras=None)), 'need the cameras'),
         (
             lambda: subtract_camera_means(query, features(1, 6, cameras=torch.tensor([1, 2, 3, 1, 2, 99]))),
-            '1_5.jpg is the only picture of camera 99',
+            '1_5.jpg is the only image of camera 99',
         ),
     ):
         with pytest.raises(InputError, match=message):

@@ -94,7 +94,7 @@ def test_interrupted_extraction_goes_on(gallery, model, options, tmp_path, monke
 
 
 def test_shards_are_written_as_they_fill(gallery, model, options, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_file, 'SHARD_PICTURES', 6)
+    monkeypatch.setattr(feature_file, 'SHARD_IMAGES', 6)
     with pytest.raises(KeyboardInterrupt):
         extract(Limited(model, 3), gallery, file=tmp_path / 'f.safetensors', **options)
     shards = sorted((tmp_path / 'f.shards').glob('*.safetensors'))
@@ -110,13 +110,13 @@ def test_what_was_made_from_something_else_is_refused(gallery, model, options, t
         ((other, gallery), options, 'weights'),
         ((model, gallery), narrow, 'preprocessing'),
         ((model, gallery), {**options, 'flip': True}, 'options'),
-        ((model, gallery[:-1]), options, 'pictures'),
+        ((model, gallery[:-1]), options, 'images'),
         ((other, gallery), narrow, 'weights and preprocessing'),
     ):
         with pytest.raises(InputError, match=f'f.safetensors: holds features of other {what}: give another folder'):
             extract(*arguments, file=path, **changed)
     os.utime(gallery[0].path, (1, 1))
-    with pytest.raises(InputError, match='features of other pictures'):
+    with pytest.raises(InputError, match='features of other images'):
         extract(model, gallery, file=path, **options)
 
 

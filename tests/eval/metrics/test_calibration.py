@@ -39,7 +39,7 @@ def test_from_verification_without_a_threshold(verification):
     with pytest.raises(InputError, match='no operating point'):
         Calibration.from_verification(verification, dataset='people', model='net', false_positive_rate=0.2)
     collapsed = replace(verification, points=(OperatingPoint(1e-3, 0, 0, -1),))
-    with pytest.raises(InputError, match='net embeds pictures alike'):
+    with pytest.raises(InputError, match='net embeds images alike'):
         Calibration.from_verification(collapsed, dataset='people', model='net')
 
 

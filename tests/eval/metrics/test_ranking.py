@@ -24,7 +24,7 @@ def oracle_order(query, gallery, removed):
 
 
 def oracle_removed(case, i):
-    """Which gallery pictures no rule lets query i see."""
+    """Which gallery images no rule lets query i see."""
     removed = np.zeros(len(case['gallery']), dtype=bool)
     for kind in ('cameras', 'clothes'):
         if f'query_{kind}' in case:
@@ -48,7 +48,7 @@ def oracle(max_rank=50, **case):
 
 
 def random_case(seed, queries=23, gallery=71, dimensions=3, identities=6, cameras=3):
-    """Small integers, which float32 handles exactly: many pictures are equally far, or the very same."""
+    """Small integers, which float32 handles exactly: many images are equally far, or the very same."""
     rng = np.random.default_rng(seed)
     return {
         'query': rng.integers(-2, 3, (queries, dimensions)).astype(np.float32),
@@ -90,7 +90,7 @@ def assert_like_oracle(result, case, **kwargs):
 
 @st.composite
 def cases(draw):
-    """Up to 9 queries and 40 pictures at whole numbers: ties, duplicates, zeros, one camera, no matches, any rules."""
+    """Up to 9 queries and 40 images at whole numbers: ties, duplicates, zeros, one camera, no matches, any rules."""
     case = random_case(
         draw(st.integers(0, 2**32 - 1)),
         queries=draw(st.integers(1, 9)),
@@ -200,7 +200,7 @@ def test_mean_and_spread_of_draws():
     assert draws[0].draws == ()
 
 
-def test_all_the_same_picture():
+def test_all_the_same_image():
     case = random_case(0)
     case['query'][:], case['gallery'][:] = 1, 1
     assert_like_oracle(evaluate_ranking(**case), case)
@@ -278,11 +278,11 @@ def test_infinite_distances_come_last_in_order():
 @pytest.mark.parametrize(
     ('distances', 'message'),
     [
-        (np.zeros(3), r'distances must be \[queries, gallery pictures\], not empty; got \[3\]'),
+        (np.zeros(3), r'distances must be \[queries, gallery images\], not empty; got \[3\]'),
         (np.zeros((0, 3)), r'got \[0, 3\]'),
         ([['a']], 'distances must be an array or tensor of numbers'),
-        (np.array([[0, 1], [0, np.nan]]), '1 distances are NaN, the first is that of query 1 to gallery picture 1'),
-        (np.zeros((3, 2)), r'query_ids must be one label for each of 3 pictures, got \[2\]'),
+        (np.array([[0, 1], [0, np.nan]]), '1 distances are NaN, the first is that of query 1 to gallery image 1'),
+        (np.zeros((3, 2)), r'query_ids must be one label for each of 3 images, got \[2\]'),
     ],
 )
 def test_wrong_distances(distances, message):
@@ -291,7 +291,7 @@ def test_wrong_distances(distances, message):
 
 
 def test_zeros_are_points_like_any_other():
-    """Of a query without direction, all normalised pictures are equally near: the order is that of the gallery."""
+    """Of a query without direction, all normalised images are equally near: the order is that of the gallery."""
     gallery = np.array([[0, 1], [0, 0], [1, 0], [-1, 0]], dtype=np.float32)
     result = evaluate_ranking(np.zeros((1, 2)), gallery, [1], [0, 0, 1, 1])
     assert result.average_precision.tolist() == [(1 / 3 + 2 / 4) / 2]
@@ -299,9 +299,9 @@ def test_zeros_are_points_like_any_other():
 
 
 def test_half_precision_merges_near_neighbours():
-    pictures = [[0.9999, 0.014], [1.0, 0.0]]  # the second is the query itself
-    assert evaluate_ranking([[1.0, 0.0]], pictures, [1], [0, 1]).mAP == 1
-    assert evaluate_ranking([[1.0, 0.0]], pictures, [1], [0, 1], precision='half').mAP == 0.5
+    images = [[0.9999, 0.014], [1.0, 0.0]]  # the second is the query itself
+    assert evaluate_ranking([[1.0, 0.0]], images, [1], [0, 1]).mAP == 1
+    assert evaluate_ranking([[1.0, 0.0]], images, [1], [0, 1], precision='half').mAP == 0.5
     case = random_case(4, queries=40, gallery=300)
     rng = np.random.default_rng(4)
     case['query'], case['gallery'] = (1e4 * rng.normal(size=(n, 64)).astype(np.float32) for n in (40, 300))
@@ -389,10 +389,10 @@ def test_nearest_gives_no_more_than_is_left():
     ('change', 'message'),
     [
         ({'query': np.zeros((23, 4))}, 'query features have 4 dimensions, gallery features 3'),
-        ({'gallery': np.zeros(71)}, r'gallery features must be \[pictures, dimensions\], not empty; got \[71\]'),
+        ({'gallery': np.zeros(71)}, r'gallery features must be \[images, dimensions\], not empty; got \[71\]'),
         ({'gallery': np.zeros((0, 3)), 'gallery_ids': []}, r'gallery features must be .* got \[0, 3\]'),
         ({'query': [['a']]}, 'query features must be an array or tensor of numbers'),
-        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 pictures, got \[22\]'),
+        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 images, got \[22\]'),
         ({'gallery_ids': np.zeros(71)}, 'gallery_ids must be integers, got torch.float64'),
         ({'gallery_cameras': [None] * 71}, 'gallery_cameras must be an array or tensor of numbers'),
         ({'gallery_cameras': None}, 'cameras are known for only one of query and gallery'),
@@ -411,5 +411,5 @@ def test_wrong_input(change, message):
 def test_features_that_are_not_finite(part, value):
     case = random_case(0)
     case[part][[4, 9], 1] = value
-    with pytest.raises(InputError, match=f'{part} features of 2 pictures are not finite .* the first is number 4'):
+    with pytest.raises(InputError, match=f'{part} features of 2 images are not finite .* the first is number 4'):
         evaluate_ranking(**case)

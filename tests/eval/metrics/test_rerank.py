@@ -18,7 +18,7 @@ def mutual(order, i, count):
 
 
 def dense(query, gallery, k1, k2, lambda_value):
-    """The plain form in float64: every picture by every picture."""
+    """The plain form in float64: every image by every image."""
     features = np.concatenate([query, gallery]).astype(np.float64)
     distances = ((features[:, None] - features[None]) ** 2).sum(2)
     distances /= np.maximum(distances.max(1, keepdims=True), 1e-30)
@@ -60,7 +60,7 @@ def cases(draw):
         gallery=gallery,
         dimensions=draw(st.integers(1, 6)),
         identities=draw(st.integers(1, 6)),
-        spread=draw(st.integers(0, 6)),  # 0: all pictures of an identity are the same
+        spread=draw(st.integers(0, 6)),  # 0: all images of an identity are the same
     )
     numbers = k1, draw(st.integers(1, k1 + 1)), draw(st.sampled_from([0.0, 0.3, 0.75, 1.0]))
     return features, numbers, draw(st.sampled_from([1, 37, 300, 2**21]))
@@ -98,7 +98,7 @@ def test_slices_are_rows_of_the_whole():
 
 
 def test_finds_what_distances_alone_do_not():
-    """Chains of pictures: the far end of a query's own is nearer than the others only by way of its neighbours."""
+    """Chains of images: the far end of a query's own is nearer than the others only by way of its neighbours."""
     steps = np.arange(12, dtype=np.float32)
     near = np.stack([steps * 0.5, np.zeros(12, np.float32)], 1)
     other = np.stack([steps * 0.5, np.full(12, 2.0, np.float32)], 1)
@@ -125,7 +125,7 @@ def test_gives_back_what_it_was_given():
     np.testing.assert_array_equal(k_reciprocal(query.astype(np.float64), gallery.tolist(), 5, 2), array)
 
 
-def test_pictures_all_alike():
+def test_images_all_alike():
     ones = np.ones((30, 3), np.float32)
     np.testing.assert_allclose(k_reciprocal(ones[:4], ones, 5, 1), dense(ones[:4], ones, 5, 1, 0.3), atol=1e-6)
 
@@ -158,7 +158,7 @@ def test_holds_no_matrix_of_all_by_all(monkeypatch):
     ('numbers', 'message'),
     [
         ((0, 1, 0.3), 'k1 and tile must be at least 1, got 0'),
-        ((31, 6, 0.3), 'k1 is 31, but the gallery has only 30 pictures'),
+        ((31, 6, 0.3), 'k1 is 31, but the gallery has only 30 images'),
         ((100, 6, 0.3), 'k1 is 100, but'),  # more than there are in all
         ((5, 0, 0.3), 'k2 must be from 1 to k1'),
         ((5, 7, 0.3), 'k2 must be from 1 to k1 . 1 = 6, got 7'),
@@ -178,7 +178,7 @@ def test_features_that_do_not_fit():
     with pytest.raises(InputError, match='4 dimensions, gallery features 3'):
         k_reciprocal(query, gallery[:, :3])
     gallery[7] = np.nan
-    with pytest.raises(InputError, match='gallery features of 1 pictures are not finite.*number 7'):
+    with pytest.raises(InputError, match='gallery features of 1 images are not finite.*number 7'):
         k_reciprocal(query, gallery)
     with pytest.raises(InputError, match='not empty'):
         k_reciprocal(query[:0], gallery)

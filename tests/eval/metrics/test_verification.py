@@ -178,7 +178,7 @@ def test_any_small_case_equals_brute_force(case, tile, rates):
 
 @settings(max_examples=12, deadline=None, derandomize=True)
 @given(small_cases(), st.integers(0, 2**32 - 1))
-def test_order_of_pictures_does_not_matter(case, seed):
+def test_order_of_images_does_not_matter(case, seed):
     same, different = oracle_pairs(case)
     assume(len(same) and len(different))
     order = np.random.default_rng(seed).permutation(len(case['gallery']))
@@ -189,7 +189,7 @@ def test_order_of_pictures_does_not_matter(case, seed):
 
 
 def line(same, different):
-    """One query at 0; gallery pictures of its identity, and of others, at distances along a line."""
+    """One query at 0; gallery images of its identity, and of others, at distances along a line."""
     places = np.array([*same, *different], dtype=np.float32)[:, None]
     ids = np.array([0] * len(same) + [1] * len(different))
     return dict(query=np.zeros((1, 1), np.float32), gallery=places, query_ids=np.zeros(1, int), gallery_ids=ids)
@@ -214,7 +214,7 @@ def test_rates_too_small_to_measure_say_so():
     )
 
 
-def test_nothing_is_the_same_where_all_pictures_look_alike():
+def test_nothing_is_the_same_where_all_images_look_alike():
     result = evaluate_verification(**line([0, 0], [0] * 20), false_positive_rates=(0.1,))
     assert result.auc == result.eer == 0.5
     assert result.at(0.1)[1:] == (0, 0, -1)

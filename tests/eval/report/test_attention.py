@@ -10,13 +10,13 @@ from msinet_eval.report.attention import attend, overlay
 
 
 def halves(upper, lower, size=(32, 64)):
-    picture = Image.new('RGB', size, upper)
-    picture.paste(lower, (0, size[1] // 2, *size))
-    return picture
+    image = Image.new('RGB', size, upper)
+    image.paste(lower, (0, size[1] // 2, *size))
+    return image
 
 
 class Colors(nn.Module):
-    """Its map is the picture at a tenth of a place each, its embedding the mean colour."""
+    """Its map is the image at a tenth of a place each, its embedding the mean colour."""
 
     num_features = 3
 
@@ -55,7 +55,7 @@ def test_agreement_sums_to_the_similarity_where_places_are_averaged(name):
     assert model.training and all(p.grad is None for p in model.parameters())
 
 
-def test_tokens_are_laid_out_as_the_picture_is():
+def test_tokens_are_laid_out_as_the_image_is():
     torch.manual_seed(0)
     model = timm.create_model('vit_tiny_patch16_224', num_classes=0, img_size=(96, 32), depth=1)
     maps = attend(
@@ -70,11 +70,11 @@ def test_tokens_are_laid_out_as_the_picture_is():
 
 
 def test_models_without_places():
-    picture = halves((250, 90, 20), (10, 20, 200))
+    image = halves((250, 90, 20), (10, 20, 200))
     model = BASELINES['color_histogram']()
-    assert attend(model, picture, picture, reid_data_config(model)) is None
+    assert attend(model, image, image, reid_data_config(model)) is None
     model = timm.create_model('resnet10t', num_classes=0, global_pool='')
-    assert attend(model, picture, picture, CONFIG) is None
+    assert attend(model, image, image, CONFIG) is None
 
 
 def test_overlay_is_brightest_where_the_map_is_highest():

@@ -29,8 +29,8 @@ FLAGS = (
 ).split()
 # what the page looks like to a browser, written where --dump-dom shows it
 PROBE = """<script>addEventListener('load', () => {
-  const pictures = [...document.images];
-  document.title = `${pictures.length} ${pictures.filter(p => p.naturalWidth > 0).length} `
+  const images = [...document.images];
+  document.title = `${images.length} ${images.filter(p => p.naturalWidth > 0).length} `
     + `${document.documentElement.scrollWidth} ${innerWidth} ${performance.getEntriesByType('resource')
       .filter(e => !e.name.startsWith('data:')).length}`;
 })</script></body>"""
@@ -65,7 +65,7 @@ def browse(profile, *flags):
 @pytest.mark.skipif(BROWSER is None, reason='no browser')
 @pytest.mark.parametrize('width', [1240, 500])
 def test_report_in_a_browser(report, tmp_path, width):
-    probed, picture = tmp_path / 'probed.html', tmp_path / 'shot.png'
+    probed, image = tmp_path / 'probed.html', tmp_path / 'shot.png'
     page = re.sub('<meta http-equiv=[^>]+>', '', report.read_text(encoding='utf-8')).replace('</body>', PROBE)
     probed.write_text(page, encoding='utf-8')
     dom = browse(tmp_path / 'profile', f'--window-size={width},900', '--dump-dom', probed.as_uri())
@@ -73,8 +73,8 @@ def test_report_in_a_browser(report, tmp_path, width):
     assert images == loaded > 100 and requests == 0
     assert needed <= inner  # nothing sticks out to the right
 
-    browse(tmp_path / 'profile', f'--window-size={width},6400', f'--screenshot={picture}', report.as_uri())
-    with Image.open(picture) as shot:
+    browse(tmp_path / 'profile', f'--window-size={width},6400', f'--screenshot={image}', report.as_uri())
+    with Image.open(image) as shot:
         assert shot.size == (width, 6400)
         pixels = np.asarray(shot.convert('RGB')).reshape(-1, 3)
     counts = {color: int((pixels == color).all(1).sum()) for color in (RIGHT, WRONG, REMOVED)}
@@ -100,7 +100,7 @@ def test_report_says_what_was_measured(report, measured):
     assert 'a small &lt;network&gt;' in page and '<network>' not in page and 'msinet-eval x &amp; y' in page
     for figure in (ranking.mAP, ranking.cmc[0], ranking.cmc[4], ranking.cmc[9], ranking.mINP):
         assert f'{100 * figure:.1f}' in text
-    assert '100 queries of 50 identities · 360 gallery pictures of 51 · 6 cameras' in text
+    assert '100 queries of 50 identities · 360 gallery images of 51 · 6 cameras' in text
     assert 'own identity and camera are removed' in text and 'input_size (3, 64, 32)' in text and 'timm 1.' in text
     for chart in ('CMC', 'Precision and recall', 'Distances of pairs', 'From camera to camera'):
         assert chart in text
@@ -149,7 +149,7 @@ def test_several_models_and_what_is_not_known(measured, tmp_path):
 
 
 def fabricate(folder, queries, gallery, identities, size, count=8):
-    """Random features that share a few pictures of noise, which are as large as pictures get."""
+    """Random features that share a few images of noise, which are as large as images get."""
     rng = np.random.default_rng(0)
     paths = [str(folder / f'{number}.jpg') for number in range(count)]
     for path in paths:
@@ -171,7 +171,7 @@ def test_fifty_thousand_queries(tmp_path):
     assert 'From camera to camera' not in page  # too many to be read
 
 
-def test_pictures_are_made_smaller_until_the_report_is_small_enough(tmp_path, monkeypatch):
+def test_images_are_made_smaller_until_the_report_is_small_enough(tmp_path, monkeypatch):
     query, gallery = fabricate(tmp_path, 20, 30, 5, (300, 150))
     measured = [Measured('noise', measure(Embedded(query, gallery), Protocol()))]
 
@@ -182,11 +182,11 @@ def test_pictures_are_made_smaller_until_the_report_is_small_enough(tmp_path, mo
         every = sum(map(len, re.findall('image/jpeg;base64,[^"]+', page)))
         return len(page), every, {Image.open(io.BytesIO(data)).height for data in found}
 
-    size, pictures, largest = heights()
+    size, images, largest = heights()
     assert largest == {192} and size < MAX_BYTES == 5_000_000
-    monkeypatch.setattr(html_parts, 'MAX_BYTES', size - pictures // 2)
+    monkeypatch.setattr(html_parts, 'MAX_BYTES', size - images // 2)
     smaller, _, reduced = heights()
-    assert smaller <= size - pictures // 2 and len(reduced) == 1 and max(reduced) < 192
+    assert smaller <= size - images // 2 and len(reduced) == 1 and max(reduced) < 192
     monkeypatch.setattr(html_parts, 'MAX_BYTES', 10_000)
     with pytest.raises(InputError, match='larger than 5 MB'):
         heights()

@@ -35,7 +35,7 @@ def features(tmp_path):
         return Features(embeddings, torch.tensor(identities), torch.tensor(cameras), tuple(paths))
 
     query = create('query', [0.0, 10.0, 20.0], [1, 2, 3], [1, 1, 1])
-    # the first picture is of query 0's camera, and is taken out
+    # the first image is of query 0's camera, and is taken out
     gallery = create('gallery', [0.05, 0.1, 0.2, 0.3, 9.0, 8.0], [1, 1, 5, 1, 1, 2], [1, 2, 2, 2, 2, 2])
     return query, gallery
 
@@ -67,9 +67,9 @@ def test_frames_tell_right_from_wrong(features):
 def test_boxes_and_clothes_are_those_of_the_ranking(features):
     query, gallery = features
     for path in gallery.paths:
-        with Image.open(path) as picture:
+        with Image.open(path) as shot:
             sheet = Image.new('RGB', (90, 60), (1, 2, 3))
-            sheet.paste(picture, (60, 0))
+            sheet.paste(shot, (60, 0))
         sheet.save(path)
     boxes = torch.tensor([[60, 0, 90, 60]] * 6)
     query = replace(query, clothes=torch.tensor([7, 7, 7]))
@@ -78,14 +78,14 @@ def test_boxes_and_clothes_are_those_of_the_ranking(features):
     assert result.average_precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
     options = dict(queries=8, top=3, same_clothes_removed=True)
     image, layout = draw_ranked_lists(query, gallery, result, **options)
-    # picture 0, of query 0's camera, and 1, of its clothes, are not ranked
+    # image 0, of query 0's camera, and 1, of its clothes, are not ranked
     white = (255, 255, 255)
     assert [frame_pixels(image, layout, 0, column) for column in (1, 2, 3)] == [{REMOVED, white}] * 2 + [{WRONG, white}]
     left, top, right, bottom = layout.cell(0, 3)
     assert image.getpixel(((left + right) // 2, (top + bottom) // 2)) == (0, 80, 180)
 
 
-def test_pictures_are_in_their_places(features):
+def test_images_are_in_their_places(features):
     query, gallery = features
     image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=8, top=3)
 

@@ -51,7 +51,7 @@ def test_exact_equals_brute_force_with_ties(seed, queries, size, data):
     np.testing.assert_allclose(distances, far, rtol=1e-6)
 
 
-def test_exact_where_every_next_picture_is_nearer():
+def test_exact_where_every_next_image_is_nearer():
     gallery = np.arange(3000, 0, -1, dtype=np.float32)[:, None]
     indices, distances = search(np.zeros((2, 1), np.float32), gallery, 5, tile=2000)
     assert indices.tolist() == [[2999, 2998, 2997, 2996, 2995]] * 2
@@ -97,7 +97,7 @@ def test_parameters_trade_recall(backend, less, more):
     assert shares[0] + 0.02 < shares[1]
 
 
-def test_cells_with_too_few_pictures_leave_gaps():
+def test_cells_with_too_few_images_leave_gaps():
     near = clustered(200, 4) / 100
     indices, distances = search(near[:1], np.concatenate([near, near + 100]), 250, 'ivfpq', nlist=2, nprobe=1)
     assert sorted(indices[0, :200].tolist()) == list(range(200))
@@ -231,7 +231,7 @@ def test_single_files_are_stores(tmp_path):
 @pytest.mark.parametrize(
     ('features', 'labels', 'message'),
     [
-        (np.ones((2, 4)), {}, r'must be \[pictures, 3\], not empty; got \[2, 4\]'),
+        (np.ones((2, 4)), {}, r'must be \[images, 3\], not empty; got \[2, 4\]'),
         (np.ones((0, 3)), {}, 'not empty'),
         ([[1, 2, 3], [1, np.nan, 3]], {}, r'feature 1 \(from 0\) is not finite'),
         (np.ones((2, 3)), {'identities': [1]}, 'identities must be one label for each of 2'),
@@ -267,7 +267,7 @@ def test_places_that_are_no_store(tmp_path):
 @pytest.mark.parametrize(
     ('options', 'message'),
     [
-        ({'k': 31}, 'k must be from 1 to the number of gallery pictures, 30; got 31'),
+        ({'k': 31}, 'k must be from 1 to the number of gallery images, 30; got 31'),
         ({'k': 0}, 'got 0'),
         ({'tile': 0}, 'tile must be at least 1'),
         ({'backend': 'tree'}, "'tree' is no backend: it must be one of exact, flat, hnsw, ivfpq"),
@@ -291,7 +291,7 @@ def test_search_refuses_features_that_do_not_fit(tmp_path):
     for source in (store, gallery):
         with pytest.raises(InputError, match='query features have 2 dimensions, gallery features 3'):
             search(gallery[:1, :2], source, 1)
-        with pytest.raises(InputError, match='query features of 1 pictures are not finite'):
+        with pytest.raises(InputError, match='query features of 1 images are not finite'):
             search(np.full((1, 3), np.inf, np.float32), source, 1)
     gallery[7] = np.nan
     for backend in BACKENDS:

@@ -11,7 +11,7 @@ from PIL import Image
 from msinet_timm.benchmark import __main__ as benchmark
 from msinet_timm.benchmark import runs
 from msinet_timm.benchmark.__main__ import main
-from msinet_timm.benchmark.report import describe_machine, read_map, to_csv, to_markdown, write_picture
+from msinet_timm.benchmark.report import describe_machine, read_map, to_csv, to_markdown, write_image
 from msinet_timm.benchmark.runs import Case, Result, combinations, create_model, measure, write_files
 from msinet_timm.errors import InputError
 
@@ -128,17 +128,17 @@ def test_csv():
     assert rows[-1]['mAP'] == '81.25' and float(rows[-1]['ms_max']) > float(rows[-1]['ms'])
 
 
-def test_picture(tmp_path):
+def test_image(tmp_path):
     drawn = []
     for number, mAP in enumerate([{}, {'resnet18': 81.25}]):
-        write_picture(results(), PARAMETERS, mAP, tmp_path / f'{number}.png')
-        with Image.open(tmp_path / f'{number}.png') as picture:
-            assert picture.size == (1350, 750)
-            drawn.append(picture.convert('L').tobytes())
+        write_image(results(), PARAMETERS, mAP, tmp_path / f'{number}.png')
+        with Image.open(tmp_path / f'{number}.png') as image:
+            assert image.size == (1350, 750)
+            drawn.append(image.convert('L').tobytes())
     assert drawn[0] != drawn[1]
 
 
-def test_no_picture_without_matplotlib(tmp_path, monkeypatch):
+def test_no_image_without_matplotlib(tmp_path, monkeypatch):
     original = builtins.__import__
 
     def without(name, *args, **kwargs):
@@ -148,7 +148,7 @@ def test_no_picture_without_matplotlib(tmp_path, monkeypatch):
 
     monkeypatch.setattr(builtins, '__import__', without)
     with pytest.raises(InputError, match=re.escape('pip install "msinet-timm[plot]"')):
-        write_picture(results(), PARAMETERS, {}, tmp_path / 'a.png')
+        write_image(results(), PARAMETERS, {}, tmp_path / 'a.png')
 
 
 def test_map_file(tmp_path):

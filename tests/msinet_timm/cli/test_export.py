@@ -75,12 +75,12 @@ def test_flags(folder, tmp_path, capsys):
         (['--calibration-count', 3], 'is for --int8'),
         (['--int8'], '--int8 needs --calibration-images'),
         (['--int8', '--calibration-images', tmp_path], '--int8 is for the formats onnx and openvino'),
-        (['--int8', '--calibration-images', tmp_path, '--format', 'onnx', '--output', 'x.onnx'], 'no pictures in it'),
+        (['--int8', '--calibration-images', tmp_path, '--format', 'onnx', '--output', 'x.onnx'], 'no images in it'),
         (['--data-dir', tmp_path], 'name it by --dataset'),
         (['--dataset', 'nothing'], "unknown data set 'nothing'"),
         (['--preprocessing', '--dynamic-size'], 'leave out --dynamic-size'),
         (['--output', tmp_path / 'x.onnx'], 'must end in .pt'),
-        (['--images', tmp_path / 'none', '--output', tmp_path / 'x.pt'], 'no such folder of pictures'),
+        (['--images', tmp_path / 'none', '--output', tmp_path / 'x.pt'], 'no such folder of images'),
     ]
     for flags, message in cases:
         assert export(folder, '--format', 'torchscript', *flags) == 2
@@ -89,11 +89,11 @@ def test_flags(folder, tmp_path, capsys):
     assert 'give a folder' in capsys.readouterr().err
 
 
-def test_own_pictures_decide(folder, tmp_path, capsys):
-    """What the file is compared on is the folder that is named: a broken picture in it is found."""
-    (tmp_path / 'a.jpg').write_bytes(b'no picture')
+def test_own_images_decide(folder, tmp_path, capsys):
+    """What the file is compared on is the folder that is named: a broken image in it is found."""
+    (tmp_path / 'a.jpg').write_bytes(b'no image')
     assert export(folder, '--format', 'torchscript', '--output', tmp_path / 'x.pt', '--images', tmp_path) == 2
-    assert 'a.jpg: cannot read this picture' in capsys.readouterr().err
+    assert 'a.jpg: cannot read this image' in capsys.readouterr().err
 
 
 def test_int8(folder, tmp_path, sample, capsys):
@@ -104,10 +104,10 @@ def test_int8(folder, tmp_path, sample, capsys):
     assert size.startswith(f'{path}: ') and 'int8' in size
     # of a network as small as this the names are the most
     assert 0 < float(gain.split('format: ')[1].split(' of the size')[0]) < 2 and ' times as fast' in gain
-    assert calibrated == 'calibrated on 6 pictures'
+    assert calibrated == 'calibrated on 6 images'
     found, right = (float(part.split(' %')[0].split()[-1]) for part in accuracy.split(', '))
     assert 0 < right <= 100 and abs(found - right) < 20
-    assert load_exported(path).metadata['calibration_pictures'] == 6
+    assert load_exported(path).metadata['calibration_images'] == 6
     assert load_exported(path).metadata['weights_sha256']
 
 

@@ -102,8 +102,8 @@ def test_publish(hub, folder, package, capsys):
     for part in (f"'hf-hub:{REPO}'", '(preview.png)', 'distance up to 0.7500', '0.1 % of', '60.0 % of', 'lr: 0.1'):
         assert part in card.text
     assert 'THIS_FOLDER' not in card.text and 'OWNER/NAME' not in card.text
-    with Image.open(folder / 'best' / 'preview.png') as picture:
-        assert picture.width > 4 * 96 and len(picture.getcolors(1 << 20)) > 1000
+    with Image.open(folder / 'best' / 'preview.png') as image:
+        assert image.width > 4 * 96 and len(image.getcolors(1 << 20)) > 1000
 
     entry = load_entries(package)[NAME]
     assert entry['sha256'] == sha256_of(folder / 'best' / 'model.safetensors') and entry['size'] == len(

@@ -3,13 +3,13 @@
 import pytest
 from PIL import Image
 
-# What operating systems and people leave in folders of pictures.
+# What operating systems and people leave in folders of images.
 RUBBISH = ('Thumbs.db', 'readme.txt', '._0002_c1s1_000451_03.jpg')
 
 
 @pytest.fixture
 def plant(tmp_path):
-    """Writes folders of empty pictures with rubbish among them (folder: names), and text files (file: its text)."""
+    """Writes folders of empty images with rubbish among them (folder: names), and text files (file: its text)."""
 
     def write(files, root='data'):
         for name, content in files.items():
@@ -28,7 +28,7 @@ def plant(tmp_path):
 
 @pytest.fixture
 def paint(tmp_path):
-    """Writes a picture of one colour, by default another one for each call."""
+    """Writes an image of one colour, by default another one for each call."""
     count = iter(range(256))
 
     def write(name, color=None, size=(24, 48)):

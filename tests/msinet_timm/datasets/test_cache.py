@@ -40,7 +40,7 @@ def write(path, seed, shape=(32, 16, 3)):
 
 @pytest.fixture
 def records(tmp_path):
-    folder = tmp_path / 'pictures'
+    folder = tmp_path / 'images'
     folder.mkdir()
     shapes = [(32, 16, 3), (31, 9, 3), (8, 4, 3), (16, 8, 3), (50, 60), (33, 17, 3)]
     return [Record(write(folder / f'{n}.jpg', n, shape), n) for n, shape in enumerate(shapes)]
@@ -48,7 +48,7 @@ def records(tmp_path):
 
 @pytest.fixture
 def reads(monkeypatch):
-    """Paths of the pictures that were opened by this process."""
+    """Paths of the images that were opened by this process."""
     opened = []
 
     def spy(path, *args):
@@ -100,7 +100,7 @@ def test_folder_persists_and_memory_does_not(records, tmp_path, reads):
     assert not list((tmp_path / 'cache').glob('*.tmp'))
 
 
-def test_changed_pictures_alone_are_read_again(records, tmp_path, reads):
+def test_changed_images_alone_are_read_again(records, tmp_path, reads):
     place = str(tmp_path / 'cache')
     before = ImageCache(place).images(records, CONFIG)
     first = before.file.pixels.copy()
@@ -247,7 +247,7 @@ def test_none_is_no_cache():
 
 def test_config_that_crops(records):
     for change in ({'crop_pct': 0.875}, {'crop_mode': 'center'}):
-        with pytest.raises(InputError, match='a cache holds whole pictures'):
+        with pytest.raises(InputError, match='a cache holds whole images'):
             ImageCache('memory').images(records, CONFIG | change)
 
 
@@ -267,13 +267,13 @@ def test_folder_that_went_away(records, tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_pictures_that_vanish(records, tmp_path, workers):
+def test_images_that_vanish(records, tmp_path, workers):
     cache = ImageCache(str(tmp_path / 'cache'), workers)
     os.remove(records[2].path)
     with pytest.raises(InputError, match=rf'--cache .*: {records[2].path} has vanished .*--skip-broken'):
         cache.images(records, CONFIG)
-    (tmp_path / 'pictures' / '2.jpg').write_text('no picture')
-    with pytest.raises(InputError, match=f'^{records[2].path}: cannot read this picture [^\n]*$'):
+    (tmp_path / 'images' / '2.jpg').write_text('no image')
+    with pytest.raises(InputError, match=f'^{records[2].path}: cannot read this image [^\n]*$'):
         cache.images(records, CONFIG)
     assert not list((tmp_path / 'cache').glob('*.tmp'))
 
@@ -281,13 +281,13 @@ def test_pictures_that_vanish(records, tmp_path, workers):
 def test_disk_without_room(records, tmp_path, monkeypatch):
     usage = type('usage', (), {'free': 1000})
     monkeypatch.setattr('shutil.disk_usage', lambda folder: usage)
-    with pytest.raises(InputError, match=r'--cache .*: 6 pictures take 0.000 GB but 0.000 GB are free; .*--cache none'):
+    with pytest.raises(InputError, match=r'--cache .*: 6 images take 0.000 GB but 0.000 GB are free; .*--cache none'):
         ImageCache(str(tmp_path)).images(records, CONFIG)
 
 
 def test_memory_without_room(records, monkeypatch, reads):
     monkeypatch.setattr(msinet_timm.datasets.cache, '_available_memory', lambda: 1000)
-    with pytest.raises(InputError, match=r'--cache memory: 6 pictures take .* are free'):
+    with pytest.raises(InputError, match=r'--cache memory: 6 images take .* are free'):
         ImageCache('memory').images(records, CONFIG)
     assert not reads
 

@@ -15,7 +15,7 @@ def save(path, pixels, **kwargs):
     return str(path)
 
 
-def test_gives_picture_and_index(tmp_path):
+def test_gives_image_and_index(tmp_path):
     records = [Record(save(tmp_path / f'{v}.png', np.full((4, 2, 3), v)), v) for v in (10, 20, 30)]
     images, indices = next(iter(DataLoader(ReIDImages(records, pil_to_tensor), batch_size=3)))
     assert images.shape == (3, 3, 4, 2)
@@ -46,10 +46,10 @@ def test_numbers_that_are_no_colours(tmp_path, pixels):
 
 
 def test_palette_with_transparency(tmp_path, recwarn):
-    picture = Image.new('P', (2, 1))
-    picture.putpalette([1, 2, 3, 200, 100, 50])
-    picture.putpixel((1, 0), 1)
-    picture.save(tmp_path / 'palette.png', transparency=bytes([0, 128]))
+    image = Image.new('P', (2, 1))
+    image.putpalette([1, 2, 3, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    image.save(tmp_path / 'palette.png', transparency=bytes([0, 128]))
     assert np.asarray(load_image(str(tmp_path / 'palette.png'))).tolist() == [[[1, 2, 3], [200, 100, 50]]]
     assert not recwarn.list
 
@@ -66,7 +66,7 @@ def test_decompression_bombs_are_refused(tmp_path, monkeypatch, limit):
     path = save(tmp_path / 'bomb.png', np.zeros((8, 16, 3)))
     assert load_image(path).size == (16, 8)
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', limit)
-    with pytest.raises(UnreadableImageError, match=rf'^{path}: cannot read this picture \([^\n]*pixels[^\n]*$'):
+    with pytest.raises(UnreadableImageError, match=rf'^{path}: cannot read this image \([^\n]*pixels[^\n]*$'):
         load_image(path)
 
 
@@ -82,7 +82,7 @@ def test_draft_stays_large_enough(tmp_path, at_least, size):
     assert load_image(path, (0, 0, 90, 150), at_least).size == (90, 150)
 
 
-def test_draft_of_a_turned_picture_looks_the_same(tmp_path):
+def test_draft_of_a_turned_image_looks_the_same(tmp_path):
     ramp = np.broadcast_to(np.linspace(0, 250, 240)[None, :, None], (120, 240, 3))
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -106,14 +106,14 @@ def broken_files(folder):
     save(folder / 'whole.jpg', noise)
     whole = (folder / 'whole.jpg').read_bytes()
     (folder / 'truncated.jpg').write_bytes(whole[: len(whole) // 2])
-    (folder / 'text.jpg').write_text('no picture')
+    (folder / 'text.jpg').write_text('no image')
     (folder / 'empty.jpg').touch()
     return [folder / name for name in ('truncated.jpg', 'text.jpg', 'empty.jpg', 'missing.jpg')]
 
 
 def test_broken_file_is_named(tmp_path):
     for path in broken_files(tmp_path):
-        with pytest.raises(UnreadableImageError, match=rf'^{path}: cannot read this picture \(.+\); replace'):
+        with pytest.raises(UnreadableImageError, match=rf'^{path}: cannot read this image \(.+\); replace'):
             load_image(str(path))
 
 
@@ -131,7 +131,7 @@ def test_broken_file_gives_one_line_from_any_worker(tmp_path, num_workers):
     with pytest.raises(InputError) as caught:
         read()
     assert '\n' not in str(caught.value)
-    assert str(caught.value).startswith(f'{path}: cannot read this picture (')
+    assert str(caught.value).startswith(f'{path}: cannot read this image (')
 
 
 def test_indices_reach_records_through_workers(tmp_path):

@@ -84,7 +84,7 @@ def test_what_is_no_option_of_a_command_line(text):
 def test_readers_describe_their_options():
     lines = [str(option) for option in get_reader('msmt17').options]
     assert lines == [
-        'split=trainval|train  pictures to train on; default trainval',
+        'split=trainval|train  images to train on; default trainval',
         'version=v1|v2  needed only where both are there',
     ]
 
@@ -94,6 +94,6 @@ def test_remarks_say_that_no_camera_is_known():
         records = tuple(Record('x.jpg', 1, camera) for camera in cameras)
         return ReIDDataset('set', '/', (Record('y.jpg', 0),), records[:1], records[1:], notes=notes).remarks
 
-    off = 'no cameras known: pictures of the same camera count as matches'
+    off = 'no cameras known: images of the same camera count as matches'
     assert remarks(None, None, notes=('note',)) == ('note', off)
     assert remarks(1, 2) == remarks() == ()

@@ -53,9 +53,9 @@ def network():
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    """A folder of two noisy pictures of different sizes."""
-    folder = tmp_path / 'pictures'
+def photos(tmp_path):
+    """A folder of two noisy images of different sizes."""
+    folder = tmp_path / 'images'
     folder.mkdir()
     random = np.random.RandomState(0)
     for number, (width, height) in enumerate([(45, 131), (80, 60)]):
@@ -103,18 +103,18 @@ def test_published_figures(tmp_path):
 
 
 @pytest.mark.parametrize('format', INSTALLED)
-def test_preprocessing_inside(small, tmp_path, pictures, format):
-    path = export(small, format, path_of(tmp_path, format), data_config=CONFIG, preprocessing=True, images=pictures)
+def test_preprocessing_inside(small, tmp_path, photos, format):
+    path = export(small, format, path_of(tmp_path, format), data_config=CONFIG, preprocessing=True, images=photos)
     exported = load_exported(path)
     assert exported.metadata['input'] == {'dtype': 'uint8', 'shape': ['batch', 3, 'height', 'width']}
     assert exported.metadata['preprocessing']['inside'] is True
     transform = create_transform(**CONFIG)
-    for file in sorted(pictures.iterdir()):
-        picture = Image.open(file)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    for file in sorted(photos.iterdir()):
+        shot = Image.open(file)
+        pixels = torch.from_numpy(np.array(shot)).permute(2, 0, 1)[None]
         with torch.no_grad():
-            expected = small(transform(picture)[None])
-            aliased = small(transform(picture.resize((32, 64), Image.Resampling.NEAREST))[None])
+            expected = small(transform(shot)[None])
+            aliased = small(transform(shot.resize((32, 64), Image.Resampling.NEAREST))[None])
         # Pillow rounds its pixels, and does so twice
         assert largest_difference(exported(pixels), expected) < 0.01
         assert largest_difference(aliased, expected) > 0.03
@@ -137,13 +137,13 @@ def test_executorch(small, tmp_path, preprocessing):
     assert exported.metadata['input']['shape'] == ['batch', 3, 64, 32]
 
 
-def test_preprocessing_bicubic(small, tmp_path, pictures):
+def test_preprocessing_bicubic(small, tmp_path, photos):
     config = {**CONFIG, 'interpolation': 'bicubic'}
-    path = export(small, 'onnx', tmp_path / 'x.onnx', data_config=config, preprocessing=True, images=pictures)
-    picture = Image.open(pictures / '0.png')
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+    path = export(small, 'onnx', tmp_path / 'x.onnx', data_config=config, preprocessing=True, images=photos)
+    shot = Image.open(photos / '0.png')
+    pixels = torch.from_numpy(np.array(shot)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        expected = small(create_transform(**config)(picture)[None])
+        expected = small(create_transform(**config)(shot)[None])
     assert largest_difference(load_exported(path)(pixels), expected) < 0.01
 
 
@@ -283,8 +283,8 @@ def test_bad_requests(small, tmp_path):
         ('torchscript', 'x.pt', {'precision': 'int4'}, "unknown precision 'int4'"),
         ('torchscript', 'x.onnx', {}, 'must end in .pt'),
         ('torchscript', 'missing/x.pt', {}, 'folder does not exist'),
-        ('torchscript', 'x.pt', {'images': tmp_path / 'none'}, 'no such folder of pictures'),
-        ('torchscript', 'x.pt', {'images': tmp_path}, 'no pictures in it'),
+        ('torchscript', 'x.pt', {'images': tmp_path / 'none'}, 'no such folder of images'),
+        ('torchscript', 'x.pt', {'images': tmp_path}, 'no images in it'),
     ]
     for format, name, options, message in cases:
         with pytest.raises(InputError, match=message):

@@ -40,14 +40,14 @@ def test_close_to_float32_and_smaller(source, tmp_path):
     assert largest_difference(found, expected) > 1e-4  # it really computes in int8
     assert file_size(path) < 0.7 * file_size(source)
     facts = quantized.metadata
-    assert facts['precision'] == 'int8' and facts['calibration_pictures'] == 8
-    assert {k: v for k, v in facts.items() if k not in ('precision', 'calibration_pictures')} == {
+    assert facts['precision'] == 'int8' and facts['calibration_images'] == 8
+    assert {k: v for k, v in facts.items() if k not in ('precision', 'calibration_images')} == {
         k: v for k, v in floating.metadata.items() if k != 'precision'
     }
 
 
 def test_calibration_decides(source, tmp_path):
-    """Ranges come from the pictures: those of dark ones cut off what bright ones have."""
+    """Ranges come from the images: those of dark ones cut off what bright ones have."""
     source, inputs = source
     dark = quantize(source, tmp_path / source.name, [0.01 * one for one in inputs])
     images = torch.cat(inputs)
@@ -87,7 +87,7 @@ def test_gates_and_attention_stay_in_floating_point(source, tmp_path):
 @pytest.mark.filterwarnings('ignore:All-NaN axis')
 def test_refused(source, tmp_path, monkeypatch):
     source, inputs = source
-    with pytest.raises(InputError, match='needs pictures'):
+    with pytest.raises(InputError, match='needs images'):
         quantize(source, tmp_path / source.name, [])
     with pytest.raises(InputError, match='exists'):
         quantize(source, source, inputs)

@@ -1,4 +1,4 @@
-"""Rendered data sets: the same pictures for the same settings, resumable, in the layout of Market-1501."""
+"""Rendered data sets: the same images for the same settings, resumable, in the layout of Market-1501."""
 
 import dataclasses
 import io
@@ -24,7 +24,7 @@ from msinet_timm.render.dataset import plan
 NAME = re.compile(r'(-1|\d{4})_c([1-9])s\d_\d{6}_\d\d\.jpg')
 PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 SAMPLE = Path(msinet_timm.datasets.__file__).parent / 'sample'
-TINY = dict(identities=2, cameras=2, pictures=2, samples=1, width=32, height=64, seed=3)
+TINY = dict(identities=2, cameras=2, images=2, samples=1, width=32, height=64, seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -58,13 +58,13 @@ def parse(root: Path) -> dict[str, list[tuple[int, int]]]:
     return out
 
 
-def picture(**changes) -> np.ndarray:
-    from msinet_timm.render.scene import render_picture
+def image(**changes) -> np.ndarray:
+    from msinet_timm.render.scene import render_image
 
     options = dict(
         seed=0, domain='street', identity=4, camera=2, index=0, kind='person', width=64, height=128, samples=1
     )
-    return np.asarray(Image.open(io.BytesIO(render_picture(**options | changes)))).astype(int)
+    return np.asarray(Image.open(io.BytesIO(render_image(**options | changes)))).astype(int)
 
 
 def test_two_workers_render_the_same_bytes_as_one(tiny, tmp_path):
@@ -95,7 +95,7 @@ def test_second_call_renders_nothing(tiny, monkeypatch):
         raise AssertionError('rendered again')
 
     before = {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')}
-    monkeypatch.setattr(dataset, 'render_picture', fail)
+    monkeypatch.setattr(dataset, 'render_image', fail)
     assert dataset.render_dataset(tiny[0], **TINY, workers=1) == tiny[1]
     assert {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')} == before
 
@@ -103,7 +103,7 @@ def test_second_call_renders_nothing(tiny, monkeypatch):
 def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
     from msinet_timm.render import dataset
 
-    real, calls = dataset.render_picture, []
+    real, calls = dataset.render_image, []
 
     def interrupt(*args):
         calls.append(args)
@@ -111,18 +111,18 @@ def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(dataset, 'render_picture', interrupt)
+    monkeypatch.setattr(dataset, 'render_image', interrupt)
     with pytest.raises(KeyboardInterrupt):
         dataset.render_dataset(tmp_path, **TINY, workers=1)
     assert len(list(tmp_path.rglob('*.jpg'))) == 3
-    (tmp_path / 'query' / 'torn.jpg.tmp').write_bytes(b'half a picture')
+    (tmp_path / 'query' / 'torn.jpg.tmp').write_bytes(b'half an image')
     dataset.render_dataset(tmp_path, **TINY, workers=1)
     assert len(calls) == 4 + len(list(tmp_path.rglob('*.jpg'))) - 3
     assert contents(tmp_path) == contents(tiny[0])
 
 
 @pytest.mark.skipif(os.name == 'nt', reason='sends SIGINT')
-def test_ctrl_c_stops_all_workers_and_leaves_whole_pictures(tmp_path):
+def test_ctrl_c_stops_all_workers_and_leaves_whole_images(tmp_path):
     code = 'from msinet_timm.cli.data import main; raise SystemExit(main())'
     options = ['--identities', '40', '--samples', '1', '--width', '32', '--height', '64', '--workers', '2']
     command = [sys.executable, '-c', code, 'render', '--output', str(tmp_path), *options]
@@ -148,9 +148,9 @@ def test_ctrl_c_stops_all_workers_and_leaves_whole_pictures(tmp_path):
 
 
 def test_plan_keeps_train_and_test_apart():
-    pictures = plan(identities=40, cameras=6, pictures=10, seed=1, domain='mall')
-    assert len({p.path for p in pictures}) == len(pictures)
-    people = {part: [p for p in pictures if p.path.startswith(part + '/')] for part in PARTS}
+    images = plan(identities=40, cameras=6, images=10, seed=1, domain='mall')
+    assert len({p.path for p in images}) == len(images)
+    people = {part: [p for p in images if p.path.startswith(part + '/')] for part in PARTS}
     train, query, gallery = ({p.identity for p in people[part]} for part in PARTS)
     assert len(train) == len(query) == 20 and not train & (query | gallery) and query < gallery
     for p in people['query']:  # something to find under another camera
@@ -158,10 +158,10 @@ def test_plan_keeps_train_and_test_apart():
             g.identity == p.identity and g.camera != p.camera and g.kind == 'person' and '/-1_' not in g.path
             for g in people['bounding_box_test']
         )
-    cameras = Counter(p.camera for p in pictures)
+    cameras = Counter(p.camera for p in images)
     assert set(cameras) == set(range(1, 7)) and max(cameras.values()) < 2 * min(cameras.values())
-    larger = plan(identities=60, cameras=6, pictures=10, seed=1, domain='mall')
-    assert {p for p in pictures if '/-1_' not in p.path} <= set(larger)
+    larger = plan(identities=60, cameras=6, images=10, seed=1, domain='mall')
+    assert {p for p in images if '/-1_' not in p.path} <= set(larger)
 
 
 @pytest.mark.parametrize(
@@ -178,12 +178,12 @@ def test_plan_keeps_train_and_test_apart():
     + [dict(kind='partial'), dict(kind='small')],
     ids=str,
 )
-def test_every_argument_changes_the_picture(change):
-    assert np.abs(picture(**change) - picture()).mean() > 0.3
+def test_every_argument_changes_the_image(change):
+    assert np.abs(image(**change) - image()).mean() > 0.3
 
 
-def test_size_of_the_picture():
-    assert picture(width=40, height=96).shape == (96, 40, 3)
+def test_size_of_the_image():
+    assert image(width=40, height=96).shape == (96, 40, 3)
 
 
 def variants():
@@ -222,14 +222,14 @@ def test_every_garment_and_pattern_looks_different(monkeypatch):
             monkeypatch.setattr(
                 scene, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
             )
-            views.append(picture(camera=5, height=96, width=48))
+            views.append(image(camera=5, height=96, width=48))
         looks.setdefault(what, {})[name] = np.stack(views)
     scene._person.cache_clear()
-    for what, pictures in looks.items():
-        names = list(pictures)
+    for what, images in looks.items():
+        names = list(images)
         for k, a in enumerate(names):
             for b in names[:k]:
-                assert (np.abs(pictures[a] - pictures[b]) > 20).any(), f'{what}: {a} looks like {b}'
+                assert (np.abs(images[a] - images[b]) > 20).any(), f'{what}: {a} looks like {b}'
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ def test_every_garment_and_pattern_looks_different(monkeypatch):
         (['--cameras', '1'], '--cameras 1 is out of range'),
         (['--cameras', '10'], '--cameras 10 is out of range'),
         (['--identities', '1'], '--identities 1'),
-        (['--pictures', '0'], '--pictures 0'),
+        (['--images', '0'], '--images 0'),
         (['--samples', '0'], '--samples 0'),
         (['--width', '8'], '--width 8'),
         (['--height', '5000'], '--height 5000'),
@@ -299,7 +299,7 @@ def test_the_sample_is_whole():
         'distractors': labels.count(0),
         'junk': labels.count(-1),
     }
-    keys = ('identities', 'cameras', 'pictures', 'seed', 'domain')
+    keys = ('identities', 'cameras', 'images', 'seed', 'domain')
     wanted = {p.path for p in plan(**{k: settings[k] for k in keys})}
     assert {str(p.relative_to(SAMPLE)) for p in SAMPLE.rglob('*.jpg')} == wanted
     assert len({i for i, _ in parts['bounding_box_train']}) == len({i for i, _ in parts['query']}) == 50

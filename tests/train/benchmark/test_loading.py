@@ -15,9 +15,9 @@ def test_cache_is_much_faster():
 
 
 def test_prints_a_table(capsys):
-    assert main(['--pictures', '5', '--height', '32', '--width', '16', '--repeat', '2', '--batch-size', '4']) == 0
+    assert main(['--images', '5', '--height', '32', '--width', '16', '--repeat', '2', '--batch-size', '4']) == 0
     header, titles, *rows = capsys.readouterr().out.splitlines()
-    assert header == '5 pictures of sample, the first 256x128, for input 32x16'
+    assert header == '5 images of sample, the first 256x128, for input 32x16'
     assert titles.split()[-3:] == ['median', 'range', 'times']
     assert len(rows) == 3
     for row in rows:

@@ -42,19 +42,19 @@ def test_erasing_probability(probability):
 
 
 def test_transform_without_chance():
-    picture = Image.new('RGB', (48, 96), (255, 0, 51))
-    image = training_transform(CONFIG, erasing=0, padding=0)(picture)
+    photo = Image.new('RGB', (48, 96), (255, 0, 51))
+    image = training_transform(CONFIG, erasing=0, padding=0)(photo)
     expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(CONFIG['mean'])) / torch.tensor(CONFIG['std'])
     torch.testing.assert_close(image, expected[:, None, None].expand(3, 64, 32))
 
 
 def test_crop_moves_at_most_by_the_black_border():
     black = -torch.tensor(CONFIG['mean']) / torch.tensor(CONFIG['std'])
-    picture = Image.new('RGB', (32, 64), (255, 255, 255))
+    image = Image.new('RGB', (32, 64), (255, 255, 255))
     transform = training_transform(CONFIG, erasing=0)
     widths = []
     for _ in range(200):
-        is_black = (transform(picture) - black[:, None, None]).abs().amax(0) < 1e-5
+        is_black = (transform(image) - black[:, None, None]).abs().amax(0) < 1e-5
         rows, columns = is_black.all(1).sum().item(), is_black.all(0).sum().item()
         assert is_black.sum() == rows * 32 + columns * 64 - rows * columns
         widths.append((rows, columns))
@@ -62,19 +62,19 @@ def test_crop_moves_at_most_by_the_black_border():
 
 
 def test_flip():
-    picture = Image.fromarray(np.repeat(np.arange(32, dtype=np.uint8)[None, :, None] * 8, 64, 0).repeat(3, 2))
+    photo = Image.fromarray(np.repeat(np.arange(32, dtype=np.uint8)[None, :, None] * 8, 64, 0).repeat(3, 2))
     transform = training_transform(CONFIG, erasing=0, padding=0)
-    flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in (transform(picture) for _ in range(300))]
+    flipped = [bool(image[0, 0, 0] > image[0, 0, -1]) for image in (transform(photo) for _ in range(300))]
     assert np.mean(flipped) == pytest.approx(0.5, abs=0.1)
 
 
 def test_color_jitter():
-    picture = Image.new('RGB', (32, 64), (100, 100, 100))
-    plain = training_transform(CONFIG, erasing=0, padding=0)(picture)
+    image = Image.new('RGB', (32, 64), (100, 100, 100))
+    plain = training_transform(CONFIG, erasing=0, padding=0)(image)
     transform = training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0.5, 0, 0, 0))
-    grey = [(transform(picture) * 0.2 + 0.5)[0, 0, 0].item() * 255 for _ in range(100)]
+    grey = [(transform(image) * 0.2 + 0.5)[0, 0, 0].item() * 255 for _ in range(100)]
     assert 48 < min(grey) < 60 and 140 < max(grey) < 152
-    assert torch.equal(training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0, 0, 0, 0))(picture), plain)
+    assert torch.equal(training_transform(CONFIG, erasing=0, padding=0, color_jitter=(0, 0, 0, 0))(image), plain)
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])

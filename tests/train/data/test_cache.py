@@ -48,7 +48,7 @@ def test_cache_changes_no_weight_and_no_figure(market, plain, tmp_path):
     assert figures(plain) == figures(tmp_path / 'run')
 
 
-def test_each_picture_is_read_once(market, tmp_path, monkeypatch):
+def test_each_image_is_read_once(market, tmp_path, monkeypatch):
     opened = []
 
     def spy(path, *args):
@@ -99,7 +99,7 @@ def test_draft_decodes_at_a_lower_resolution(market, tmp_path, cached):
 
 @pytest.fixture
 def spoilt(market, tmp_path):
-    """A copy of the data set where identity 1 has one picture left, identity 2 none, and one query is broken."""
+    """A copy of the data set where identity 1 has one image left, identity 2 none, and one query is broken."""
     root = tmp_path / 'spoilt'
     shutil.copytree(market, root)
     people = [sorted((root / 'bounding_box_train').glob(f'000{n}_*')) for n in (1, 2)]
@@ -118,8 +118,8 @@ def test_skip_broken_keeps_batches_whole(spoilt, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(loop, 'train_one_epoch', spy)
     with caplog.at_level(logging.INFO):
         result = train(settings(spoilt, tmp_path / 'run', '--epochs', '1', '--skip-broken', '--cache', 'memory'))
-    assert 'market1501: broken pictures skipped: 9 train, 1 query, 0 gallery' in caplog.text
-    assert '1 training identities without a readable picture: 2' in caplog.text
+    assert 'market1501: broken images skipped: 9 train, 1 query, 0 gallery' in caplog.text
+    assert '1 training identities without a readable image: 2' in caplog.text
     assert '21 images of 5 identities' in caplog.text
     assert len(result.last.query) == 2
     assert batches
@@ -127,9 +127,9 @@ def test_skip_broken_keeps_batches_whole(spoilt, tmp_path, caplog, monkeypatch):
         assert len(batch) == 8 and all(batch.count(label) == 2 for label in batch)
 
 
-def test_without_skip_broken_the_picture_is_named(spoilt, tmp_path):
+def test_without_skip_broken_the_image_is_named(spoilt, tmp_path):
     for flags in ([], ['--cache', 'memory']):
-        with pytest.raises(InputError, match=r'spoilt/.*/000\d_.*: cannot read this picture'):
+        with pytest.raises(InputError, match=r'spoilt/.*/000\d_.*: cannot read this image'):
             train(settings(spoilt, tmp_path / f'run{len(flags)}', '--epochs', '1', *flags))
 
 

@@ -376,11 +376,11 @@ def test_data_set_to_train_on_only(market, tmp_path, caplog):
     assert settings['data_option'] == options[1:]
     again = parse_args(['--recipe', str(tmp_path / 'run' / 'args.yaml'), '--data-option', 'test_share=1'])
     assert again.data_option == [*options[1:], 'test_share=1']
-    with pytest.raises(InputError, match="data set 'folder' has no pictures to train on"):
+    with pytest.raises(InputError, match="data set 'folder' has no images to train on"):
         train(again)
 
 
-def test_broken_loss_names_the_pictures(market, tmp_path):
+def test_broken_loss_names_the_images(market, tmp_path):
     with pytest.raises(InputError, match=r'the loss became nan.*--lr.*bounding_box_train/000\d_c'):
         run(market, tmp_path / 'run', '--epochs', '9', '--lr', '1e30', '--warmup-step', '0', '--eval-interval', '0')
 

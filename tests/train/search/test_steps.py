@@ -52,10 +52,10 @@ def test_split_of_any_labels_and_order():
     assert [r.identity for r in valid] == [0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
-def test_split_needs_identities_and_pictures():
+def test_split_needs_identities_and_images():
     with pytest.raises(InputError, match='at least 5 of them, the training set has 4'):
         twins_split([Record('a.jpg', i) for i in range(4)])
-    with pytest.raises(InputError, match='2.jpg: the only picture of identity 2'):
+    with pytest.raises(InputError, match='2.jpg: the only image of identity 2'):
         twins_split([Record(f'{i}.jpg', i) for i in range(5) for _ in range(1 + (i != 2))])
 
 

@@ -68,7 +68,7 @@ def test_prcc(plant, folder):
     assert standard.query == (Record(f'{folder}/test/B/074/cropped_rgb003.jpg', 74, 2, clothes=1),)
     assert standard.protocol == Protocol()
     assert standard.known['query'] == (71, 3873)
-    assert standard.notes == ('standard protocol, all gallery pictures',)
+    assert standard.notes == ('standard protocol, all gallery images',)
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_prcc(plant, folder):
             r'train/001/cropped_rgb001.jpg: expected <camera>_..., like',
         ),
         ({'rgb/test/A/anna': []}, r'test/A/anna: expected folders named by the number of an identity'),
-        ({'rgb/test/C/074': []}, r'test/C holds no pictures'),
+        ({'rgb/test/C/074': []}, r'test/C holds no images'),
     ],
 )
 def test_wrong_prcc(plant, change, message):

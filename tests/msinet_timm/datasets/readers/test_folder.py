@@ -24,7 +24,7 @@ def test_names_of_identities_become_the_same_numbers_everywhere(plant):
     assert dataset.train == (Record(f'{root}/train/anna/1.jpg', 0), Record(f'{root}/train/anna/2.JPG', 0))
     assert dataset.query == (Record(f'{root}/query/ben/3.png', 1),)
     assert dataset.gallery == (Record(f'{root}/gallery/anna/5.jpeg', 0), Record(f'{root}/gallery/ben/4.webp', 1))
-    assert dataset.remarks == ('no cameras known: pictures of the same camera count as matches',)
+    assert dataset.remarks == ('no cameras known: images of the same camera count as matches',)
 
 
 def test_numbers_stay_as_they_are_unless_two_would_be_one(plant):
@@ -73,11 +73,11 @@ def test_clothes_changing_protocol(plant):
     assert read(root, pattern=pattern).protocol == Protocol()
 
 
-def people(pictures):
-    """Folders of identities -> cameras (None: unknown) -> number of pictures."""
+def people(images):
+    """Folders of identities -> cameras (None: unknown) -> number of images."""
     return {
         f'{name}/{camera}' if camera else name: [f'{n}.jpg' for n in range(count)]
-        for name, cameras in pictures.items()
+        for name, cameras in images.items()
         for camera, count in cameras.items()
     }
 
@@ -123,13 +123,13 @@ def test_split_to_train_on_only(plant):
         (
             {'train': ['a.jpg']},
             {},
-            r'train/a.jpg: expected pictures in .*/train/<identity>/ or .* give the option pattern=',
+            r'train/a.jpg: expected images in .*/train/<identity>/ or .* give the option pattern=',
         ),
-        ({'train/1/2/3': ['a.jpg']}, {}, r'train/1/2/3/a.jpg: expected pictures in'),
-        ({'train/1/cam': ['a.jpg'], 'train/2': ['b.jpg']}, {}, r'train/2/b.jpg has no camera but other pictures have'),
-        ({'1/2': ['a.jpg'], '2/1': ['a.jpg']}, {}, r'none of 1 identities to test on has two pictures under different'),
-        ({'1': ['a.jpg'], '2': ['a.jpg']}, {}, r'none of 1 identities to test on has two pictures$'),
-        ({'1': []}, {}, r'data holds no pictures'),
+        ({'train/1/2/3': ['a.jpg']}, {}, r'train/1/2/3/a.jpg: expected images in'),
+        ({'train/1/cam': ['a.jpg'], 'train/2': ['b.jpg']}, {}, r'train/2/b.jpg has no camera but other images have'),
+        ({'1/2': ['a.jpg'], '2/1': ['a.jpg']}, {}, r'none of 1 identities to test on has two images under different'),
+        ({'1': ['a.jpg'], '2': ['a.jpg']}, {}, r'none of 1 identities to test on has two images$'),
+        ({'1': []}, {}, r'data holds no images'),
         ({'1': ['a.jpg']}, {'test_share': 1.5}, r'option test_share=1.5 must be between 0 and 1'),
         ({'1': ['a.jpg']}, {'pattern': '('}, r'option pattern=\( is no regular expression'),
         ({'1': ['a.jpg']}, {'pattern': r'(?P<person>\d)'}, r'named groups may be identity, camera, .*; not person'),

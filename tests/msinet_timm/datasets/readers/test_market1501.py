@@ -70,12 +70,12 @@ def test_wrong_roots(tmp_path):
 def test_part_with_nothing_but_junk(market):
     for name in FILES['bounding_box_test'][::2]:
         (market / 'bounding_box_test' / name).unlink()
-    with pytest.raises(InputError, match=r'bounding_box_test holds no pictures: expected files named like'):
+    with pytest.raises(InputError, match=r'bounding_box_test holds no images: expected files named like'):
         create_dataset('market1501', str(market))
 
 
 @pytest.mark.parametrize('name', ['cat.jpg', '0002_c1_000451_03.jpg', '-2_c1s1_000451_03.jpg', '0002_c1s1_0451.PNG'])
-def test_picture_whose_name_does_not_parse(market, name):
+def test_image_whose_name_does_not_parse(market, name):
     (market / 'query' / name).touch()
     with pytest.raises(InputError, match=rf'query/{name}: expected <identity>_c<camera>s'):
         create_dataset('market1501', str(market))
@@ -94,7 +94,7 @@ def test_distractors_are_added_on_request(market):
 
 def test_distractors_that_are_not_there(market):
     (market / 'distractors_500k').mkdir()
-    with pytest.raises(InputError, match=r'has no distractors: expected pictures in a folder'):
+    with pytest.raises(InputError, match=r'has no distractors: expected images in a folder'):
         create_dataset('market1501', str(market), distractors_500k=True)
 
 

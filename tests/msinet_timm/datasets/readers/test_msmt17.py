@@ -39,7 +39,7 @@ def test_both_versions_in_all_places(plant, version, parent):
     )
     assert dataset.query == (Record(f'{folder}/{test}/0000/0000_014_03_0303morning_0022_0.jpg', 1041, 3),)
     assert [r[1:3] for r in dataset.gallery] == [(1041, 1), (1043, 2)]
-    assert dataset.notes == (f'MSMT17 version {version[1]}, train and validation pictures to train on',)
+    assert dataset.notes == (f'MSMT17 version {version[1]}, train and validation images to train on',)
     assert dataset.known['train'] == (1041, 32621)
 
 
@@ -48,7 +48,7 @@ def test_train_alone(plant):
     (root / 'MSMT17_V1' / 'list_val.txt').unlink()
     dataset = create_dataset('msmt17', str(root), split='train')
     assert [r.identity for r in dataset.train] == [0, 1]
-    assert dataset.notes == ('MSMT17 version 1, train pictures without the validation ones to train on',)
+    assert dataset.notes == ('MSMT17 version 1, train images without the validation ones to train on',)
     assert dataset.known['train'] == (1041, 30248)
     with pytest.raises(InputError, match=r'list_val.txt is missing'):
         create_dataset('msmt17', str(root))
@@ -95,9 +95,9 @@ def test_wrong_lists(plant, change, message):
 
 
 def test_missing_folders(plant, tmp_path):
-    with pytest.raises(InputError, match=r'MSMT17_V1/test is missing: it holds the pictures of list_query.txt'):
+    with pytest.raises(InputError, match=r'MSMT17_V1/test is missing: it holds the images of list_query.txt'):
         create_dataset('msmt17', str(plant({n: c for n, c in files('v1').items() if '/test/' not in n})))
-    with pytest.raises(InputError, match=r'list_train.txt is missing beside the pictures of MSMT17'):
+    with pytest.raises(InputError, match=r'list_train.txt is missing beside the images of MSMT17'):
         create_dataset('msmt17', str(plant({'train/0000': ['0000_000_01_0303morning_0015_0.jpg']}, 'bare')))
     with pytest.raises(InputError, match=r'expected a folder with train, test .*, but .*nowhere is no folder'):
         create_dataset('msmt17', str(tmp_path / 'nowhere'))

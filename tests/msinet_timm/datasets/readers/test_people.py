@@ -74,7 +74,7 @@ def test_randperson(plant, folder):
 
 
 def test_randperson_needs_its_names(plant):
-    with pytest.raises(InputError, match=r'pictures named like 000000_s00_c00_f000264.jpg, but .*has none of them'):
+    with pytest.raises(InputError, match=r'images named like 000000_s00_c00_f000264.jpg, but .*has none of them'):
         create_dataset('randperson', str(plant({'.': ['0002_c1s1_000451_03.jpg']})))
 
 

@@ -50,8 +50,8 @@ def test_vehicleid(plant, brief, folder):
     assert dataset.protocol == Protocol(draws=10)
     assert dataset.known['gallery'] == (800, 6493)
     assert dataset.remarks == (
-        'test of 800 vehicles: mean of 10 draws of one gallery picture for each',
-        'no cameras known: pictures of the same camera count as matches',
+        'test of 800 vehicles: mean of 10 draws of one gallery image for each',
+        'no cameras known: images of the same camera count as matches',
     )
     large = create_dataset('vehicleid', str(root), size='2400')
     assert len(large.gallery) == 1
@@ -63,9 +63,9 @@ def test_vehicleid(plant, brief, folder):
     [
         (
             {'train_test_split/train_list.txt': '0000001'},
-            r"train_list.txt, line 1: expected '<picture> <vehicle>'",
+            r"train_list.txt, line 1: expected '<image> <vehicle>'",
         ),
-        ({'train_test_split/train_list.txt': '0000001 7\n0000009 7'}, r'line 2: there is no picture 0000009.jpg in'),
+        ({'train_test_split/train_list.txt': '0000001 7\n0000009 7'}, r'line 2: there is no image 0000009.jpg in'),
         ({'train_test_split/test_list_800.txt': '0000001 x'}, r'test_list_800.txt, line 1: expected'),
     ],
 )
@@ -76,7 +76,7 @@ def test_wrong_vehicleid(plant, change, message):
 
 def test_vehicleid_without_files(plant):
     root = plant({'train_test_split/train_list.txt': '0000001 7'})
-    with pytest.raises(InputError, match=r'image is missing: it holds the pictures of VehicleID'):
+    with pytest.raises(InputError, match=r'image is missing: it holds the images of VehicleID'):
         create_dataset('vehicleid', str(root))
     with pytest.raises(InputError, match=r'test_list_1600.txt is missing'):
         create_dataset('vehicleid', str(plant(VEHICLEID)), size=1600)
@@ -120,10 +120,10 @@ def test_veriwild(plant, folder):
             {'train_test_split/train_list.txt': '00001/000009'},
             r'train_list.txt, line 1: 00001/000009 is not in',
         ),
-        ({'train_test_split/test_3000.txt': 'a.jpg'}, r"test_3000.txt, line 1: expected '<vehicle>/<picture>', got"),
+        ({'train_test_split/test_3000.txt': 'a.jpg'}, r"test_3000.txt, line 1: expected '<vehicle>/<image>', got"),
         (
             {'train_test_split/vehicle_info.txt': 'header\n00001/000001;left;now\n'},
-            r"vehicle_info.txt, line 2: expected '<vehicle>/<picture>;<camera>;<time>;...', got",
+            r"vehicle_info.txt, line 2: expected '<vehicle>/<image>;<camera>;<time>;...', got",
         ),
     ],
 )

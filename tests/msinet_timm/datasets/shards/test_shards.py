@@ -1,4 +1,4 @@
-"""Data sets in shards: the index, with and without, single pictures, and everything that can be wrong."""
+"""Data sets in shards: the index, with and without, single images, and everything that can be wrong."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from PIL import Image
 
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import Protocol, Record, ReIDDataset, create_dataset
-from msinet_timm.datasets.archive import picture_file, read_picture, split_path
+from msinet_timm.datasets.archive import image_file, read_image, split_path
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.tools.check import check_dataset
@@ -28,12 +28,10 @@ from msinet_timm.errors import InputError
 
 @pytest.fixture
 def dataset(paint):
-    """Six pictures of two identities to train on, one query, two in the gallery, with all that can be known."""
+    """Six images of two identities to train on, one query, two in the gallery, with all that can be known."""
 
     def record(number, identity, camera, **fields):
-        return Record(
-            str(paint(f'pictures/{number}.jpg', (25 * number, 90, 160))), identity, camera, clothes=1, **fields
-        )
+        return Record(str(paint(f'images/{number}.jpg', (25 * number, 90, 160))), identity, camera, clothes=1, **fields)
 
     train = tuple(record(n, n % 2, n) for n in range(5))
     train += (record(5, 1, 9, view=2, time=-7, tracklet=3, domain='hall, "A"', box=(1, 2, 20, 40)),)
@@ -68,8 +66,8 @@ def parts(dataset):
 
 
 def content(dataset):
-    """All that is known of each picture but its path, with its bytes."""
-    return [sorted((repr(r[1:]), read_picture(r.path)) for r in part) for part in parts(dataset)]
+    """All that is known of each image but its path, with its bytes."""
+    return [sorted((repr(r[1:]), read_image(r.path)) for r in part) for part in parts(dataset)]
 
 
 def test_records_and_bytes_come_back(dataset, shards):
@@ -130,11 +128,11 @@ def test_shards_of_others(tmp_path):
     assert create_dataset('shards', str(tmp_path)).train == dataset.train
 
 
-def test_single_pictures(dataset, shards, tmp_path):
+def test_single_images(dataset, shards, tmp_path):
     (boxed,) = [r for r in create_dataset('shards', str(shards)).train if r.box]
     image = load_image(boxed.path, boxed.box)
     np.testing.assert_array_equal(image, load_image(dataset.train[5].path, boxed.box))
-    assert split_path(boxed.path) == (picture_file(boxed.path), boxed.path.rpartition('/')[2])
+    assert split_path(boxed.path) == (image_file(boxed.path), boxed.path.rpartition('/')[2])
     folder = tmp_path / 'people.tar'
     folder.mkdir()
     shutil.copy(dataset.train[0].path, folder / 'a.jpg')
@@ -158,7 +156,7 @@ def test_check_and_contact_sheet(shards, tmp_path, capsys):
     assert main(['check', 'shards', str(shards), '--contact-sheet', str(sheet)]) == 0
     assert capsys.readouterr().out.endswith('sound\n')
     assert (np.abs(np.asarray(Image.open(sheet), int) - (150, 90, 160)) < 3).all(-1).sum() > 1000  # the query
-    members = {'000000.jpg': b'no picture', '000001.jpg': read_picture(f'{shards}/query-000000.tar/000000.jpg')}
+    members = {'000000.jpg': b'no image', '000001.jpg': read_image(f'{shards}/query-000000.tar/000000.jpg')}
     write_shard(shards / 'gallery-000000.tar', members)
     found = check_dataset(create_dataset('shards', str(shards)))
     assert [f.kind for f in found] == ['unreadable', 'duplicate']
@@ -176,7 +174,7 @@ def test_cache_notices_another_shard(shards, tmp_path):
 
 
 def test_skips_broken_members(shards, caplog):
-    members = {'000000.jpg': b'no picture', '000000.json': {}, '000001.jpg': jpeg((1, 1, 1)), '000001.json': {}}
+    members = {'000000.jpg': b'no image', '000000.json': {}, '000001.jpg': jpeg((1, 1, 1)), '000001.json': {}}
     write_shard(shards / 'gallery-000000.tar', members)
     left = drop_broken(create_dataset('shards', str(shards)))
     assert [r.path for r in left.gallery] == [f'{shards}/gallery-000000.tar/000001.jpg']
@@ -249,7 +247,7 @@ GOOD = {'a.jpg': jpeg((9, 9, 9)), 'a.json': {'identity': 1}}
         (GOOD | {'a.json': {'identity': 1, 'box': 7}}, r'a.json: box 7 must be'),
         (
             GOOD | {'b.jpg': b'', 'b.json': {'identity': 1, 'camera': 1}},
-            r'train-0.tar/a.jpg has no camera but other pictures have',
+            r'train-0.tar/a.jpg has no camera but other images have',
         ),
     ],
 )

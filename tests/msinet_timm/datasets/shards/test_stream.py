@@ -1,4 +1,4 @@
-"""Pictures from shards as a stream: features, batches for training, and what can go wrong on the way."""
+"""Images from shards as a stream: features, batches for training, and what can go wrong on the way."""
 
 import io
 import logging
@@ -28,8 +28,8 @@ P, K = 4, 3
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """12 identities with 7 to 18 pictures of noise to train on, 10 others in the gallery."""
-    root = tmp_path_factory.mktemp('pictures')
+    """12 identities with 7 to 18 images of noise to train on, 10 others in the gallery."""
+    root = tmp_path_factory.mktemp('images')
     rng = np.random.default_rng(0)
 
     def record(part, identity, number):
@@ -89,7 +89,7 @@ def test_remote_features_are_those_of_files(folder, shards, model):
 
 
 def test_shares_of_two_processes(shards, opened):
-    """Of each process's batches, one after the other, all pictures come, and only shards at the border come twice."""
+    """Of each process's batches, one after the other, all images come, and only shards at the border come twice."""
     batches = [range(n, min(n + 8, len(shards.train))) for n in range(0, len(shards.train), 8)]
     seen = []
     for share in (batches[: len(batches) // 2], batches[len(batches) // 2 :]):
@@ -107,9 +107,9 @@ def stream_bytes(record):
         return tar.extractfile(member).read()
 
 
-def test_batches_in_any_order_and_pictures_twice(shards):
+def test_batches_in_any_order_and_images_twice(shards):
     batches = [[30, 2, 2], [1, 30], [0, 99]]
-    with pytest.raises(RuntimeError):  # a picture is kept for one batch
+    with pytest.raises(RuntimeError):  # an image is kept for one batch
         list(StreamedBatches(shards.train, batches))
     found = [[index for index, _ in batch] for batch in StreamedBatches(shards.train, [[30, 2, 2], [1], [0, 99]])]
     assert found == [[30, 2, 2], [1], [0, 99]]
@@ -167,9 +167,9 @@ def test_loader(shards, workers):
         expected = [[index for index, _ in batch] for batch in sampler]
         found = list(loader)
         assert [indices.tolist() for _, indices in found] == expected
-        for pictures, indices in found[:2]:
+        for batch, indices in found[:2]:
             plain = [PILToTensor()(Image.open(io_of(shards.train[i]))) for i in indices]
-            assert torch.equal(pictures, torch.stack(plain))
+            assert torch.equal(batch, torch.stack(plain))
 
 
 def io_of(record):
@@ -224,7 +224,7 @@ def drawn(records, *args, epoch=0, **kwargs):
     return [[records[i] for i in batch] for batch in sampler._batches.batches]
 
 
-def test_few_pictures_are_repeated_all_of_them():
+def test_few_images_are_repeated_all_of_them():
     records = stub([0, 1, 2, 2, 3, 3, 3, 3])
     (batch,) = drawn(records, 4, 3)
     count = Counter(r.path for r in batch)
@@ -246,7 +246,7 @@ def test_badly_sorted_shards_are_told(caplog):
     records = stub(rng.permutation([i for i in range(500) for _ in range(4)]).tolist())
     with caplog.at_level(logging.WARNING):
         few = drawn(records, 4, 4, buffer=400)
-        assert 'of the training pictures find no other 3 of their identity among 400 in the stream' in caplog.text
+        assert 'of the training images find no other 3 of their identity among 400 in the stream' in caplog.text
         assert 'write the shards anew with msinet-data convert' in caplog.text
         caplog.clear()
         many = drawn(records, 4, 4, buffer=2000)
@@ -306,12 +306,12 @@ def test_shards_that_break_while_they_are_used(folder, model, tmp_path, how, mes
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_broken_picture_is_named(folder, model, tmp_path):
+def test_a_broken_image_is_named(folder, model, tmp_path):
     with open(tmp_path / 'a.jpg', 'wb') as file:
-        file.write(b'no picture')
+        file.write(b'no image')
     record = Record(str(tmp_path / 'a.jpg'), 1, 1)
     convert(ReIDDataset('set', '/', (), (record,), (record,)), 'shards', tmp_path / 'set')
     dataset = create_dataset('shards', str(tmp_path / 'set'))
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r'query-000000.tar/000000.jpg: cannot read this picture'):
+        with pytest.raises(InputError, match=r'query-000000.tar/000000.jpg: cannot read this image'):
             extract(model, dataset.query, workers=workers)

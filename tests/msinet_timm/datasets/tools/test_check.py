@@ -14,12 +14,12 @@ from msinet_timm.datasets.tools.contact_sheet import CAPTION, CELL, GAP, LABEL, 
 
 @pytest.fixture
 def sound(paint):
-    """Identity and camera of all pictures of a sound data set, which tests then spoil."""
+    """Identity and camera of all images of a sound data set, which tests then spoil."""
 
     def make(train=((1, 1), (1, 2)), query=((2, 1),), gallery=((2, 2), (0, 1)), **options):
         parts = {}
-        for part, pictures in (('train', train), ('query', query), ('gallery', gallery)):
-            records = [Record(str(paint(f'{part}/{n}.png')), i, c) for n, (i, c) in enumerate(pictures)]
+        for part, images in (('train', train), ('query', query), ('gallery', gallery)):
+            records = [Record(str(paint(f'{part}/{n}.png')), i, c) for n, (i, c) in enumerate(images)]
             parts[part] = tuple(records)
         return ReIDDataset('set', '/root', **parts, **options)
 
@@ -36,20 +36,20 @@ def test_nothing_is_found_in_a_sound_set(sound):
 
 @pytest.mark.parametrize('known', [{'train': (1, 3)}, {'train': (2, 2)}])
 def test_counts(sound, known):
-    (identities, pictures) = known['train']
+    (identities, images) = known['train']
     assert kinds(sound(known=known)) == {
-        'counts': f'train: 2 pictures of 1 identities, but {pictures} pictures of {identities} identities are known'
+        'counts': f'train: 2 images of 1 identities, but {images} images of {identities} identities are known'
     }
-    assert 'but 9 pictures are known' in kinds(sound(known={'query': (None, 9)}))['counts']
+    assert 'but 9 images are known' in kinds(sound(known={'query': (None, 9)}))['counts']
 
 
-def test_identities_with_one_picture_or_camera(sound):
+def test_identities_with_one_image_or_camera(sound):
     found = check_dataset(
         sound(train=[(i, 1) for i in range(10, 17)] + [(5, 3), (5, 3)], query=[(2, 1)], gallery=[(2, 1), (0, 1)])
     )
     assert [f.kind for f in found] == ['single', 'camera', 'camera']
     assert str(found[0]).splitlines() == [
-        'train: identities with one picture: 7',
+        'train: identities with one image: 7',
         *(f'    identity {i}' for i in range(10, 15)),
         '    and 2 more',
     ]
@@ -75,10 +75,10 @@ def test_identities_that_nobody_can_find(sound):
 
 def test_drawn_queries_are_in_the_gallery(sound):
     drawn = sound(query=(), gallery=[(2, None), (2, None), (3, None)], protocol=Protocol(draws=10))
-    assert kinds(drawn) == {'single': 'test: identities with one picture: 1\n    identity 3'}
+    assert kinds(drawn) == {'single': 'test: identities with one image: 1\n    identity 3'}
 
 
-def test_pictures(sound, paint):
+def test_images(sound, paint):
     dataset = sound(train=[(1, 1), (1, 2), (1, 3), (1, 4)])
     paths = [Path(r.path) for r in dataset.train]
     paths[0].write_bytes(paths[0].read_bytes()[:40])
@@ -87,14 +87,14 @@ def test_pictures(sound, paint):
         path.write_bytes(paths[3].read_bytes())
     found = kinds(dataset)
     assert list(found) == ['unreadable', 'tiny', 'duplicate']
-    assert found['unreadable'].startswith(f'unreadable pictures: 1\n    {paths[0]}: cannot read this picture (')
-    assert found['tiny'] == f'pictures with a side below 16 pixels: 1\n    {paths[1]}: 15 pixels'
+    assert found['unreadable'].startswith(f'unreadable images: 1\n    {paths[0]}: cannot read this image (')
+    assert found['tiny'] == f'images with a side below 16 pixels: 1\n    {paths[1]}: 15 pixels'
     first, *lines = found['duplicate'].splitlines()
-    assert first == 'groups of identical pictures: 1, 1 of them of different identities'
+    assert first == 'groups of identical images: 1, 1 of them of different identities'
     assert lines == [f'    {paths[2]} = {paths[3]} = {dataset.query[0].path}']
 
 
-def test_crops_of_one_file_are_different_pictures(paint):
+def test_crops_of_one_file_are_different_images(paint):
     path = str(paint('a.png', size=(40, 40)))
     records = tuple(Record(path, 1, c, box=box) for c, box in ((1, (0, 0, 16, 20)), (2, (16, 0, 40, 16))))
     assert kinds(ReIDDataset('set', '/', records, (), ())) == {}
@@ -103,7 +103,7 @@ def test_crops_of_one_file_are_different_pictures(paint):
 
 def test_summary(sound):
     assert summarize(sound()).splitlines() == [
-        '         identities  pictures  cameras',
+        '         identities  images  cameras',
         'train             1         2        2',
         'query             1         1        1',
         'gallery           2         2        2',
@@ -114,7 +114,7 @@ def test_contact_sheet(sound, paint):
     dataset = sound(train=[(i, i % 2) for i in range(9) for _ in range(4)])
     paint('query/0.png', color=(0, 200, 0), size=(88, 176))
     Path(dataset.gallery[0].path).write_bytes(b'')
-    sheet = draw_contact_sheet(dataset, identities=3, pictures=3)
+    sheet = draw_contact_sheet(dataset, identities=3, images=3)
     height = CELL[1] + CAPTION + GAP
     assert sheet.size == (LABEL + 3 * (CELL[0] + GAP) + GAP, 4 * height + GAP)
     top = GAP + 3 * height
@@ -126,7 +126,7 @@ def test_contact_sheet(sound, paint):
 def test_contact_sheet_goes_from_camera_to_camera(paint):
     colors = {3: (200, 0, 0), 1: (0, 200, 0), 2: (0, 0, 200)}
     records = tuple(Record(str(paint(f'{n}.png', color)), 1, c) for n, (c, color) in enumerate(colors.items()))
-    sheet = draw_contact_sheet(ReIDDataset('set', '/', records, (), ()), pictures=3)
+    sheet = draw_contact_sheet(ReIDDataset('set', '/', records, (), ()), images=3)
     shown = [sheet.getpixel((LABEL + n * (CELL[0] + GAP) + CELL[0] // 2, GAP + CELL[1] // 2)) for n in range(3)]
     assert shown == [colors[camera] for camera in (1, 2, 3)]
 
@@ -147,7 +147,7 @@ def test_command_with_findings(plant, paint, capsys):
     assert main(['check', 'folder', str(root), '--data-option', 'test_share=0']) == 1
     out = capsys.readouterr().out
     assert 'split by identity: 0% to test on, seed 0' in out
-    assert out.endswith('train: identities with one picture: 1\n    identity 2\n')
+    assert out.endswith('train: identities with one image: 1\n    identity 2\n')
     assert 'sound' not in out
 
 
@@ -172,5 +172,5 @@ def test_list(capsys):
     assert main(['list']) == 0
     out = capsys.readouterr().out
     assert out.count('    expects  ') == 16
-    assert '    option   split=trainval|train  pictures to train on; default trainval' in out
-    assert '    pictures train 12,936 of 751 identities, query 3,368 of 750 identities, gallery 15,913 of 751' in out
+    assert '    option   split=trainval|train  images to train on; default trainval' in out
+    assert '    images train 12,936 of 751 identities, query 3,368 of 750 identities, gallery 15,913 of 751' in out

@@ -10,7 +10,7 @@ from PIL import Image
 
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import Record, ReIDDataset, create_dataset
-from msinet_timm.datasets.archive import read_picture
+from msinet_timm.datasets.archive import read_image
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.records import Protocol
 from msinet_timm.datasets.tools.convert import LAYOUTS, convert
@@ -32,9 +32,9 @@ def market(paint, tmp_path):
 
 
 def content(dataset):
-    """What must not change, with the pictures' bytes."""
+    """What must not change, with the images' bytes."""
     return {
-        part: sorted((r.identity, r.camera, read_picture(r.path)) for r in getattr(dataset, part))
+        part: sorted((r.identity, r.camera, read_image(r.path)) for r in getattr(dataset, part))
         for part in ('train', 'query', 'gallery')
     }
 
@@ -55,7 +55,7 @@ def test_there_and_back(market, tmp_path, layout):
 
 
 @pytest.mark.parametrize('layout', ['folder', 'market1501'])
-def test_pictures_are_hard_links(market, tmp_path, layout):
+def test_images_are_hard_links(market, tmp_path, layout):
     convert(market, layout, tmp_path / 'out')
     written = list((tmp_path / 'out').rglob('*.png'))
     assert len(written) == 7
@@ -91,7 +91,7 @@ def test_identity_0_that_is_no_distractor_moves_away_from_0(paint, tmp_path):
     assert [r.identity for r in all_records(back)] == [1, 5, 8, 4, 8]
 
 
-def test_boxes_become_pictures_or_stay_boxes(paint, tmp_path):
+def test_boxes_become_images_or_stay_boxes(paint, tmp_path):
     path = paint('a.jpg', size=(30, 30))
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), dtype=np.uint8)).save(path)
     pixels = np.asarray(load_image(str(path)))
@@ -106,12 +106,12 @@ def test_boxes_become_pictures_or_stay_boxes(paint, tmp_path):
 
 
 def test_table_holds_all_that_is_known(paint, tmp_path):
-    record = Record(str(paint('pictures/a.png')), 3, 4, 5, -6, 7, 'day, night', 8, (1, 2, 3, 4))
+    record = Record(str(paint('images/a.png')), 3, 4, 5, -6, 7, 'day, night', 8, (1, 2, 3, 4))
     convert(ReIDDataset('set', '/', (record,), (), ()), 'csv', tmp_path / 'tables' / 'people.csv')
     text = (tmp_path / 'tables' / 'people.csv').read_text()
     assert text.splitlines() == [
         'path,identity,camera,view,time,tracklet,domain,clothes,box,split',
-        '../pictures/a.png,3,4,5,-6,7,"day, night",8,1 2 3 4,train',
+        '../images/a.png,3,4,5,-6,7,"day, night",8,1 2 3 4,train',
     ]
     (back,) = create_dataset('table', str(tmp_path / 'tables' / 'people.csv')).train
     assert os.path.samefile(back.path, record.path)
@@ -204,7 +204,7 @@ def test_suffixes_in_shards(paint, tmp_path):
     assert names == ['000000.jpg', '000001.jpg', '000002.bmp']
 
 
-def test_pictures_that_cannot_be_read(market, tmp_path):
+def test_images_that_cannot_be_read(market, tmp_path):
     os.remove(market.query[0].path)
-    with pytest.raises(InputError, match=r'query/0001_c1s1_001051_00.png: cannot read this picture \(No such file'):
+    with pytest.raises(InputError, match=r'query/0001_c1s1_001051_00.png: cannot read this image \(No such file'):
         convert(market, 'shards', tmp_path / 'out')
