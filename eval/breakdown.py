@@ -16,7 +16,7 @@ __all__ = ['Breakdown', 'by_camera_pair', 'by_domain']
 
 @dataclass(frozen=True, eq=False)
 class Breakdown:
-    """Figures by groups of queries and groups of the gallery. NaN where no query of the group has a match.
+    """Metrics by groups of queries and groups of the gallery. NaN where no query of the group has a match.
 
     Attributes:
         rows: R groups of queries, ascending: camera labels or names of domains.
@@ -53,7 +53,7 @@ def by_camera_pair(
         InputError: cameras are not known, or as `evaluate_ranking`.
     """
     if query.cameras is None or gallery.cameras is None:
-        raise InputError('figures by camera pair need the cameras of query and gallery, which are not known')
+        raise InputError('metrics by camera pair need the cameras of query and gallery, which are not known')
     of_query, of_gallery = (_groups(features.cameras.tolist()) for features in (query, gallery))
     return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)
 
@@ -76,7 +76,7 @@ def by_domain(
         InputError: domains are not known, or as `evaluate_ranking`.
     """
     if query.domains is None or gallery.domains is None:
-        raise InputError('figures by domain need the domains of query and gallery, which are not known')
+        raise InputError('metrics by domain need the domains of query and gallery, which are not known')
     of_query, of_gallery = (_groups(features.domains) for features in (query, gallery))
     of_gallery = {**of_gallery, 'all': torch.arange(len(gallery))}
     return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)

@@ -142,8 +142,8 @@ def _add_outputs(group: argparse._ArgumentGroup) -> None:
         action='store_true',
         help="keep the distance at a false positive rate of 0.1 %% in the model's folder, for msinet-eval pair",
     )
-    group.add_argument('--json', metavar='FILE', help='write the figures and how they came about')
-    group.add_argument('--summary', metavar='CSV', help='append a line of figures')
+    group.add_argument('--json', metavar='FILE', help='write the metrics and how they came about')
+    group.add_argument('--summary', metavar='CSV', help='append a line of metrics')
     group.add_argument('--html', metavar='FILE', help='write a report with curves, ranked lists and what was matched')
     group.add_argument('--png', action='store_true', help='write the curves of --html as PNG files beside it, too')
     group.add_argument('--ranked-lists', metavar='FILE', help='write a PNG of queries and what was found for them')

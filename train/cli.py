@@ -55,8 +55,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         '--checkpoint-interval', type=not_negative, default=0, metavar='N',
         help='keep the checkpoint of every N-th epoch, as milestone-N; 0: only the newest and the best'
     )  # fmt: skip
-    run.add_argument('--log-tensorboard', action='store_true', default=False, help='write figures for TensorBoard')
-    run.add_argument('--log-wandb', action='store_true', default=False, help='send figures to Weights & Biases')
+    run.add_argument('--log-tensorboard', action='store_true', default=False, help='write metrics for TensorBoard')
+    run.add_argument('--log-wandb', action='store_true', default=False, help='send metrics to Weights & Biases')
     run.add_argument('--wandb-project', default='msinet-timm', metavar='NAME', help='project there')
 
 

@@ -38,7 +38,7 @@ def write_curves(summary: Path, image: Path) -> None:
 
 
 def write_comparison(groups: Mapping[str, Sequence[Path]], image: Path, column: str = 'eval_mAP') -> None:
-    """Draws one figure of several runs over the epochs: a line for each group's mean, a band from lowest to highest.
+    """Draws one chart of several runs over the epochs: a line for each group's mean, a band from lowest to highest.
 
     Args:
         groups: run folders by name, such as those of several seeds. Only epochs that all of a group measured count.

@@ -42,7 +42,7 @@ class Size(NamedTuple):
         identities: who is asked for.
         cameras: that took the images.
         noise: how much images of one identity differ, in units of how much identities do.
-        plain_queries: how many queries the plain form is measured with; its figures are scaled to all.
+        plain_queries: how many queries the plain form is measured with; its metrics are scaled to all.
         plain_rerank: whether the plain form of re-ranking fits into memory.
     """
 
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--rerank', action='store_true', help='measure re-ranking, too')
     parser.add_argument('--repeats', type=positive, default=3, help='turns of each form (default: %(default)s)')
     parser.add_argument('--threads', type=positive, default=os.cpu_count(), help='of each form (default: all cores)')
-    parser.add_argument('--json', metavar='FILE', type=Path, help='write the figures there')
+    parser.add_argument('--json', metavar='FILE', type=Path, help='write the metrics there')
     parser.add_argument('--measure', nargs=2, metavar=('FORM', 'FOLDER'), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     torch.set_num_threads(args.threads)

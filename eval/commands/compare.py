@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--top', type=positive, default=10, metavar='N', help='queries to name that changed most (default: 10)'
     )
     parser.add_argument('--samples', type=positive, default=1000, metavar='N', help='of the bootstrap (default: 1000)')
-    parser.add_argument('--json', metavar='FILE', help='write the figures')
+    parser.add_argument('--json', metavar='FILE', help='write the metrics')
     parser.add_argument('--html', metavar='FILE', help='write a page that shows these queries with both rankings')
 
 
@@ -158,7 +158,7 @@ def _keys(features: Features) -> list[tuple]:
     return list(zip(names, features.identities.tolist(), boxes, strict=True))
 
 
-def _figures(comparison: Comparison) -> dict[str, tuple[float, float]]:
+def _metrics(comparison: Comparison) -> dict[str, tuple[float, float]]:
     a, b = comparison.a, comparison.b
     return {'mAP': (a.mAP, b.mAP), 'Rank-1': (float(a.cmc[0]), float(b.cmc[0]))}
 
@@ -175,7 +175,7 @@ def _verdict(difference: Difference) -> str:
 def _table(comparison: Comparison, sides: Sequence[_Side]) -> str:
     lines = [f'A  {sides[0].name}', f'B  {sides[1].name}', '']
     lines.append(f'{"":8}{"A":>7}{"B":>8}{"B - A":>9}  {"95 % interval":>16}{"p":>9}')
-    for name, (a, b) in _figures(comparison).items():
+    for name, (a, b) in _metrics(comparison).items():
         d = comparison.differences[name]
         interval = f'{100 * d.low:+.1f} ... {100 * d.high:+.1f}'
         lines.append(f'{name:8}{100 * a:7.1f}{100 * b:8.1f}{100 * d.value:+9.1f}  {interval:>16}{d.p_value:9.3f}')
@@ -191,16 +191,16 @@ def _table(comparison: Comparison, sides: Sequence[_Side]) -> str:
 
 def _write_json(path: str, comparison: Comparison, sides: Sequence[_Side], dataset: str | None, remarks: list) -> None:
     query = sides[0].query
-    figures = {
+    metrics = {
         'a': sides[0].name,
         'b': sides[1].name,
         'dataset': dataset,
         'remarks': remarks,
         'queries': comparison.a.num_valid,
         'queries_skipped': comparison.a.num_skipped,
-        'figures': {
+        'metrics': {
             name: {'a': a, 'b': b, **comparison.differences[name]._asdict()}
-            for name, (a, b) in _figures(comparison).items()
+            for name, (a, b) in _metrics(comparison).items()
         },
         'changed': [
             {'path': query.paths[c.query], 'identity': int(query.identities[c.query]), 'a': c.before, 'b': c.after}
@@ -208,7 +208,7 @@ def _write_json(path: str, comparison: Comparison, sides: Sequence[_Side], datas
         ],
     }
     try:
-        Path(path).write_text(json.dumps(figures, indent=2) + '\n', encoding='utf-8')
+        Path(path).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
     except OSError as e:
         raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
 
@@ -225,7 +225,7 @@ def _write_html(path: str, comparison: Comparison, sides: Sequence[_Side], same_
 
 def _body(comparison: Comparison, sides: Sequence[_Side], lists: Sequence[list], encode: Encoder) -> str:
     rows = []
-    for name, (a, b) in _figures(comparison).items():
+    for name, (a, b) in _metrics(comparison).items():
         d = comparison.differences[name]
         cells = (percent(a), percent(b), f'{100 * d.value:+.1f}', f'{100 * d.low:+.1f} … {100 * d.high:+.1f}')
         rows.append(

@@ -1,4 +1,4 @@
-"""What `msinet-eval` does: every model on every data set, a row of figures for each."""
+"""What `msinet-eval` does: every model on every data set, a row of metrics for each."""
 
 import argparse
 import functools

@@ -1,4 +1,4 @@
-"""Where the figures of `msinet-eval` go: the terminal, JSON, a summary, and images."""
+"""Where the metrics of `msinet-eval` go: the terminal, JSON, a summary, and images."""
 
 import argparse
 import csv
@@ -20,7 +20,7 @@ from msinet_eval.metrics.calibration import Calibration, find_calibration
 from msinet_eval.metrics.verification import VerificationResult
 from msinet_eval.protocol import Evaluation
 from msinet_eval.report.ranked_lists import write_ranked_lists
-from msinet_eval.report.text import figures, matrix, table
+from msinet_eval.report.text import matrix, metrics, table
 from msinet_timm.commands import make_folder
 from msinet_timm.datasets import ReIDDataset
 from msinet_timm.errors import InputError
@@ -43,8 +43,8 @@ class Row:
         data_options: as its reader was given them.
         evaluation: what is reported.
         lists: the same before re-ranking, for images of ranked lists; `evaluation` itself without re-ranking.
-        remarks: what a reader of the figures must know.
-        intervals: 95 % intervals by figure; None where they are not asked for, or the gallery was drawn.
+        remarks: what a reader of the metrics must know.
+        intervals: 95 % intervals by metric; None where they are not asked for, or the gallery was drawn.
         verification: None where it is not asked for.
         breakdowns: by `camera` and `domain`, before re-ranking; empty where they are not asked for.
         data_config: how images were fed to the model; None for embeddings.
@@ -115,7 +115,7 @@ def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
             print(f'\nmAP of {row.name}, queries by {kind} down, gallery across:')
             print(matrix(kind, breakdown))
     if args.json:
-        entries = [_figures(args, row) for row in rows]
+        entries = [_metrics(args, row) for row in rows]
         _write(args.json, '--json', json.dumps(entries if len(entries) > 1 else entries[0], indent=2) + '\n', 'w')
     if args.summary:
         _append_summary(args, rows)
@@ -131,7 +131,7 @@ def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
 
         measured = [_to_measured(args, row) for row in rows]
         command = ' '.join(['msinet-eval', *sys.argv[1:]]) if Path(sys.argv[0]).name == 'msinet-eval' else None
-        write_report(args.html, measured, command=command, figure_files=args.png)
+        write_report(args.html, measured, command=command, chart_files=args.png)
 
 
 def _describe(v: VerificationResult) -> list[str]:
@@ -148,8 +148,8 @@ def _describe(v: VerificationResult) -> list[str]:
 def _title(row: Row) -> str:
     ranking = row.lists.ranking
     before = '' if row.lists is row.evaluation else ' before re-ranking'
-    figures = f'mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
-    return '; '.join([f'{row.name}{before}: {figures}', *row.remarks])
+    metrics = f'mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
+    return '; '.join([f'{row.name}{before}: {metrics}', *row.remarks])
 
 
 def _write_lists(args: argparse.Namespace, row: Row, several: bool) -> None:
@@ -191,10 +191,10 @@ def _to_measured(args: argparse.Namespace, row: Row):
     )
 
 
-def _figures(args: argparse.Namespace, row: Row) -> dict:
+def _metrics(args: argparse.Namespace, row: Row) -> dict:
     ranking, query, gallery, rate = row.evaluation
     parts = {'query': query, 'gallery': gallery}
-    shown = figures(args.ranks)
+    shown = metrics(args.ranks)
     v = row.verification
     return {
         'model': args.model or row.model,
@@ -213,8 +213,8 @@ def _figures(args: argparse.Namespace, row: Row) -> dict:
         'mINP': ranking.mINP,
         'cmc': ranking.cmc.tolist(),
         'intervals': row.intervals,
-        'draws': [{name: figure(draw) for name, figure in shown.items()} for draw in ranking.draws],
-        'spread': {name: ranking.spread(figure) for name, figure in shown.items()} if ranking.draws else None,
+        'draws': [{name: metric(draw) for name, metric in shown.items()} for draw in ranking.draws],
+        'spread': {name: ranking.spread(metric) for name, metric in shown.items()} if ranking.draws else None,
         'verification': v
         and {
             'auc': v.auc,
@@ -222,7 +222,7 @@ def _figures(args: argparse.Namespace, row: Row) -> dict:
             'eer_threshold': v.eer_threshold,
             'points': [_without_nan(point._asdict()) for point in v.points],
         },
-        'breakdowns': {kind: _breakdown_figures(breakdown) for kind, breakdown in row.breakdowns.items()},
+        'breakdowns': {kind: _breakdown_metrics(breakdown) for kind, breakdown in row.breakdowns.items()},
         'queries_skipped': ranking.num_skipped,
         'skipped': dict(ranking.skipped),
         'embedding_dim': query.embeddings.shape[1],
@@ -232,7 +232,7 @@ def _figures(args: argparse.Namespace, row: Row) -> dict:
     }
 
 
-def _breakdown_figures(breakdown: Breakdown) -> dict:
+def _breakdown_metrics(breakdown: Breakdown) -> dict:
     cells = {
         name: [[None if value != value else value for value in row] for row in getattr(breakdown, name).tolist()]
         for name in ('mAP', 'rank1', 'queries')
@@ -240,12 +240,12 @@ def _breakdown_figures(breakdown: Breakdown) -> dict:
     return {'rows': list(breakdown.rows), 'columns': list(breakdown.columns), **cells}
 
 
-def _without_nan(figures: dict) -> dict:
-    return {name: None if value != value else value for name, value in figures.items()}
+def _without_nan(metrics: dict) -> dict:
+    return {name: None if value != value else value for name, value in metrics.items()}
 
 
 def _columns(args: argparse.Namespace) -> list[str]:
-    return ['time', 'model', 'dataset', 'options', *figures(args.ranks), 'queries', 'skipped']
+    return ['time', 'model', 'dataset', 'options', *metrics(args.ranks), 'queries', 'skipped']
 
 
 def _check_summary(args: argparse.Namespace) -> None:
@@ -275,7 +275,7 @@ def _append_summary(args: argparse.Namespace, rows: Sequence[Row]) -> None:
     for row in rows:
         ranking = row.evaluation.ranking
         options = [*row.data_options.items(), *changed]
-        values = [f'{100 * figure(ranking):.2f}' for figure in figures(args.ranks).values()]
+        values = [f'{100 * metric(ranking):.2f}' for metric in metrics(args.ranks).values()]
         said = [now, row.model or row.name, row.dataset.name, ' '.join(f'{k}={v}' for k, v in options)]
         writer.writerow([*said, *values, ranking.num_valid, ranking.num_skipped])
     _write(args.summary, '--summary', text.getvalue(), 'a')

@@ -21,7 +21,7 @@ _CHUNK = 2**21  # numbers of resampled identities held at once
 
 
 class Difference(NamedTuple):
-    """A figure of the second of two results less that of the first.
+    """A metric of the second of two results less that of the first.
 
     Attributes:
         value: as measured.
@@ -79,7 +79,7 @@ def bootstrap(
             is known: `RankingResult.spread`), or numbers out of their range.
     """
     _check(result, level, samples, ranks)
-    means, _ = _resample(_figures(result, ranks), query_identities, samples, seed)
+    means, _ = _resample(_metrics(result, ranks), query_identities, samples, seed)
     return {name: _interval(values, level) for name, values in means.items()}
 
 
@@ -116,7 +116,7 @@ def paired_bootstrap(
     for result in (a, b):
         _check(result, level, samples, ranks)
     _check_same_queries(a, b)
-    before, after = (_figures(result, ranks) for result in (a, b))
+    before, after = (_metrics(result, ranks) for result in (a, b))
     gains = {name: after[name] - before[name] for name in before if name != 'mINP'}
     means, values = _resample(gains, query_identities, samples, seed)
     return {name: _difference(values[name], means[name], level) for name in gains}
@@ -140,8 +140,8 @@ def most_changed(a: RankingResult, b: RankingResult, count: int = 10) -> list[Ch
     ]
 
 
-def _figures(result: RankingResult, ranks: Sequence[int]) -> dict[str, np.ndarray]:
-    """[Q] of each query, NaN where it was skipped; their means are the result's figures."""
+def _metrics(result: RankingResult, ranks: Sequence[int]) -> dict[str, np.ndarray]:
+    """[Q] of each query, NaN where it was skipped; their means are the result's metrics."""
     valid = np.isfinite(result.average_precision)
     first = result.first_match_rank
     hits = {f'Rank-{k}': np.where(valid, first <= k, np.nan) for k in ranks}
@@ -149,10 +149,10 @@ def _figures(result: RankingResult, ranks: Sequence[int]) -> dict[str, np.ndarra
 
 
 def _resample(
-    figures: dict[str, np.ndarray], query_identities, samples: int, seed: int
+    metrics: dict[str, np.ndarray], query_identities, samples: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Means of each figure in [samples] draws of identities, and over all queries."""
-    stacked = np.stack(list(figures.values()))
+    """Means of each metric in [samples] draws of identities, and over all queries."""
+    stacked = np.stack(list(metrics.values()))
     identities = np.asarray(query_identities)
     if identities.shape != stacked.shape[1:]:
         raise InputError(
@@ -161,10 +161,10 @@ def _resample(
     valid = np.isfinite(stacked[0])
     _, inverse = np.unique(identities[valid], return_inverse=True)
     rows = np.vstack([stacked[:, valid], np.ones(valid.sum())])
-    sums = np.stack([np.bincount(inverse, weights=row) for row in rows], 1)  # [identities, figures + 1]
-    means = _draw_means(sums, samples, seed) if len(sums) > 1 else np.full((samples, len(figures)), np.nan)
+    sums = np.stack([np.bincount(inverse, weights=row) for row in rows], 1)  # [identities, metrics + 1]
+    means = _draw_means(sums, samples, seed) if len(sums) > 1 else np.full((samples, len(metrics)), np.nan)
     totals = sums.sum(0)
-    return dict(zip(figures, means.T, strict=True)), dict(zip(figures, totals[:-1] / totals[-1], strict=True))
+    return dict(zip(metrics, means.T, strict=True)), dict(zip(metrics, totals[:-1] / totals[-1], strict=True))
 
 
 def _draw_means(sums: np.ndarray, samples: int, seed: int) -> np.ndarray:

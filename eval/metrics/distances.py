@@ -38,7 +38,7 @@ class EuclideanRows:
         query: [Q, D] float32.
         gallery: [G, D] float32, on the same device.
         precision: 'full' multiplies in float32. 'half' multiplies in float16, which is faster on most GPUs and some
-            CPUs, but rounds to three digits: near neighbours change places, and so do the figures, a little.
+            CPUs, but rounds to three digits: near neighbours change places, and so do the metrics, a little.
 
     Raises:
         InputError: features that are not finite or too large to square, or another precision.

@@ -29,7 +29,7 @@ class RankingResult:
         first_match_rank: [Q] rank of each query's first match, 1 or larger; 0 where it was skipped.
         skipped: number of skipped queries by reason: 'identity not in gallery', and 'only under the same cameras' (or
             'clothes', or 'cameras or clothes') where the rules have removed all that were there.
-        draws: where the gallery was drawn several times, the result of each; the figures above are their means, and
+        draws: where the gallery was drawn several times, the result of each; the metrics above are their means, and
             the arrays and `skipped` are those of the first.
     """
 
@@ -56,9 +56,9 @@ class RankingResult:
             draws=tuple(draws),
         )
 
-    def spread(self, figure: Callable[['RankingResult'], float]) -> float:
-        """Standard deviation over the draws of a figure, such as `lambda r: r.mAP`."""
-        return float(np.std([figure(d) for d in self.draws], ddof=1))
+    def spread(self, metric: Callable[['RankingResult'], float]) -> float:
+        """Standard deviation over the draws of a metric, such as `lambda r: r.mAP`."""
+        return float(np.std([metric(d) for d in self.draws], ddof=1))
 
     @property
     def num_valid(self) -> int:
@@ -107,7 +107,7 @@ def evaluate_ranking(
         kernel: how ranks are counted, see `counting`: 'tensor', 'numba' (on the CPU, needs the extra `fast`), or
             'auto', which is numba where it can run and pays. The result is the same.
         precision: 'half' multiplies in float16, which is faster on most GPUs, but rounds distances to three digits:
-            ranks change, and so do the figures, a little.
+            ranks change, and so do the metrics, a little.
 
     Raises:
         InputError: sizes that do not fit, features that are not finite, or no query with a match.
@@ -186,7 +186,7 @@ def _evaluate(
 def _measure(
     ranks: np.ndarray, related: np.ndarray, matched: np.ndarray, rules: tuple[str, ...], length: int
 ) -> RankingResult:
-    """Figures of all queries.
+    """Metrics of all queries.
 
     Args:
         ranks: [M] of all matches, query by query and ascending in each.

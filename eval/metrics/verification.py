@@ -104,7 +104,7 @@ def evaluate_verification(
     Pairs of one identity *and* camera (or clothes, where given) are left out, as from rankings. Distances are computed
     in float32, from the features as they are: thresholds are of use for features that are made and normalised alike.
 
-    The figures are exact counts of those distances. The same pairs, few, are held and sorted; the different pairs are
+    The metrics are exact counts of those distances. The same pairs, few, are held and sorted; the different pairs are
     counted tile by tile, over fine bins of squared distance and, in bins that also hold a same pair, against each
     same pair. So the counts are known at every same pair and at every bin's edge. An operating point is the one with
     the most true positives among all thresholds that keep the rate; its threshold is the largest of those known:

@@ -1,4 +1,4 @@
-"""The figures of a report: curves, histograms and matrices, drawn by matplotlib (extra `plot`)."""
+"""The charts of a report: curves, histograms and matrices, drawn by matplotlib (extra `plot`)."""
 
 import functools
 import io
@@ -64,7 +64,7 @@ def _styled(draw: Callable) -> Callable:
         try:
             import matplotlib
         except ImportError as e:
-            raise InputError('figures need matplotlib: pip install "msinet-timm[plot]"') from e
+            raise InputError('charts need matplotlib: pip install "msinet-timm[plot]"') from e
         with matplotlib.rc_context(_SETTINGS):
             return draw(*args, **kwargs)
 
@@ -79,7 +79,7 @@ def draw_cmc(curves: Sequence[tuple[str, np.ndarray]]):
         curves: for each model its name and [R] share of queries with a match among the first k+1 images, 0-1.
 
     Returns:
-        A matplotlib figure; likewise for the other functions.
+        A matplotlib figure, as from the other functions.
     """
     figure, axes = _create()
     for number, (name, cmc) in enumerate(curves):
@@ -208,7 +208,7 @@ def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[int], gallery
 
 @_styled
 def to_svg(figure) -> bytes:
-    """The figure as SVG, without anything to be fetched."""
+    """The chart as SVG, without anything to be fetched."""
     file = io.BytesIO()
     figure.savefig(file, format='svg', metadata={'Date': None, 'Creator': None})
     return file.getvalue()
@@ -216,7 +216,7 @@ def to_svg(figure) -> bytes:
 
 @_styled
 def to_png(figure) -> bytes:
-    """The figure as PNG, for slides and papers."""
+    """The chart as PNG, for slides and papers."""
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=200)
     return file.getvalue()

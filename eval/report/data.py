@@ -1,4 +1,4 @@
-"""What a report shows of a model: figures, their intervals, and rankings to look at."""
+"""What a report shows of a model: metrics, their intervals, and rankings to look at."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -75,9 +75,9 @@ class Facts:
 
     Attributes:
         measured: the model.
-        intervals: 95 % intervals by figure; empty where the gallery was drawn several times.
+        intervals: 95 % intervals by metric; empty where the gallery was drawn several times.
         verification: None where all images are of one identity.
-        cameras: figures by camera pair; None where cameras are unknown or too many to show.
+        cameras: metrics by camera pair; None where cameras are unknown or too many to show.
         rows: lists of the `worst`, `median` and `random` queries.
     """
 

@@ -21,13 +21,13 @@ def write_report(
     command: str | None = None,
     queries: int = 4,
     top: int = 10,
-    figure_files: bool = False,
+    chart_files: bool = False,
     seed: int = 0,
 ) -> None:
     """Writes a report that is one file: it fetches nothing, runs no script, and stays below 5 MB.
 
     It shows a table with 95 % intervals, CMC and precision-recall curves, distances of same and different pairs,
-    figures for each pair of cameras, ranked lists of the worst, of median and of random queries, and what the model
+    metrics for each pair of cameras, ranked lists of the worst, of median and of random queries, and what the model
     saw in some of them. The foot says how all of it came about.
 
     Args:
@@ -37,7 +37,7 @@ def write_report(
         command: command line, for the foot.
         queries: how many to list of each kind: worst, median and random. Fewer where several are described.
         top: ranks of each list.
-        figure_files: write each figure as a PNG, too, named after the report.
+        chart_files: write each chart as a PNG, too, named after the report.
         seed: of the random queries.
 
     Raises:
@@ -47,18 +47,18 @@ def write_report(
         raise InputError('a report needs at least one evaluation')
     path, count = Path(path), max(1, 2 * queries // (1 + len(measured)))
     facts = [look_into(m, queries=count, top=top, seed=seed) for m in measured]
-    drawn = _draw_figures(facts)
+    drawn = _draw_charts(facts)
     title = title or ', '.join(dict.fromkeys(m.name for m in measured))
     write_page(path, title, lambda encode: _body(facts, drawn, title, command, encode))
-    for name, chart in drawn.items() if figure_files else ():
+    for name, chart in drawn.items() if chart_files else ():
         file = path.with_name(f'{path.stem}_{name}.png')
         try:
             file.write_bytes(charts.to_png(chart))
         except OSError as e:
-            raise InputError(f'{file}: cannot write this figure ({e.strerror})') from e
+            raise InputError(f'{file}: cannot write this chart ({e.strerror})') from e
 
 
-def _draw_figures(facts: Sequence[Facts]) -> dict:
+def _draw_charts(facts: Sequence[Facts]) -> dict:
     """All charts by name, which is also that of their files."""
     drawn = {'cmc': charts.draw_cmc([(f.measured.name, f.measured.evaluation.ranking.cmc) for f in facts])}
     curves = [(f.measured.name, *f.verification.precision_recall.T) for f in facts if f.verification]
@@ -91,7 +91,7 @@ def _body(facts: Sequence[Facts], drawn: dict, title: str, command: str | None, 
         if len(facts) > 1:
             parts += [sections.model(f), sections.charts('Distances and cameras', own)]
         else:
-            parts.append(sections.charts('Figures', shared + own))
+            parts.append(sections.charts('Charts', shared + own))
         parts += [sections.lists(f, encode), sections.attention(f, encode)]
     parts.append(sections.foot(facts, command))
     return '\n'.join(parts)

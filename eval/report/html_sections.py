@@ -15,7 +15,7 @@ from .charts import to_svg
 from .data import Facts, Measured, Row
 from .html_parts import LEGEND, Encoder, draw_found, draw_list, draw_query, figure, percent, svg_image
 from .ranked_lists import label, load_listed
-from .text import FIGURES
+from .text import METRICS
 
 __all__ = ['attention', 'chart', 'charts', 'foot', 'heading', 'lists', 'model', 'results', 'tiles']
 
@@ -41,10 +41,10 @@ def model(facts: Facts) -> str:
 
 
 def tiles(facts: Facts) -> str:
-    """The main figures of a single model, to be seen at once."""
+    """The main metrics of a single model, to be seen at once."""
     ranking = facts.measured.evaluation.ranking
     names = ('mAP', 'Rank-1', 'mINP')
-    cells = [(f'{name}, %', percent(FIGURES[name](ranking)), _range(facts, name)) for name in names]
+    cells = [(f'{name}, %', percent(METRICS[name](ranking)), _range(facts, name)) for name in names]
     if facts.verification:
         rate = _told(facts.verification)['TPR @ FPR 1 %']
         cells.append(('Same pairs told, %', rate, 'at 1 % false alarms'))
@@ -64,10 +64,10 @@ def _told(v: VerificationResult | None) -> dict[str, str]:
 
 
 def _range(facts: Facts, name: str) -> str:
-    """The interval of a figure, or its spread over several draws; empty where neither is known."""
+    """The interval of a metric, or its spread over several draws; empty where neither is known."""
     ranking = facts.measured.evaluation.ranking
     if ranking.draws:
-        return f'± {percent(ranking.spread(FIGURES[name]))} over draws'
+        return f'± {percent(ranking.spread(METRICS[name]))} over draws'
     low, high = facts.intervals[name]
     return '' if np.isnan(low) else f'{percent(low)} – {percent(high)}'
 
@@ -77,13 +77,13 @@ def results(facts: Sequence[Facts]) -> str:
     rows = []
     for f in facts:
         ranking = f.measured.evaluation.ranking
-        cells = [f'<td>{percent(get(ranking))}<small>{_range(f, name)}</small></td>' for name, get in FIGURES.items()]
+        cells = [f'<td>{percent(get(ranking))}<small>{_range(f, name)}</small></td>' for name, get in METRICS.items()]
         cells += [f'<td>{value}</td>' for value in _told(f.verification).values()]
         rows.append(f'<tr><th scope="row">{escape(f.measured.name)}</th>{"".join(cells)}</tr>')
-    head = ''.join(f'<th scope="col">{name}</th>' for name in ('', *FIGURES, *_told(None)))
+    head = ''.join(f'<th scope="col">{name}</th>' for name in ('', *METRICS, *_told(None)))
     return (
         '<section><h2>Results</h2><p class="note">In percent. Ranges are 95 % intervals from 1,000 bootstrap samples '
-        'of the query identities, ± the standard deviation over drawn galleries. The last four figures take distance '
+        'of the query identities, ± the standard deviation over drawn galleries. The last four metrics take distance '
         'as a test of whether two images show the same one, over all pairs: area under the ROC curve, equal error '
         'rate, and true positives at a rate of false ones.</p>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
@@ -109,7 +109,7 @@ def chart(drawn: Mapping, kind: str, facts: Facts, end: str = '') -> str:
     """A chart with its heading; empty if it was not drawn.
 
     Args:
-        drawn: matplotlib figures by name.
+        drawn: charts by name, as matplotlib figures.
         kind: of the chart.
         facts: whose it is.
         end: of its name, after the kind.
@@ -200,7 +200,7 @@ def _enlarge(image: Image.Image) -> Image.Image:
 
 
 def foot(facts: Sequence[Facts], command: str | None) -> str:
-    """How the figures came about."""
+    """How the metrics came about."""
     measured = [f.measured for f in facts]
     items = [(m.name if len(measured) > 1 else 'Protocol', _protocol(m)) for m in measured]
     configs = {repr(m.data_config): m.data_config for m in measured if m.data_config}
@@ -211,7 +211,7 @@ def foot(facts: Sequence[Facts], command: str | None) -> str:
     versions = [f'{name} {version(name)}' for name in _PACKAGES]
     items.append(('Versions', ', '.join([f'Python {platform.python_version()}', *versions])))
     rows = ''.join(f'<dt>{escape(name)}</dt><dd>{text}</dd>' for name, text in items)
-    return f'<section><h2>How these figures came about</h2><dl class="facts">{rows}</dl></section>'
+    return f'<section><h2>How these metrics came about</h2><dl class="facts">{rows}</dl></section>'
 
 
 def _protocol(m: Measured) -> str:
@@ -225,7 +225,7 @@ def _protocol(m: Measured) -> str:
     if not any('skipped' in remark for remark in remarks):  # else they have told already, in more detail
         lines += [f'{count:,} queries skipped: {why}.' for why, count in ranking.skipped.items() if count]
     if ranking.draws:
-        lines.append(f'Figures are means over {len(ranking.draws)} random draws of the gallery; lists show the first.')
+        lines.append(f'Metrics are means over {len(ranking.draws)} random draws of the gallery; lists show the first.')
     lines.append('Average precision is the mean of the precision at the rank of each match (rectangular).')
     lines += [f'{remark[:1].upper()}{remark[1:]}.' for remark in remarks]
     if rate:

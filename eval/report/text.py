@@ -1,4 +1,4 @@
-"""Results for people: a table of figures in text."""
+"""Results for people: a table of metrics in text."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -8,21 +8,21 @@ from msinet_eval.metrics.ranking import RankingResult
 
 from .ranked_lists import write_ranked_lists
 
-__all__ = ['FIGURES', 'figures', 'matrix', 'table', 'write_ranked_lists']
+__all__ = ['METRICS', 'metrics', 'matrix', 'table', 'write_ranked_lists']
 
 
 def _rank(k: int) -> Callable[[RankingResult], float]:
     return lambda result: float(result.cmc[min(k, len(result.cmc)) - 1])
 
 
-def figures(ranks: Sequence[int] = (1, 5, 10)) -> dict[str, Callable[[RankingResult], float]]:
+def metrics(ranks: Sequence[int] = (1, 5, 10)) -> dict[str, Callable[[RankingResult], float]]:
     """What a table shows of a result, by name: mAP, Rank-k for some k, and mINP."""
     cmc = {f'Rank-{k}': _rank(k) for k in ranks}
     return {'mAP': lambda result: result.mAP, **cmc, 'mINP': lambda result: result.mINP}
 
 
 #: What a table shows of a result, unless other ranks are asked for.
-FIGURES: dict[str, Callable[[RankingResult], float]] = figures()
+METRICS: dict[str, Callable[[RankingResult], float]] = metrics()
 
 
 def table(
@@ -32,7 +32,7 @@ def table(
 ) -> str:
     """Aligned lines of text: a name and its mAP, Rank-k and mINP in percent.
 
-    A rank beyond the end of a short gallery's CMC curve is that curve's last figure, since there is nothing after it.
+    A rank beyond the end of a short gallery's CMC curve is that curve's last value, since there is nothing after it.
     Where the gallery was drawn several times, the standard deviation over the draws follows each mean.
 
     Args:
@@ -40,16 +40,16 @@ def table(
         ranks: k of each Rank-k.
         intervals: of each row, as `bootstrap` gives them, for a line below it; None for none.
     """
-    shown = figures(ranks)
+    shown = metrics(ranks)
     lines = [['', *shown]]
     for (name, result), interval in zip(rows, intervals or [None] * len(rows), strict=True):
-        cells = [f'{100 * figure(result):.1f}' for figure in shown.values()]
+        cells = [f'{100 * metric(result):.1f}' for metric in shown.values()]
         if result.draws:
-            spreads = [result.spread(figure) for figure in shown.values()]
+            spreads = [result.spread(metric) for metric in shown.values()]
             cells = [f'{cell} ±{100 * spread:.1f}' for cell, spread in zip(cells, spreads, strict=True)]
         lines.append([name, *cells])
         if interval and not any(math.isnan(low) for low, _ in interval.values()):
-            ends = [interval[figure] for figure in shown]
+            ends = [interval[metric] for metric in shown]
             lines.append(['  95 % interval', *(f'{100 * low:.1f}-{100 * high:.1f}' for low, high in ends)])
     return _align(lines)
 
@@ -63,7 +63,7 @@ def matrix(title: str, breakdown: Breakdown) -> str:
 
 
 def _align(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of one width each: names to the left, figures to the right."""
+    """Columns of one width each: names to the left, metrics to the right."""
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return '\n'.join(
         '  '.join([line[0].ljust(widths[0]), *(f.rjust(w) for f, w in zip(line[1:], widths[1:], strict=True))]).rstrip()

@@ -63,7 +63,7 @@ class ReIDDataset:
         query: images that ask. Empty where only training is meant, or where they are drawn from the gallery.
         gallery: images that are ranked for each query. May hold distractors: identities that no query has.
         protocol: how rankings are measured.
-        notes: what a reader of the figures must know, such as which version and split was read.
+        notes: what a reader of the metrics must know, such as which version and split was read.
         known: the published size of the parts, for `msinet-data check`.
     """
 

@@ -32,7 +32,7 @@ CALIBRATION = 'calibration.json'
 _CALIBRATED = ('threshold', 'false_positive_rate', 'true_positive_rate', 'dataset')
 PREVIEW = 'preview.png'
 _TASK = 'object-re-identification'
-_FIGURES = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
+_METRICS = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
 
 _USE = """```python
 import timm
@@ -44,8 +44,8 @@ embedding = model(transform(image)[None])  # normalise to length 1; the smaller 
 ```"""
 
 _LIMITS = """It tells people or vehicles apart that look like those it was trained on, in images cropped to one of
-them. Other cameras, places, seasons and angles lower its figures: measure it on your own images before you
-rely on it. It goes by appearance, clothes above all, and is no proof of identity. Its figures come from the data sets
+them. Other cameras, places, seasons and angles lower its metrics: measure it on your own images before you
+rely on it. It goes by appearance, clothes above all, and is no proof of identity. Its metrics come from the data sets
 named here, with their choice of people and places; how it does for groups of people that are rare there is not known.
 Whoever follows people with it needs a legal ground and their trust."""
 
@@ -56,7 +56,7 @@ class Result:
 
     Attributes:
         dataset: its name.
-        mAP: 0 to 1. So are `rank1` and `mINP`; None where a figure is not known.
+        mAP: 0 to 1. So are `rank1` and `mINP`; None where a metric is not known.
         protocol: rules of the measurement.
         query: number of queries. So is `gallery` of gallery images; None where it is not known.
     """
@@ -70,9 +70,9 @@ class Result:
     gallery: int | None = None
 
     def eval_results(self) -> list[EvalResult]:
-        """As the Hub's metadata has it, one for each figure."""
+        """As the Hub's metadata has it, one for each metric."""
         counts = {name: getattr(self, name) for name in ('protocol', 'query', 'gallery') if getattr(self, name)}
-        known = {name: getattr(self, field) for name, field in _FIGURES.items() if getattr(self, field) is not None}
+        known = {name: getattr(self, field) for name, field in _METRICS.items() if getattr(self, field) is not None}
         data = dict(dataset_name=self.dataset, dataset_type=self.dataset, dataset_split='test', dataset_args=counts)
         return [
             EvalResult(task_type=_TASK, metric_type=name, metric_value=round(value, 4), **data)
@@ -84,9 +84,9 @@ def read_results(data: ModelCardData) -> list[Result]:
     """The results in a card's metadata; those without mAP and Rank-1 are left out."""
     found: dict[str, dict[str, Any]] = {}
     for result in data.eval_results or []:
-        if result.metric_type in _FIGURES:
+        if result.metric_type in _METRICS:
             fields = found.setdefault(result.dataset_name, dict(result.dataset_args or {}))
-            fields[_FIGURES[result.metric_type]] = result.metric_value
+            fields[_METRICS[result.metric_type]] = result.metric_value
     return [Result(name, **fields) for name, fields in found.items() if {'mAP', 'rank1'} <= fields.keys()]
 
 
@@ -110,7 +110,7 @@ def write_card(
         results: what was measured with these weights.
         training_data: names of data sets.
         facts: listed under the title.
-        remarks: what a reader of the figures must know.
+        remarks: what a reader of the metrics must know.
         settings: of the training, as YAML.
         license: of the weights.
     """
@@ -157,8 +157,8 @@ def _table(results: Sequence[Result]) -> str:
     ]
     for r in results:
         counts = ['' if n is None else f'{n:,}' for n in (r.query, r.gallery)]
-        figures = ['' if value is None else f'{100 * value:.1f}' for value in (r.mAP, r.rank1, r.mINP)]
-        lines.append(f'| {" | ".join([r.dataset, *counts, *figures])} |')
+        metrics = ['' if value is None else f'{100 * value:.1f}' for value in (r.mAP, r.rank1, r.mINP)]
+        lines.append(f'| {" | ".join([r.dataset, *counts, *metrics])} |')
     return '\n'.join([*lines, '', ''])
 
 

@@ -41,31 +41,31 @@ def test_network_from_checkpoint_to_all_outputs(run, tmp_path):
     torch.manual_seed(0)
     save_file(timm.create_model('test_resnet', num_classes=0).state_dict(), tmp_path / 'weights.safetensors')
     out = tmp_path / 'new' / 'folder'
-    flags = ('--json', out / 'figures.json', '--ranked-lists', out / 'lists.png', '--features', out / 'features')
+    flags = ('--json', out / 'metrics.json', '--ranked-lists', out / 'lists.png', '--features', out / 'features')
     code, printed, _ = run(
         tmp_path / 'weights.safetensors', '--model', 'test_resnet', '--height', 64, '--width', 32, *flags
     )
     assert code == 0
 
-    figures = json.loads((out / 'figures.json').read_text())
-    assert figures['model'] == 'test_resnet'
-    assert figures['checkpoint'] == str(tmp_path / 'weights.safetensors')
-    assert figures['dataset'] == 'market1501'
-    assert figures['images'] == {'query': 3, 'gallery': 10}
-    assert figures['identities'] == {'query': 3, 'gallery': 4}
-    assert figures['same_camera_removed'] is True
-    assert figures['queries_skipped'] == 0
-    assert figures['preprocessing']['input_size'] == [3, 64, 32]
-    assert figures['preprocessing']['crop_mode'] == 'squash'
-    assert figures['images_per_second'] > 0
-    assert figures['versions']['timm'] == timm.__version__
+    metrics = json.loads((out / 'metrics.json').read_text())
+    assert metrics['model'] == 'test_resnet'
+    assert metrics['checkpoint'] == str(tmp_path / 'weights.safetensors')
+    assert metrics['dataset'] == 'market1501'
+    assert metrics['images'] == {'query': 3, 'gallery': 10}
+    assert metrics['identities'] == {'query': 3, 'gallery': 4}
+    assert metrics['same_camera_removed'] is True
+    assert metrics['queries_skipped'] == 0
+    assert metrics['preprocessing']['input_size'] == [3, 64, 32]
+    assert metrics['preprocessing']['crop_mode'] == 'squash'
+    assert metrics['images_per_second'] > 0
+    assert metrics['versions']['timm'] == timm.__version__
 
     query, gallery = (Features.load(out / 'features' / f'{part}.safetensors') for part in ('query', 'gallery'))
     result = rank(query, gallery)
-    assert figures['mAP'] == result.mAP
-    assert figures['mINP'] == result.mINP
-    assert figures['cmc'] == result.cmc.tolist()
-    assert figures['embedding_dim'] == query.embeddings.shape[1]
+    assert metrics['mAP'] == result.mAP
+    assert metrics['mINP'] == result.mINP
+    assert metrics['cmc'] == result.cmc.tolist()
+    assert metrics['embedding_dim'] == query.embeddings.shape[1]
     assert f'{100 * result.mAP:.1f}' in printed
     with Image.open(out / 'lists.png') as image:
         assert image.width > 11 * 88
@@ -182,12 +182,12 @@ def test_skip_broken_is_said_wherever_figures_are(run, market, tmp_path):
     path = market / 'query' / '0002_c1s1_000001_00.jpg'
     path.write_bytes(path.read_bytes()[:300])
     (market / 'bounding_box_train' / '0004_c1s1_000000_00.jpg').write_bytes(b'not looked at')
-    code, out, err = run('color_histogram', '--skip-broken', '--json', tmp_path / 'figures.json')
+    code, out, err = run('color_histogram', '--skip-broken', '--json', tmp_path / 'metrics.json')
     assert code == 0
     remark = 'broken images skipped: 1 query, 0 gallery'
     assert out.splitlines()[-1] == f'  {remark}'
-    figures = json.loads((tmp_path / 'figures.json').read_text())
-    assert figures['images'] == {'query': 2, 'gallery': 10} and figures['remarks'] == [remark]
+    metrics = json.loads((tmp_path / 'metrics.json').read_text())
+    assert metrics['images'] == {'query': 2, 'gallery': 10} and metrics['remarks'] == [remark]
 
 
 def test_cache_stays_and_gives_the_same(run, tmp_path):

@@ -65,7 +65,7 @@ def test_ten_draws_over_features_extracted_once(vehicles, monkeypatch):
     assert len(evaluation.ranking.draws) == 10
 
     features = real(Mean(), read(vehicles).gallery, workers=0)
-    figures = []
+    metrics = []
     for seed in range(10):
         # by hand: the first image of each vehicle in a random order
         chosen = {}
@@ -74,7 +74,7 @@ def test_ten_draws_over_features_extracted_once(vehicles, monkeypatch):
         drawn = sorted(chosen.values())
         rest = [i for i in range(21) if i not in drawn]
         assert len(rest) == 15
-        figures.append(
+        metrics.append(
             evaluate_ranking(
                 features.embeddings[rest],
                 features.embeddings[drawn],
@@ -82,13 +82,13 @@ def test_ten_draws_over_features_extracted_once(vehicles, monkeypatch):
                 features.identities[drawn],
             )
         )
-    assert [d.mAP for d in evaluation.ranking.draws] == [f.mAP for f in figures]
-    assert evaluation.ranking.mAP == pytest.approx(np.mean([f.mAP for f in figures]))
-    assert evaluation.ranking.cmc[0] == pytest.approx(np.mean([f.cmc[0] for f in figures]))
-    assert len({f.mAP for f in figures}) > 5
+    assert [d.mAP for d in evaluation.ranking.draws] == [f.mAP for f in metrics]
+    assert evaluation.ranking.mAP == pytest.approx(np.mean([f.mAP for f in metrics]))
+    assert evaluation.ranking.cmc[0] == pytest.approx(np.mean([f.cmc[0] for f in metrics]))
+    assert len({f.mAP for f in metrics}) > 5
     # what is kept is the first draw, so that ranked lists fit
-    assert rank(evaluation.query, evaluation.gallery).mAP == figures[0].mAP
-    np.testing.assert_array_equal(evaluation.ranking.average_precision, figures[0].average_precision)
+    assert rank(evaluation.query, evaluation.gallery).mAP == metrics[0].mAP
+    np.testing.assert_array_equal(evaluation.ranking.average_precision, metrics[0].average_precision)
 
 
 def test_fixed_queries_keep_asking(vehicles):
@@ -142,14 +142,14 @@ def test_reports_of_drawn_galleries(vehicles, tmp_path, capsys, monkeypatch):
         'no cameras known: images of the same camera count as matches',
     ]
     assert lines[2:] == [f'  {remark}' for remark in remarks]
-    figures = json.loads(files['--json'].read_text())
-    assert figures['data_options'] == {'size': '800'}
-    assert figures['remarks'] == remarks
-    assert figures['same_camera_removed'] is False
-    assert len(figures['draws']) == 10
-    assert figures['mAP'] == pytest.approx(np.mean([draw['mAP'] for draw in figures['draws']]))
+    metrics = json.loads(files['--json'].read_text())
+    assert metrics['data_options'] == {'size': '800'}
+    assert metrics['remarks'] == remarks
+    assert metrics['same_camera_removed'] is False
+    assert len(metrics['draws']) == 10
+    assert metrics['mAP'] == pytest.approx(np.mean([draw['mAP'] for draw in metrics['draws']]))
     for name in ('mAP', 'Rank-1', 'mINP'):
-        assert figures['spread'][name] == pytest.approx(np.std([draw[name] for draw in figures['draws']], ddof=1))
+        assert metrics['spread'][name] == pytest.approx(np.std([draw[name] for draw in metrics['draws']], ddof=1))
     assert titles[0].endswith('; '.join(['', *remarks]))
     # what the model gave, before any draw
     assert len(protocol.Features.load(tmp_path / 'gallery.safetensors')) == 21
@@ -159,8 +159,8 @@ def test_reports_of_drawn_galleries(vehicles, tmp_path, capsys, monkeypatch):
 def test_reports_without_draws_have_no_spread(market, tmp_path, capsys):
     argv = ['color_histogram', '-ds', 'market1501', '--data-dir', str(market), '--workers', '0']
     assert main([*argv, '--json', str(tmp_path / 'f.json')]) == 0
-    figures = json.loads((tmp_path / 'f.json').read_text())
-    assert (figures['draws'], figures['spread'], figures['remarks']) == ([], None, [])
+    metrics = json.loads((tmp_path / 'f.json').read_text())
+    assert (metrics['draws'], metrics['spread'], metrics['remarks']) == ([], None, [])
     assert '±' not in capsys.readouterr().out
 
 

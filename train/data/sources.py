@@ -19,8 +19,8 @@ class TrainingData:
     Attributes:
         train: images to learn from, of all sources; see `union`.
         labels: class of each, 0, 1, ...
-        measured: data sets with a gallery by the name that figures on them bear, the first source first.
-        remarks: what a reader of the figures must know.
+        measured: data sets with a gallery by the name that metrics on them bear, the first source first.
+        remarks: what a reader of the metrics must know.
     """
 
     train: tuple[Record, ...]

@@ -120,12 +120,12 @@ def train_one_epoch(
             meters.update(output, target, indices)
             count += len(images)
             if (k + 1) % every == 0 or k + 1 == batches:
-                figures = meters.read()
+                metrics = meters.read()
                 seconds = (time.perf_counter() - start) * ((epochs_left + 1) * batches / (k + 1) - 1)
-                postfix = {name: f'{value:.3g}' for name, value in figures.items()}
+                postfix = {name: f'{value:.3g}' for name, value in metrics.items()}
                 bar.set_postfix(postfix | {'left': str(datetime.timedelta(seconds=round(seconds)))}, refresh=False)
             bar.total = batches * len(images)
             bar.update(len(images))
-    figures = meters.total()
+    metrics = meters.total()
     processes = dist.get_world_size() if dist.is_initialized() else 1
-    return figures | {'images_per_second': processes * count / (time.perf_counter() - start)}
+    return metrics | {'images_per_second': processes * count / (time.perf_counter() - start)}

@@ -90,16 +90,16 @@ def _train(
     measurement, began = None, time.perf_counter()
     try:
         for epoch in range(start, args.epochs):
-            figures = run_epoch(args, processes, training, epoch)
+            metrics = run_epoch(args, processes, training, epoch)
             done = epoch + 1
             due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
             measurement = training.measure() if due else None
             if folder:
-                save_epoch(epoch, figures, measurement, due, args, training, folder, saver)
+                save_epoch(epoch, metrics, measurement, due, args, training, folder, saver)
                 for tracker in trackers:
                     tracker.log(epoch, {k: float(v) for k, v in folder.summary()[-1].items() if v and k != 'epoch'})
             left = (args.epochs - done) * (time.perf_counter() - began) / (done - start)
-            _logger.info(describe(done, args.epochs, figures, measurement, left))
+            _logger.info(describe(done, args.epochs, metrics, measurement, left))
     except KeyboardInterrupt:
         _logger.info(f'interrupted: msinet-train --resume {args.output} continues after the last whole epoch')
         raise
@@ -111,13 +111,13 @@ def _train(
 
 
 def run_epoch(args: argparse.Namespace, processes: Processes, training: Training, epoch: int) -> dict[str, float]:
-    """Trains for an epoch; gives its figures, the learning rate among them."""
+    """Trains for an epoch; gives its metrics, the learning rate among them."""
     random_seed((args.seed + 1_000_003 * epoch) % 2**32, processes.rank)
     training.loader.batch_sampler.set_epoch(epoch)
     training.scheduler.step(epoch)
     training.stepper.amp = precision(args, processes.device, epoch)
-    figures = {'lr': training.learning_rate}
-    figures |= train_one_epoch(
+    metrics = {'lr': training.learning_rate}
+    metrics |= train_one_epoch(
         training.task,
         training.loader,
         training.labels,
@@ -129,7 +129,7 @@ def run_epoch(args: argparse.Namespace, processes: Processes, training: Training
     if processes.several:  # each has followed the statistics of its own images
         for model in filter(None, (training.model, training.average)):
             distribute_bn(model, processes.count, reduce=True)
-    return figures
+    return metrics
 
 
 def create_saver(folder: RunFolder, training: Training) -> CheckpointSaver:
@@ -182,7 +182,7 @@ def load_checkpoint(path: Path) -> dict:
 
 def save_epoch(
     epoch: int,
-    figures: dict[str, float],
+    metrics: dict[str, float],
     measurement: Measurement | None,
     due: bool,
     args: argparse.Namespace,
@@ -193,7 +193,7 @@ def save_epoch(
     """Writes what an epoch leaves: its row, the models if they are `due`, and last the checkpoint that ends it."""
     data = training.data
     names = columns(list(data.measured) or [''], training.average is not None)
-    folder.add_summary(epoch, figures, names, measurement and measurement.figures())
+    folder.add_summary(epoch, metrics, names, measurement and measurement.metrics())
     metric = measurement and measurement.main.ranking.mAP
     improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
     sizes = {'images': len(data.train), 'identities': data.num_classes}
@@ -211,11 +211,11 @@ def save_epoch(
     saver.save_milestone_if_due(epoch + 1, args.checkpoint_interval)
 
 
-def describe(done: int, epochs: int, figures: dict[str, float], measurement: Measurement | None, left: float) -> str:
+def describe(done: int, epochs: int, metrics: dict[str, float], measurement: Measurement | None, left: float) -> str:
     """A line on an epoch for the log; `left` in seconds."""
     line = (
-        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {figures["lr"]:<7.2g}  loss {figures["loss"]:.3f}  '
-        f'accuracy {figures["accuracy"]:5.1f} %  {figures["images_per_second"]:.0f} images/s  '
+        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {metrics["lr"]:<7.2g}  loss {metrics["loss"]:.3f}  '
+        f'accuracy {metrics["accuracy"]:5.1f} %  {metrics["images_per_second"]:.0f} images/s  '
         f'left {datetime.timedelta(seconds=round(left))}'
     )
     found = {} if measurement is None else measurement.evaluations

@@ -36,7 +36,7 @@ def model_card(
         epoch: that the weights are of, counted from 0.
         sizes: numbers to tell about the training set, by what they count.
         measurement: what was measured with these weights.
-        remarks: what a reader of the figures must know.
+        remarks: what a reader of the metrics must know.
     """
     found = {} if measurement is None else measurement.average or measurement.evaluations
     counts = ', '.join(f'{value:,} {name}' for name, value in sizes.items())

@@ -124,16 +124,16 @@ class RunFolder:
         """timm's saver of checkpoints to resume from; it keeps the newest and the best."""
         return _AtomicSaver(checkpoint_dir=str(self.path), max_history=1, **kwargs)
 
-    def add_summary(self, epoch: int, figures: dict[str, float], columns: list[str], measured: dict | None) -> None:
+    def add_summary(self, epoch: int, metrics: dict[str, float], columns: list[str], measured: dict | None) -> None:
         """Adds a row to `summary.csv`.
 
         Args:
             epoch: counted from 0.
-            figures: of the training.
+            metrics: of the training.
             columns: names of what is measured.
-            measured: figures by those names; None where there was no evaluation: the columns stay empty.
+            measured: metrics by those names; None where there was no evaluation: the columns stay empty.
         """
-        row = {'epoch': epoch} | {f'train_{k}': v for k, v in figures.items()}
+        row = {'epoch': epoch} | {f'train_{k}': v for k, v in metrics.items()}
         row |= {f'eval_{name}': '' if measured is None else measured[name] for name in columns}
         self._write_summary([*self.summary(), row])
 

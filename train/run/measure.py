@@ -33,7 +33,7 @@ class Measurement:
         """By which models are compared: on the first data set, with averaged weights where there are any."""
         return next(iter((self.average or self.evaluations).values()))
 
-    def figures(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, float]:
         """mAP, Rank-1 and mINP, each 0 to 1, by the names that `columns` gives."""
         return dict(zip(columns(list(self.evaluations), bool(self.average)), self._rankings(), strict=True))
 
@@ -68,17 +68,17 @@ def calibrate(name: str, evaluation: Evaluation, model: str, same_clothes_remove
 
 
 def columns(names: list[str], average: bool) -> list[str]:
-    """Names of figures: those on the first data set are plain, `ema_` stands before those of averaged weights.
+    """Names of metrics: those on the first data set are plain, `ema_` stands before those of averaged weights.
 
     Args:
         names: of the data sets.
         average: whether there are averaged weights.
     """
     return [
-        f'{weights}{"" if name == names[0] else f"{name}_"}{figure}'
+        f'{weights}{"" if name == names[0] else f"{name}_"}{metric}'
         for weights in ('', 'ema_')[: 1 + average]
         for name in names
-        for figure in ('mAP', 'rank1', 'mINP')
+        for metric in ('mAP', 'rank1', 'mINP')
     ]
 
 
@@ -91,7 +91,7 @@ def measure(
     """Evaluates a model, and its averaged weights; None where there is no data set.
 
     Args:
-        datasets: by the name that figures bear.
+        datasets: by the name that metrics bear.
         evaluate: `msinet_eval.protocol.evaluate`, with everything but the model and the data set given.
         model: what embeds.
         average: the same with averaged weights.

@@ -1,4 +1,4 @@
-"""Where the figures of a run go besides its own files: TensorBoard, Weights & Biases."""
+"""Where the metrics of a run go besides its own files: TensorBoard, Weights & Biases."""
 
 import argparse
 import uuid
@@ -11,10 +11,10 @@ __all__ = ['TensorBoard', 'Tracker', 'WandB', 'create_trackers']
 
 
 class Tracker(Protocol):
-    """Takes figures."""
+    """Takes metrics."""
 
-    def log(self, epoch: int, figures: dict[str, float]) -> None:
-        """Figures of an epoch, counted from 0, by name such as `train_loss`."""
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        """Metrics of an epoch, counted from 0, by name such as `train_loss`."""
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -26,7 +26,7 @@ class TensorBoard:
     Args:
         folder: of the run.
         settings: of the run.
-        start: first epoch to come; figures of it and later ones from before an interruption are dropped.
+        start: first epoch to come; metrics of it and later ones from before an interruption are dropped.
 
     Raises:
         InputError: TensorBoard, an optional package, is missing.
@@ -40,8 +40,8 @@ class TensorBoard:
         self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start)
         self._writer.add_text('settings', '\n'.join(f'    {k}: {v}' for k, v in sorted(settings.items())), start)
 
-    def log(self, epoch: int, figures: dict[str, float]) -> None:
-        for name, value in figures.items():
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        for name, value in metrics.items():
             self._writer.add_scalar(name.replace('_', '/', 1), value, epoch)
         self._writer.flush()
 
@@ -50,7 +50,7 @@ class TensorBoard:
 
 
 class WandB:
-    """Sends figures to Weights & Biases, or keeps them in the run's folder if `WANDB_MODE` is `offline`.
+    """Sends metrics to Weights & Biases, or keeps them in the run's folder if `WANDB_MODE` is `offline`.
 
     Args:
         folder: of the run; `wandb.id` in it lets a resumed run go on where it was.
@@ -81,8 +81,8 @@ class WandB:
         except wandb.errors.Error as e:
             raise InputError(f'--log-wandb: {e}; log in by "wandb login", or set WANDB_MODE=offline') from e
 
-    def log(self, epoch: int, figures: dict[str, float]) -> None:
-        self._run.log({'epoch': epoch, **figures}, step=epoch)
+    def log(self, epoch: int, metrics: dict[str, float]) -> None:
+        self._run.log({'epoch': epoch, **metrics}, step=epoch)
 
     def close(self) -> None:
         self._run.finish()

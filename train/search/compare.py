@@ -143,18 +143,18 @@ def _milliseconds(genotype: Genotype, flags: Sequence[str], batch_size: int = 8)
         return measure_milliseconds(lambda: model(images), device)
 
 
-def _figures(candidate: Candidate) -> dict[str, str]:
-    figures = {}
+def _metrics(candidate: Candidate) -> dict[str, str]:
+    metrics = {}
     for name, values in (('mAP', candidate.mAP), ('Rank-1', candidate.rank1)):
         spread = f' ±{100 * statistics.stdev(values):.1f}' if len(values) > 1 else ''
-        figures[name] = f'{100 * statistics.mean(values):.1f}{spread}'
-    return figures | {'ms': f'{candidate.milliseconds:.1f}'}
+        metrics[name] = f'{100 * statistics.mean(values):.1f}{spread}'
+    return metrics | {'ms': f'{candidate.milliseconds:.1f}'}
 
 
 def _table(candidates: Sequence[Candidate]) -> str:
     """Candidates from best to worst: means over the seeds with their standard deviations, and time of a batch of 8."""
     ordered = sorted(candidates, key=lambda c: -statistics.mean(c.mAP))
-    lines = [['', 'mAP', 'Rank-1', 'ms'], *([c.name, *_figures(c).values()] for c in ordered)]
+    lines = [['', 'mAP', 'Rank-1', 'ms'], *([c.name, *_metrics(c).values()] for c in ordered)]
     widths = [max(len(line[k]) for line in lines) for k in range(4)]
     return '\n'.join(
         '  '.join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])

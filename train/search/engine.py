@@ -173,13 +173,13 @@ def _search(state: Search, folder: RunFolder | None) -> Genotype:
         _initialize_memories(state)
     try:
         for epoch in range(start, args.epochs):
-            figures = _run_epoch(state, epoch)
+            metrics = _run_epoch(state, epoch)
             done = epoch + 1
             due = done == args.epochs or done % args.geno_interval == 0
             measurement = _measure(state) if due else None
             if folder:
-                _save_epoch(state, folder, epoch, figures, measurement, due)
-            line = '  '.join(f'{name} {value:.4g}' for name, value in figures.items())
+                _save_epoch(state, folder, epoch, metrics, measurement, due)
+            line = '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
             if measurement is not None:
                 line += f'  mAP {100 * measurement.main.ranking.mAP:.1f} %'
             _logger.info(f'epoch {done}/{args.epochs}  {line}')
@@ -203,7 +203,7 @@ def _initialize_memories(state: Search) -> None:
 
 
 def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
-    """Alternates between architecture and weights for an epoch; gives its figures."""
+    """Alternates between architecture and weights for an epoch; gives its metrics."""
     args, task, loader = state.args, state.task, state.halves['train']
     random_seed((args.seed + 1_000_003 * epoch) % 2**32, state.processes.rank)
     loader.batch_sampler.set_epoch(epoch)
@@ -239,13 +239,13 @@ def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
     if state.processes.several:
         distribute_bn(task.supernet, state.processes.count, reduce=True)
     mixture = task.supernet.mixture().detach()
-    figures = {'lr': weights.param_groups[0]['lr'], 'arch_lr': arch.param_groups[0]['lr']}
-    figures |= {name: meter.avg for name, meter in meters.items()}
-    figures['entropy'] = float(-(mixture * mixture.log()).sum(1).mean())
+    metrics = {'lr': weights.param_groups[0]['lr'], 'arch_lr': arch.param_groups[0]['lr']}
+    metrics |= {name: meter.avg for name, meter in meters.items()}
+    metrics['entropy'] = float(-(mixture * mixture.log()).sum(1).mean())
     if state.costs is not None:
-        figures['expected_ms'] = float((mixture * state.costs).sum())
+        metrics['expected_ms'] = float((mixture * state.costs).sum())
     rate = state.processes.count * count / (time.perf_counter() - began)
-    return figures | {'images_per_second': rate}
+    return metrics | {'images_per_second': rate}
 
 
 def _endless(state: Search, epoch: int) -> Iterator:
@@ -293,7 +293,7 @@ def _save_epoch(
     state: Search,
     folder: RunFolder,
     epoch: int,
-    figures: dict[str, float],
+    metrics: dict[str, float],
     measurement: Measurement | None,
     due: bool,
 ) -> None:
@@ -301,7 +301,7 @@ def _save_epoch(
     args, supernet = state.args, state.task.supernet
     mixture = supernet.mixture().detach().cpu()
     folder.add_summary(
-        epoch, figures, columns(list(state.data.measured) or [''], False), measurement and measurement.figures()
+        epoch, metrics, columns(list(state.data.measured) or [''], False), measurement and measurement.metrics()
     )
     add_mixture(folder, epoch, mixture)
     if due:

@@ -25,7 +25,7 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 
     """Decodes all images and leaves out those that cannot be read, so that batches and rankings are whole.
 
     The log gets a line for each of the first 20, their count, and the training identities that are lost with them;
-    the count joins the data set's notes, since figures without them are others.
+    the count joins the data set's notes, since metrics without them are others.
 
     Args:
         dataset: whatever `create_dataset` gives.

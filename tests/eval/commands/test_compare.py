@@ -58,12 +58,12 @@ def test_a_better_model(folders, tmp_path, capsys):
 
     changes = np.abs(b.average_precision - a.average_precision)
     order = np.argsort(-changes, kind='stable')[:3]
-    figures = json.loads((tmp_path / 'c.json').read_text())
-    assert [entry['path'] for entry in figures['changed']] == [sides['bad'][0].paths[i] for i in order]
-    assert [entry['b'] for entry in figures['changed']] == pytest.approx(b.average_precision[order].tolist())
+    metrics = json.loads((tmp_path / 'c.json').read_text())
+    assert [entry['path'] for entry in metrics['changed']] == [sides['bad'][0].paths[i] for i in order]
+    assert [entry['b'] for entry in metrics['changed']] == pytest.approx(b.average_precision[order].tolist())
     assert out.rstrip().splitlines()[-3].endswith(sides['bad'][0].paths[order[0]])
-    assert figures['figures']['mAP']['a'] == pytest.approx(a.mAP) and figures['queries'] == a.num_valid
-    assert figures['figures']['mAP']['low'] == pytest.approx(difference.low)
+    assert metrics['metrics']['mAP']['a'] == pytest.approx(a.mAP) and metrics['queries'] == a.num_valid
+    assert metrics['metrics']['mAP']['low'] == pytest.approx(difference.low)
 
 
 def test_the_other_way_round_and_the_same(folders, capsys):

@@ -58,15 +58,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, tmp_path, capsys):
-    """Measures the features of the folder; gives the figures as JSON."""
+    """Measures the features of the folder; gives the metrics as JSON."""
 
     def call(*flags):
         files = [str(folder / f'{part}.safetensors') for part in ('query', 'gallery')]
         capsys.readouterr()
-        code = main(['--embeddings', *files, '--json', str(tmp_path / 'figures.json'), *map(str, flags)])
+        code = main(['--embeddings', *files, '--json', str(tmp_path / 'metrics.json'), *map(str, flags)])
         out, err = capsys.readouterr()
         assert code == 0, err
-        return json.loads((tmp_path / 'figures.json').read_text()) | {'out': out}
+        return json.loads((tmp_path / 'metrics.json').read_text()) | {'out': out}
 
     return call
 
@@ -76,9 +76,9 @@ def embedded(folder):
     return Embedded(*[Features.load(folder / f'{part}.safetensors') for part in ('query', 'gallery')])
 
 
-def same(figures, ranking):
-    assert figures['mAP'] == pytest.approx(ranking.mAP, abs=1e-9)
-    assert figures['cmc'] == pytest.approx(ranking.cmc.tolist())
+def same(metrics, ranking):
+    assert metrics['mAP'] == pytest.approx(ranking.mAP, abs=1e-9)
+    assert metrics['cmc'] == pytest.approx(ranking.cmc.tolist())
 
 
 def test_flip_is_the_mean_before_the_norm(msinet):
@@ -154,21 +154,21 @@ def test_refinements(run, embedded):
         ('--database-augmentation', 2): (query, augment_database(gallery, 2)),
     }
     for flags, pair in pairs.items():
-        figures = run(*flags)
-        same(figures, measure(Embedded(*pair), Protocol()).ranking)
-        assert figures['mAP'] != plain['mAP']
-        assert figures['test_time'][flags[0][2:].replace('-', '_')] == (flags[1] if len(flags) > 1 else True)
+        metrics = run(*flags)
+        same(metrics, measure(Embedded(*pair), Protocol()).ranking)
+        assert metrics['mAP'] != plain['mAP']
+        assert metrics['test_time'][flags[0][2:].replace('-', '_')] == (flags[1] if len(flags) > 1 else True)
     both = run('--camera-mean', '--query-expansion', 3)
     centred = subtract_camera_means(query, gallery)
     same(both, measure(Embedded(expand_queries(*centred, 3), centred[1]), Protocol()).ranking)
 
 
 def test_multi_shot_ranks_tracklets(run, embedded):
-    figures = run('--multi-shot')
+    metrics = run('--multi-shot')
     series = [set(zip(f.tracklets.tolist(), f.cameras.tolist(), strict=True)) for f in embedded[:2]]
-    assert figures['images'] == {'query': len(series[0]), 'gallery': len(series[1])}
+    assert metrics['images'] == {'query': len(series[0]), 'gallery': len(series[1])}
     assert len(series[1]) < len(embedded.gallery)
-    same(figures, measure(Embedded(*map(average_tracklets, embedded[:2])), Protocol()).ranking)
+    same(metrics, measure(Embedded(*map(average_tracklets, embedded[:2])), Protocol()).ranking)
 
 
 def test_reranking(run, embedded):
@@ -179,10 +179,10 @@ def test_reranking(run, embedded):
     ):
         distances = k_reciprocal(query.embeddings, gallery.embeddings, *values)
         expected = evaluate_distances(distances, query.identities, gallery.identities, query.cameras, gallery.cameras)
-        figures = run('--rerank', *flags)
-        same(figures, expected)
-        assert figures['rerank'] == dict(zip(('k1', 'k2', 'lambda_value'), values, strict=True))
-    assert figures['mAP'] != run()['mAP']
+        metrics = run('--rerank', *flags)
+        same(metrics, expected)
+        assert metrics['rerank'] == dict(zip(('k1', 'k2', 'lambda_value'), values, strict=True))
+    assert metrics['mAP'] != run()['mAP']
 
 
 def test_protocols(run, embedded):
@@ -196,11 +196,11 @@ def test_protocols(run, embedded):
         ('clothes-changing', 'draws=2'): Protocol(same_clothes_removed=True, draws=2),
     }.items():
         assert parse_protocol(rules) == protocol
-        figures = run('--protocol', *rules)
-        same(figures, measure(embedded, protocol).ranking)
-        assert f'forced protocol: {", ".join(rules)}' in figures['out']
-        found[rules] = figures
-    assert len({figures['mAP'] for figures in found.values()}) == 5
+        metrics = run('--protocol', *rules)
+        same(metrics, measure(embedded, protocol).ranking)
+        assert f'forced protocol: {", ".join(rules)}' in metrics['out']
+        found[rules] = metrics
+    assert len({metrics['mAP'] for metrics in found.values()}) == 5
     assert found['all-cameras',]['same_camera_removed'] is False
     by_hand = measure(
         Embedded(*[Features(f.embeddings, f.identities, None, f.paths) for f in (query, gallery)]), Protocol()
@@ -213,11 +213,11 @@ def test_protocols(run, embedded):
 
 def test_intervals_thresholds_and_ranks(run, embedded):
     query, gallery, _ = embedded
-    figures = run('--ranks', 1, 20, '--thresholds')
+    metrics = run('--ranks', 1, 20, '--thresholds')
     ranking = measure(embedded, Protocol()).ranking
     expected = bootstrap(ranking, query.identities, ranks=[1, 20])
-    assert figures['intervals'] == {name: pytest.approx(list(ends)) for name, ends in expected.items()}
-    header, row, interval, *_ = figures['out'].splitlines()
+    assert metrics['intervals'] == {name: pytest.approx(list(ends)) for name, ends in expected.items()}
+    header, row, interval, *_ = metrics['out'].splitlines()
     assert header.split() == ['mAP', 'Rank-1', 'Rank-20', 'mINP']
     assert f'{100 * ranking.cmc[19]:.1f}' in row
     low, high = expected['mAP']
@@ -225,21 +225,21 @@ def test_intervals_thresholds_and_ranks(run, embedded):
     v = evaluate_verification(
         query.embeddings, gallery.embeddings, query.identities, gallery.identities, query.cameras, gallery.cameras
     )
-    assert figures['verification']['auc'] == v.auc
-    assert f'AUC {100 * v.auc:.2f} %, EER {100 * v.eer:.1f} % at distance {v.eer_threshold:.4f}' in figures['out']
-    assert f'TPR {100 * v.at(0.01).true_positive_rate:.1f} % at FPR 1 %' in figures['out']
+    assert metrics['verification']['auc'] == v.auc
+    assert f'AUC {100 * v.auc:.2f} %, EER {100 * v.eer:.1f} % at distance {v.eer_threshold:.4f}' in metrics['out']
+    assert f'TPR {100 * v.at(0.01).true_positive_rate:.1f} % at FPR 1 %' in metrics['out']
     without = run('--no-intervals')
     assert without['intervals'] is None and '95 %' not in without['out'] and 'AUC' not in without['out']
 
 
 def test_breakdown(run, embedded):
-    figures = run('--breakdown')
+    metrics = run('--breakdown')
     pairs, domains = by_camera_pair(*embedded[:2]), by_domain(*embedded[:2])
-    found = figures['breakdowns']
+    found = metrics['breakdowns']
     assert found['camera']['rows'] == [0, 1, 2] and found['domain']['columns'] == ['d0', 'd1', 'd2', 'all']
     assert found['camera']['mAP'][0][0] is None and found['camera']['mAP'][0][1] == pairs.mAP[0, 1]
     assert found['domain']['mAP'][2][3] == domains.mAP[2, 3]
-    line = next(line.split() for line in figures['out'].splitlines() if line.startswith('d2 '))
+    line = next(line.split() for line in metrics['out'].splitlines() if line.startswith('d2 '))
     assert line == ['d2', *(f'{100 * v:.1f}' if v == v else '-' for v in domains.mAP[2])]
     assert run()['breakdowns'] == {}
 
@@ -275,12 +275,12 @@ def test_several_models_and_data_sets(market, folder, tmp_path, capsys):
     names = [f'{model} on {dataset}' for model in models for dataset in ('market1501', 'table')]
     lines = capsys.readouterr().out.splitlines()
     assert [line[: len(name)] for line, name in zip(lines[1:5], names, strict=True)] == names
-    figures = json.loads((tmp_path / 'f.json').read_text())
-    assert [f['model'] for f in figures] == [models[0], models[0], models[1], models[1]]
-    assert [f['dataset'] for f in figures] == ['market1501', 'table'] * 2
+    metrics = json.loads((tmp_path / 'f.json').read_text())
+    assert [f['model'] for f in metrics] == [models[0], models[0], models[1], models[1]]
+    assert [f['dataset'] for f in metrics] == ['market1501', 'table'] * 2
     single = tmp_path / 's.json'
     assert main([models[1], '-ds', 'table', '--data-dir', data[-3], '--workers', '0', '--json', str(single)]) == 0
-    assert json.loads(single.read_text())['mAP'] == figures[3]['mAP']
+    assert json.loads(single.read_text())['mAP'] == metrics[3]['mAP']
     assert len(Features.load(tmp_path / 'f' / 'color_histogram-on-table' / 'query.safetensors')) == 18
     assert main([*models, '-ds', 'market1501', 'table', 'sample', '--data-dir', 'a', 'b']) == 2
     assert '--data-dir: give one folder, or one for each of 3 data sets' in capsys.readouterr().err
@@ -311,10 +311,10 @@ def test_all_choices_of_an_option(tmp_path, capsys):
     json_file = tmp_path / 'f.json'
     data = ['-ds', 'vehicleid', '--data-dir', str(root), '--workers', '0', '--json', str(json_file)]
     assert main(['color_histogram', *data, '--data-option', 'size=all']) == 0
-    figures = json.loads(json_file.read_text())
-    assert [f['data_options']['size'] for f in figures] == ['800', '1600', '2400']
-    assert [f['images'] for f in figures] == [{'query': n, 'gallery': n} for n in (2, 4, 6)]
-    assert all(len(f['draws']) == 10 for f in figures)
+    metrics = json.loads(json_file.read_text())
+    assert [f['data_options']['size'] for f in metrics] == ['800', '1600', '2400']
+    assert [f['images'] for f in metrics] == [{'query': n, 'gallery': n} for n in (2, 4, 6)]
+    assert all(len(f['draws']) == 10 for f in metrics)
     assert 'color_histogram on vehicleid size=1600' in capsys.readouterr().out
 
 

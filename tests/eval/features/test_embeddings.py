@@ -69,10 +69,10 @@ def test_safetensors_and_other_delimiters(files, labels, tmp_path):
 
 def test_command_measures_them(files, labels, tmp_path, capsys):
     assert main(['--embeddings', *files, '--labels', labels, '--json', str(tmp_path / 'f.json')]) == 0
-    figures = json.loads((tmp_path / 'f.json').read_text())
+    metrics = json.loads((tmp_path / 'f.json').read_text())
     expected = evaluate_ranking(normalised(QUERY), normalised(GALLERY), [0, 1], [0, 1, 0, 2], [0, 0], [1, 1, 0, 1])
-    assert figures['mAP'] == expected.mAP and figures['cmc'] == expected.cmc.tolist()
-    assert figures['embeddings'] == files and figures['images_per_second'] is None
+    assert metrics['mAP'] == expected.mAP and metrics['cmc'] == expected.cmc.tolist()
+    assert metrics['embeddings'] == files and metrics['images_per_second'] is None
     assert f'{100 * expected.mAP:.1f}' in capsys.readouterr().out
 
 

@@ -49,7 +49,7 @@ def measured():
 @pytest.fixture(scope='module')
 def report(measured, tmp_path_factory):
     path = tmp_path_factory.mktemp('report') / 'report.html'
-    write_report(path, [measured], command='msinet-eval x & y', figure_files=True)
+    write_report(path, [measured], command='msinet-eval x & y', chart_files=True)
     return path
 
 
@@ -114,7 +114,7 @@ def test_report_says_what_was_measured(report, measured):
     assert page.count('<b>removed</b>') == page.count('class="frame removed"') - 1 > 0  # one is in the legend
 
 
-def test_report_has_figures_beside_it(report):
+def test_report_has_charts_beside_it(report):
     names = {path.name for path in report.parent.iterdir()}
     kinds = ('cmc', 'precision_recall', 'distances', 'cameras')
     assert names == {'report.html', *(f'report_{kind}.png' for kind in kinds)}

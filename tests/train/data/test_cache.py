@@ -28,7 +28,7 @@ def weights(folder):
     return load_file(folder / 'last' / 'model.safetensors')
 
 
-def figures(folder):
+def metrics(folder):
     with open(folder / 'summary.csv') as file:
         return [{k: v for k, v in row.items() if 'per_second' not in k} for row in csv.DictReader(file)]
 
@@ -45,7 +45,7 @@ def test_cache_changes_no_weight_and_no_figure(market, plain, tmp_path):
     train(settings(market, tmp_path / 'run', '--epochs', '2', '--workers', '1', '--cache', 'memory'))
     a, b = weights(plain), weights(tmp_path / 'run')
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert figures(plain) == figures(tmp_path / 'run')
+    assert metrics(plain) == metrics(tmp_path / 'run')
 
 
 def test_each_image_is_read_once(market, tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_resume_with_a_cache_is_exact(market, plain, tmp_path, monkeypatch):
     train(parse_args(['--resume', str(tmp_path / 'run')]))
     a, b = weights(plain), weights(tmp_path / 'run')
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert figures(plain) == figures(tmp_path / 'run')
+    assert metrics(plain) == metrics(tmp_path / 'run')
 
 
 @pytest.mark.parametrize('cached', [False, True])

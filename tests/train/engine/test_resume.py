@@ -75,7 +75,7 @@ def whole(market, tmp_path_factory):
     return folder, time.perf_counter() - began
 
 
-def figures(folder):
+def metrics(folder):
     with open(folder / 'summary.csv') as file:
         return [{k: v for k, v in row.items() if 'per_second' not in k} for row in csv.DictReader(file)]
 
@@ -103,7 +103,7 @@ def assert_same(a, b):
     for name in ('last', 'best'):
         x, y = (load_file(folder / name / 'model.safetensors') for folder in (a, b))
         assert all(torch.equal(x[key], y[key]) for key in x)
-    assert figures(a) == figures(b)
+    assert metrics(a) == metrics(b)
 
 
 def test_killed_while_it_writes(market, whole, tmp_path):
@@ -147,7 +147,7 @@ def test_two_processes(market, tmp_path):
     flags += ['--batch-size', '4', '--sync-bn', '--gather-features', '--device', 'cpu']
     torchrun(*flags, '-ds', 'market1501', '--data-dir', str(market), '--output', str(folder))
     assert (folder / 'log.txt').read_text().count('epoch 1/2') == 1
-    assert [row['epoch'] for row in figures(folder)] == ['0', '1']
+    assert [row['epoch'] for row in metrics(folder)] == ['0', '1']
     norms = [k for k in torch.load(folder / 'last.pth.tar')['state_dict'] if k.startswith('module.')]
     assert not norms and len(load_file(folder / 'last' / 'model.safetensors')) > 100
 
@@ -158,4 +158,4 @@ def test_two_processes(market, tmp_path):
     a, b = (torch.load(f / 'last.pth.tar') for f in (folder, again))
     for key in ('state_dict', 'state_dict_ema'):
         assert all(torch.equal(a[key][name], b[key][name]) for name in a[key])
-    assert figures(folder) == figures(again)
+    assert metrics(folder) == metrics(again)

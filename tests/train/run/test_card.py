@@ -14,15 +14,15 @@ SMALL = '--recipe small --model test_resnet --height 32 --width 16 --batch-size 
 
 
 def test_card(market, tmp_path):
-    """Front matter that the Hub reads, the measured figures, and settings as the run had them."""
+    """Front matter that the Hub reads, the measured metrics, and settings as the run had them."""
     flags = ['-ds', 'market1501', '--data-dir', str(market), '--output', str(tmp_path / 'mine'), '--epochs', '1']
     result = train(parse_args([*SMALL, *flags, '--lr', '0.003']))
     text = (tmp_path / 'mine' / 'best' / 'README.md').read_text()
     card = ModelCard(text)
     assert card.data.library_name == 'timm' and card.data.pipeline_tag == 'image-feature-extraction'
-    figures = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    metrics = {r.metric_type: r.metric_value for r in card.data.eval_results}
     ranking = result.last.ranking
-    assert figures == {
+    assert metrics == {
         'mAP': round(ranking.mAP, 4),
         'Rank-1': round(float(ranking.cmc[0]), 4),
         'mINP': round(ranking.mINP, 4),
