@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from msinet_eval.metrics.distances import full_precision, squared_norms
-from msinet_eval.metrics.neighbours import NearestLists, squared_distances
+from msinet_eval.metrics.distances import full_precision, squared_distances, squared_norms
+from msinet_eval.metrics.nearest import NearestLists
 from msinet_timm.errors import InputError
 
 from .types import Features

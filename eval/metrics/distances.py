@@ -11,7 +11,16 @@ from msinet_timm.errors import InputError
 
 from .checks import as_tensor
 
-__all__ = ['DistanceRows', 'EuclideanRows', 'GivenRows', 'blocks', 'full_precision', 'squared_norms']
+__all__ = [
+    'DistanceRows',
+    'EuclideanRows',
+    'GivenRows',
+    'blocks',
+    'full_precision',
+    'padded_rows',
+    'squared_distances',
+    'squared_norms',
+]
 
 
 class DistanceRows(Protocol):
@@ -37,27 +46,18 @@ class EuclideanRows:
     Args:
         query: [Q, D] float32.
         gallery: [G, D] float32, on the same device.
-        precision: 'full' multiplies in float32. 'half' multiplies in float16, which is faster on most GPUs and some
-            CPUs, but rounds to three digits: near neighbours change places, and so do the metrics, a little.
 
     Raises:
-        InputError: features that are not finite or too large to square, or another precision.
+        InputError: features that are not finite or too large to square.
     """
 
-    def __init__(self, query: Tensor, gallery: Tensor, precision: str = 'full'):
-        if precision not in ('full', 'half'):
-            raise InputError(f"precision must be full or half, got '{precision}'")
+    def __init__(self, query: Tensor, gallery: Tensor):
         self.shape = len(query), len(gallery)
         self.device = query.device
         self.query_squares = squared_norms(query, 'query')
         self._gallery_squares = squared_norms(gallery, 'gallery')
         self._query, self._gallery = query, gallery
-        self._half = precision == 'half'
         self._buffer = query.new_empty(0)
-        if self._half:
-            # in units of the longest vectors, no product can be too large for float16
-            self._lengths = [float(s.max().sqrt()) or 1.0 for s in (self.query_squares, self._gallery_squares)]
-            self._gallery = (gallery / self._lengths[1]).half()
 
     def __getitem__(self, rows: slice) -> Tensor:
         query = self._query[rows]
@@ -65,10 +65,7 @@ class EuclideanRows:
             self._buffer = query.new_empty(len(query) * self.shape[1])
         distances = self._buffer[: len(query) * self.shape[1]].view(len(query), self.shape[1])
         with full_precision(self.device):
-            if not self._half:
-                return torch.addmm(self._gallery_squares, query, self._gallery.T, alpha=-2, out=distances)
-            distances.copy_((query / self._lengths[0]).half() @ self._gallery.T)
-            return distances.mul_(-2 * self._lengths[0] * self._lengths[1]).add_(self._gallery_squares)
+            return torch.addmm(self._gallery_squares, query, self._gallery.T, alpha=-2, out=distances)
 
 
 class GivenRows:
@@ -101,6 +98,45 @@ def blocks(rows: DistanceRows, tile: int) -> Iterator[slice]:
     """Slices of queries, such that no block holds more distances than a tile, but at least one query's."""
     step = max(1, tile // rows.shape[1])
     return (slice(start, min(start + step, rows.shape[0])) for start in range(0, rows.shape[0], step))
+
+
+def padded_rows(distances: Tensor, rows: Tensor, columns: Tensor, spare: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Some of each row's distances, moved to its front.
+
+    Args:
+        distances: [B, G].
+        rows: [N] int64, ascending. With `columns`, the places of what is wanted.
+        columns: [N] int64.
+        spare: places to leave free at the end of the longest row.
+
+    Returns:
+        [B, W] distances, infinite where a row has no more; [B, W] their columns, G where a row has no more;
+        [B] how many each row has.
+    """
+    counts = rows.bincount(minlength=len(distances))
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    values = distances.new_full((len(distances), int(counts.max()) + spare), torch.inf)
+    values[rows, place] = distances[rows, columns]
+    sources = columns.new_full(values.shape, distances.shape[1])
+    sources[rows, place] = columns
+    return values, sources, counts
+
+
+def squared_distances(rows: Tensor, columns: Tensor, row_squares: Tensor, column_squares: Tensor) -> Tensor:
+    """Squared Euclidean distances in float32, not below 0.
+
+    Args:
+        rows: [B, D] float32.
+        columns: [C, D] float32.
+        row_squares: [B] squared norms.
+        column_squares: [C] squared norms.
+
+    Returns:
+        [B, C].
+    """
+    with full_precision(rows.device):
+        distances = torch.addmm(column_squares, rows, columns.T, alpha=-2)
+    return distances.add_(row_squares[:, None]).clamp_(min=0)
 
 
 def squared_norms(features: Tensor, name: str) -> Tensor:

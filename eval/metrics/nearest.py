@@ -1,17 +1,58 @@
-"""The first images of rankings, to look at."""
-
-from collections.abc import Iterable
+"""The nearest of many images; of equally near ones, those with lower indices."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .checks import Relatives, check_features, check_labels, check_rules
-from .distances import DistanceRows, EuclideanRows, GivenRows, blocks
+from .distances import EuclideanRows, blocks, padded_rows
 
-__all__ = ['nearest', 'nearest_by_distance']
+__all__ = ['NearestLists', 'nearest']
 
+_GROUPS = 8  # groups for each neighbour wanted: more make a sharper bound, and a slower one
 _TILE = 2**22  # distances held at once
+
+
+class NearestLists:
+    """The k nearest images of each row so far, while tiles of distances go by in the order of their columns.
+
+    Attributes:
+        distances: [B, k] ascending; infinite where fewer than k images have been seen.
+        indices: [B, k] int64, ascending where distances are equal.
+    """
+
+    def __init__(self, rows: int, k: int, device: torch.device):
+        self.distances = torch.full((rows, k), torch.inf, device=device)
+        self.indices = torch.zeros((rows, k), dtype=torch.int64, device=device)
+
+    def update(self, distances: Tensor, start: int, rows: slice = slice(None)) -> None:
+        """Takes in a tile.
+
+        Args:
+            distances: [B, C], not NaN.
+            start: index of the tile's first column, after those of all tiles before.
+            rows: the lists that the tile is for.
+        """
+        best, indices = self.distances[rows], self.indices[rows]
+        k = best.shape[1]
+        # an earlier image wins a tie, so that only what is nearer than a list's last one can enter it
+        near = (distances < best[:, -1:]).logical_and_(distances <= _bound(distances, k))
+        row, column = near.nonzero(as_tuple=True)  # in the order of columns within each row
+        if not len(row):
+            return
+        new, columns, _ = padded_rows(distances, row, column)
+        merged, order = torch.cat([best, new], dim=1).sort(dim=1, stable=True)
+        self.distances[rows] = merged[:, :k]
+        self.indices[rows] = torch.cat([indices, columns + start], dim=1).gather(1, order[:, :k])
+
+
+def _bound(distances: Tensor, k: int) -> Tensor | float:
+    """[B, 1] bound that at least k columns of each row keep: the k-th least of the minima of more than k groups."""
+    size = distances.shape[1] // (k * _GROUPS)
+    if size < 2:
+        return torch.inf
+    groups = distances[:, : size * k * _GROUPS].view(len(distances), size, -1).amin(1)
+    return groups.kthvalue(k, dim=1, keepdim=True).values
 
 
 def nearest(
@@ -33,63 +74,21 @@ def nearest(
     Returns:
         For each query, gallery indices and Euclidean distances of the k nearest images, fewer if fewer are left.
     """
-    rows = EuclideanRows(*check_features(query, gallery))
+    query, gallery = check_features(query, gallery)
+    rows, relatives = EuclideanRows(query, gallery), None
     cameras, clothes = (query_cameras, gallery_cameras), (query_clothes, gallery_clothes)
-    found = _nearest(rows, query_ids, gallery_ids, cameras=cameras, clothes=clothes, k=k)
-    squares = rows.query_squares
-    return _arrays((indices, (far + squares[i]).clamp(min=0).sqrt()) for i, (indices, far) in enumerate(found))
-
-
-def nearest_by_distance(
-    distances,
-    query_ids=None,
-    gallery_ids=None,
-    query_cameras=None,
-    gallery_cameras=None,
-    *,
-    query_clothes=None,
-    gallery_clothes=None,
-    k: int = 10,
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The first images of queries' rankings by given distances, as `evaluate_distances` takes them.
-
-    Returns:
-        For each query, gallery indices and the given distances of the k nearest images, fewer if fewer are left.
-    """
-    cameras, clothes = (query_cameras, gallery_cameras), (query_clothes, gallery_clothes)
-    return _arrays(_nearest(GivenRows(distances), query_ids, gallery_ids, cameras=cameras, clothes=clothes, k=k))
-
-
-def _arrays(found: Iterable[tuple[Tensor, Tensor]]) -> list[tuple[np.ndarray, np.ndarray]]:
-    return [(indices.cpu().numpy(), distances.cpu().numpy()) for indices, distances in found]
-
-
-def _nearest(
-    rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, k: int
-) -> list[tuple[Tensor, Tensor]]:
-    """Gallery indices and distances of the first images of each query."""
-    images = [torch.empty(number, 0, device=rows.device) for number in rows.shape]
-    rules = check_rules(*images, cameras=cameras, clothes=clothes)
-    relatives = None
-    if rules:
-        query_ids = check_labels(query_ids, images[0], 'query_ids')
-        relatives = Relatives(query_ids, check_labels(gallery_ids, images[1], 'gallery_ids'), rules)
+    if rules := check_rules(query, gallery, cameras=cameras, clothes=clothes):
+        ids = check_labels(query_ids, query, 'query_ids'), check_labels(gallery_ids, gallery, 'gallery_ids')
+        relatives = Relatives(*ids, rules)
     found = []
     for block in blocks(rows, _TILE):
-        left = torch.ones(block.stop - block.start, rows.shape[1], dtype=torch.bool, device=rows.device)
+        distances = rows[block]
         if relatives is not None:
             row, column, removed = relatives.of(block)
-            left[row[removed], column[removed]] = False
-        for distances, kept in zip(rows[block], left, strict=True):
-            indices = kept.nonzero()[:, 0]
-            found.append(_first(distances[indices], indices, k))
+            distances[row[removed], column[removed]] = torch.inf
+        lists = NearestLists(len(distances), min(k, len(gallery)), rows.device)
+        lists.update(distances, 0)
+        far = (lists.distances + rows.query_squares[block, None]).clamp(min=0).sqrt()
+        for kept, *first in zip(far.isfinite(), lists.indices, far, strict=True):
+            found.append(tuple(values[kept].cpu().numpy() for values in first))
     return found
-
-
-def _first(distances: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k nearest of one row, in the order of a stable sort; that is, with all ties at the border at hand."""
-    if len(distances) > k:
-        near = distances <= distances.topk(k, largest=False).values[-1]
-        distances, indices = distances[near], indices[near]
-    order = distances.argsort(stable=True)[:k]
-    return indices[order], distances[order]

@@ -9,11 +9,10 @@ import torch
 from msinet_timm.errors import InputError
 
 from .checks import Relatives, check_features, check_labels, check_rules
-from .counting import choose_kernel, match_ranks
+from .counting import match_ranks
 from .distances import DistanceRows, EuclideanRows, GivenRows, blocks
-from .nearest import nearest, nearest_by_distance
 
-__all__ = ['RankingResult', 'evaluate_distances', 'evaluate_ranking', 'nearest', 'nearest_by_distance']
+__all__ = ['RankingResult', 'evaluate_distances', 'evaluate_ranking']
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +82,6 @@ def evaluate_ranking(
     gallery_clothes=None,
     max_rank: int = 50,
     tile: int = 2**24,
-    kernel: str = 'auto',
-    precision: str = 'full',
 ) -> RankingResult:
     """Ranks the gallery for each query by squared Euclidean distance, and measures the rankings.
 
@@ -99,20 +96,19 @@ def evaluate_ranking(
     Args:
         query: [Q, D] array or tensor.
         gallery: [G, D] array or tensor.
-        query_ids: [Q] integers. Likewise `gallery_ids`, [G].
-        query_cameras: [Q] integers, or None to keep images of the same camera. Likewise `gallery_cameras`, [G].
-        query_clothes: [Q] integers, or None to keep images of the same clothes. Likewise `gallery_clothes`, [G].
+        query_ids: [Q] integers.
+        gallery_ids: [G] integers.
+        query_cameras: [Q] integers; with `gallery_cameras`, or both None to keep images of the same camera.
+        gallery_cameras: [G] integers.
+        query_clothes: [Q] integers; with `gallery_clothes`, or both None to keep images of the same clothes.
+        gallery_clothes: [G] integers.
         max_rank: length of the CMC curve, unless the gallery is smaller.
-        tile: the largest number of distances held at once (about 5 bytes each), but at least one query's.
-        kernel: how ranks are counted, see `counting`: 'tensor', 'numba' (on the CPU, needs the extra `fast`), or
-            'auto', which is numba where it can run and pays. The result is the same.
-        precision: 'half' multiplies in float16, which is faster on most GPUs, but rounds distances to three digits:
-            ranks change, and so do the metrics, a little.
+        tile: the largest number of distances held at once (4 bytes each), but at least one query's.
 
     Raises:
         InputError: sizes that do not fit, features that are not finite, or no query with a match.
     """
-    rows = EuclideanRows(*check_features(query, gallery), precision)
+    rows = EuclideanRows(*check_features(query, gallery))
     return _evaluate(
         rows,
         query_ids,
@@ -121,7 +117,6 @@ def evaluate_ranking(
         clothes=(query_clothes, gallery_clothes),
         max_rank=max_rank,
         tile=tile,
-        kernel=kernel,
     )
 
 
@@ -136,7 +131,6 @@ def evaluate_distances(
     gallery_clothes=None,
     max_rank: int = 50,
     tile: int = 2**22,
-    kernel: str = 'auto',
 ) -> RankingResult:
     """Measures rankings by given distances, such as re-ranked ones; otherwise as `evaluate_ranking`.
 
@@ -156,18 +150,15 @@ def evaluate_distances(
         clothes=(query_clothes, gallery_clothes),
         max_rank=max_rank,
         tile=tile,
-        kernel=kernel,
     )
 
 
 def _evaluate(
-    rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, max_rank: int, tile: int, kernel: str
+    rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, max_rank: int, tile: int
 ) -> RankingResult:
     if max_rank < 1 or tile < 1:
         raise InputError(f'max_rank and tile must be at least 1, got {max_rank} and {tile}')
-    (queries, gallery), device = rows.shape, rows.device
-    kernel = choose_kernel(kernel, device, queries * gallery)
-    images = [torch.empty(number, 0, device=device) for number in rows.shape]
+    images = [torch.empty(number, 0, device=rows.device) for number in rows.shape]
     rules = check_rules(*images, cameras=cameras, clothes=clothes)
     relatives = Relatives(
         check_labels(query_ids, images[0], 'query_ids'), check_labels(gallery_ids, images[1], 'gallery_ids'), rules
@@ -178,9 +169,9 @@ def _evaluate(
         size = block.stop - block.start
         related.append(torch.bincount(of_row, minlength=size))
         matched.append(torch.bincount(of_row[~removed], minlength=size))
-        ranks.append(match_ranks(rows[block], of_row, columns, removed, kernel=kernel))
+        ranks.append(match_ranks(rows[block], of_row, columns, removed))
     ranks, related, matched = (torch.cat(parts).cpu().numpy() for parts in (ranks, related, matched))
-    return _measure(ranks, related, matched, tuple(rules), min(max_rank, gallery))
+    return _measure(ranks, related, matched, tuple(rules), min(max_rank, rows.shape[1]))
 
 
 def _measure(

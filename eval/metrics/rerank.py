@@ -16,8 +16,8 @@ from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
 
 from .checks import check_features
-from .distances import full_precision, squared_norms
-from .neighbours import NearestLists, squared_distances
+from .distances import full_precision, squared_distances, squared_norms
+from .nearest import NearestLists
 
 __all__ = ['ReRanking', 'k_reciprocal']
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from msinet_eval.metrics.checks import as_tensor, check_features
-from msinet_eval.metrics.distances import squared_norms
-from msinet_eval.metrics.neighbours import NearestLists, squared_distances
+from msinet_eval.metrics.distances import squared_distances, squared_norms
+from msinet_eval.metrics.nearest import NearestLists
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,11 @@ from safetensors.numpy import load_file
 
 from msinet_eval.metrics import ranking as metrics
 from msinet_eval.metrics.counting import match_ranks
-from msinet_eval.metrics.nearest import nearest, nearest_by_distance
+from msinet_eval.metrics.nearest import NearestLists, nearest
 from msinet_eval.metrics.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from msinet_timm.errors import InputError
 
-GOLDEN = Path(__file__).parents[1] / 'golden' / 'evaluation.safetensors'
+GOLDEN = Path(__file__).parents[2] / 'golden' / 'evaluation.safetensors'
 
 
 def oracle_order(query, gallery, removed):
@@ -110,18 +111,17 @@ def cases(draw):
     case=cases(),
     tile=st.sampled_from([1, 50, 2**24]),
     max_rank=st.integers(1, 60),
-    kernel=st.sampled_from(['tensor', 'numba']),
     form=st.sampled_from(['features', 'array', 'tensor', 'on demand']),
 )
-def test_equals_brute_force(case, tile, max_rank, kernel, form):
+def test_equals_brute_force(case, tile, max_rank, form):
     labels = {name: value for name, value in case.items() if name not in ('query', 'gallery')}
     distances = ((case['query'][:, None] - case['gallery']) ** 2).sum(2)
     given_as = {'array': distances, 'tensor': torch.tensor(distances), 'on demand': OnDemand(distances)}
 
     def measure():
         if form == 'features':
-            return evaluate_ranking(**case, tile=tile, max_rank=max_rank, kernel=kernel)
-        return evaluate_distances(given_as[form], **labels, tile=tile, max_rank=max_rank, kernel=kernel)
+            return evaluate_ranking(**case, tile=tile, max_rank=max_rank)
+        return evaluate_distances(given_as[form], **labels, tile=tile, max_rank=max_rank)
 
     removed = [oracle_removed(case, i) for i in range(len(case['query']))]
     matches = case['query_ids'][:, None] == case['gallery_ids']
@@ -265,14 +265,12 @@ def test_distances_keep_their_precision(dtype):
     """Farther by less than float32 can tell, the match is the second."""
     far = np.nextafter(1, 2) if dtype == np.float64 else 2
     assert evaluate_distances(np.array([[far, 1]], dtype), [1], [1, 2]).mAP == 0.5
-    assert nearest_by_distance(np.array([[far, 1]], dtype))[0][0].tolist() == [1, 0]
 
 
 def test_infinite_distances_come_last_in_order():
     distances = np.array([[np.inf, 1, np.inf, -np.inf, np.inf]], dtype=np.float32)
-    for kernel in ('tensor', 'numba'):
-        result = evaluate_distances(distances, [1], [0, 0, 1, 0, 1], kernel=kernel)
-        assert result.average_precision.tolist() == [(1 / 4 + 2 / 5) / 2]
+    result = evaluate_distances(distances, [1], [0, 0, 1, 0, 1])
+    assert result.average_precision.tolist() == [(1 / 4 + 2 / 5) / 2]
 
 
 @pytest.mark.parametrize(
@@ -296,20 +294,6 @@ def test_zeros_are_points_like_any_other():
     result = evaluate_ranking(np.zeros((1, 2)), gallery, [1], [0, 0, 1, 1])
     assert result.average_precision.tolist() == [(1 / 3 + 2 / 4) / 2]
     assert nearest(np.zeros((1, 2)), gallery)[0][0].tolist() == [1, 0, 2, 3]
-
-
-def test_half_precision_merges_near_neighbours():
-    images = [[0.9999, 0.014], [1.0, 0.0]]  # the second is the query itself
-    assert evaluate_ranking([[1.0, 0.0]], images, [1], [0, 1]).mAP == 1
-    assert evaluate_ranking([[1.0, 0.0]], images, [1], [0, 1], precision='half').mAP == 0.5
-    case = random_case(4, queries=40, gallery=300)
-    rng = np.random.default_rng(4)
-    case['query'], case['gallery'] = (1e4 * rng.normal(size=(n, 64)).astype(np.float32) for n in (40, 300))
-    full, half = (evaluate_ranking(**case, precision=precision) for precision in ('full', 'half'))
-    assert half.mAP == pytest.approx(full.mAP, abs=0.01)
-    assert not np.array_equal(half.average_precision, full.average_precision, equal_nan=True)
-    with pytest.raises(InputError, match="precision must be full or half, got 'double'"):
-        evaluate_ranking(**case, precision='double')
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -356,18 +340,18 @@ def test_nearest_follows_the_ranking(seed, removal):
         np.testing.assert_allclose(distances, exact, rtol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
-@given(case=cases(), k=st.integers(1, 45), given_as=st.sampled_from([np.asarray, torch.tensor, OnDemand]))
-def test_nearest_by_distance_is_nearest(case, k, given_as):
-    distances = ((case['query'][:, None] - case['gallery']) ** 2).sum(2)
-    labels = {name: value for name, value in case.items() if name not in ('query', 'gallery')}
-    found = nearest_by_distance(given_as(distances), **labels, k=k)
-    for i, (indices, near) in enumerate(found):
+@settings(max_examples=80, deadline=None)
+@given(case=cases(), k=st.integers(1, 45), tile=st.sampled_from([1, 50, 2**22]))
+def test_nearest_equals_brute_force(case, k, tile):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys.modules[NearestLists.__module__], '_TILE', tile)  # the package has a function of that name
+        found = nearest(**case, k=k)
+    assert len(found) == len(case['query'])
+    for i, (indices, distances) in enumerate(found):
         expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(case, i))[:k]
         assert indices.tolist() == expected.tolist()
-        assert near.tolist() == distances[i, expected].tolist()
-    for (indices, _), (others, _) in zip(nearest(**case, k=k), found, strict=True):
-        assert indices.tolist() == others.tolist()
+        exact = np.linalg.norm(case['gallery'][expected] - case['query'][i], axis=1)
+        np.testing.assert_allclose(distances, exact, rtol=1e-6)
 
 
 @pytest.mark.parametrize('seed', range(3))
