@@ -1,7 +1,9 @@
 """Time and memory of rankings: `python -m msinet_eval.benchmark`.
 
-Features are made up, in clusters, at the size of known data sets. Each form is measured in a process of its own, so
-that its peak of memory is its own, and the forms take turns, so that a busy machine slows all of them.
+Features are made up, in clusters, at the size of known data sets: easy ones, as of a trained model; hard ones, as of a
+weak model or of another domain, whose matches lie anywhere; and tied ones, hard and rounded until nearly all images are
+exactly as far as a match. Each form is measured in a process of its own, so that its peak of memory is its own, and the
+forms take turns, so that a busy machine slows all of them.
 """
 
 import argparse
@@ -26,9 +28,12 @@ from msinet_timm.errors import InputError
 
 from .plain import plain_k_reciprocal, plain_ranking
 
-__all__ = ['SIZES', 'Size', 'made_up', 'main']
+__all__ = ['KINDS', 'SIZES', 'Size', 'made_up', 'main']
 
 DIMENSIONS = 768
+KINDS = ('easy', 'hard', 'tied')
+_HARD = 2.5  # times the noise of easy features
+_SIGNS = 16  # dimensions of tied features, of which only the sign is left
 _STATUS = Path('/proc/self/status')  # of this process; the kernel's own record of its peak
 
 
@@ -41,7 +46,7 @@ class Size(NamedTuple):
         distractors: how many of the gallery are of nobody who is asked for.
         identities: who is asked for.
         cameras: that took the images.
-        noise: how much images of one identity differ, in units of how much identities do.
+        noise: how much easy images of one identity differ, in units of how much identities do.
         plain_queries: how many queries the plain form is measured with; its metrics are scaled to all.
         plain_rerank: whether the plain form of re-ranking fits into memory.
     """
@@ -65,16 +70,17 @@ SIZES = {
 _LABELS = ('query_ids', 'gallery_ids', 'query_cameras', 'gallery_cameras')
 
 
-def made_up(size: Size, seed: int = 0) -> dict[str, np.ndarray]:
-    """Features that rank about as well as a trained model's, as arguments of `evaluate_ranking`.
+def made_up(size: Size, kind: str = 'easy', seed: int = 0) -> dict[str, np.ndarray]:
+    """Features of one of `KINDS`, as arguments of `evaluate_ranking`.
 
     Identities lie in a few dimensions, as those of a trained model do; images scatter around them, some much more
     than others, and those of one camera are shifted alike.
     """
     rng = np.random.default_rng(seed)
     latent = 48
+    noise = size.noise if kind == 'easy' else size.noise * _HARD
     identities = rng.standard_normal((size.identities, latent), dtype=np.float32)
-    cameras = size.noise / 2 * rng.standard_normal((size.cameras, latent), dtype=np.float32)
+    cameras = noise / 2 * rng.standard_normal((size.cameras, latent), dtype=np.float32)
     spread = rng.standard_normal((latent, DIMENSIONS), dtype=np.float32)
     made = {}
     for part, number, strangers in (('query', size.queries, 0), ('gallery', size.gallery, size.distractors)):
@@ -83,9 +89,11 @@ def made_up(size: Size, seed: int = 0) -> dict[str, np.ndarray]:
         centres = identities[ids]
         centres[ids < 0] = rng.standard_normal((strangers, latent), dtype=np.float32)
         camera = rng.integers(0, size.cameras, number)
-        scatter = size.noise * rng.lognormal(0, 0.25, (number, 1)).astype(np.float32)
+        scatter = noise * rng.lognormal(0, 0.25, (number, 1)).astype(np.float32)
         features = (centres + cameras[camera] + scatter * rng.standard_normal(centres.shape, dtype=np.float32)) @ spread
         features /= np.linalg.norm(features, axis=1, keepdims=True)
+        if kind == 'tied':
+            features = np.where(np.arange(DIMENSIONS) < _SIGNS, np.sign(features), np.float32(0))
         order = rng.permutation(number)
         made |= {part: features[order], f'{part}_ids': ids[order], f'{part}_cameras': camera[order]}
     return made
@@ -109,8 +117,7 @@ def _rerank(case: dict, size: Size) -> tuple[float, float]:
 #: Each takes a case and its size, gives mAP and by what time and memory must be multiplied.
 FORMS: dict[str, Callable[[dict, Size], tuple[float, float]]] = {
     'plain': _plain,
-    'tensor': lambda case, size: (evaluate_ranking(**case, kernel='tensor').mAP, 1),
-    'numba': lambda case, size: (evaluate_ranking(**case, kernel='numba').mAP, 1),
+    'ranking': lambda case, size: (evaluate_ranking(**case).mAP, 1),
     'plain re-ranking': _plain_rerank,
     're-ranking': _rerank,
 }
@@ -125,8 +132,7 @@ def _memory(field: str) -> float:
 def measure(form: str, size: Size, folder: Path) -> dict[str, float]:
     """Runs a form once, on the features that were saved in a folder.
 
-    A first run at a tiny size loads what has to be loaded and compiles what has to be compiled. What features and
-    libraries take is taken off the peak.
+    A first run at a tiny size loads what has to be loaded. What features and libraries take is taken off the peak.
     """
     tiny = SIZES['small']
     FORMS[form](made_up(tiny), tiny)
@@ -139,8 +145,8 @@ def measure(form: str, size: Size, folder: Path) -> dict[str, float]:
     return {'seconds': seconds * scale, 'megabytes': extra * scale, 'mAP': mAP, 'scale': scale}
 
 
-def compare(name: str, forms: list[str], repeats: int, threads: int) -> dict[str, dict]:
-    """Measures forms at one size, in turns.
+def compare(name: str, kind: str, forms: list[str], repeats: int, threads: int) -> dict[str, dict]:
+    """Measures forms at one size and on one kind of features, in turns.
 
     Returns:
         For each form, median and range of seconds, largest megabytes, mAP, and by what its share of the queries
@@ -148,10 +154,10 @@ def compare(name: str, forms: list[str], repeats: int, threads: int) -> dict[str
     """
     runs = {form: [] for form in forms}
     with tempfile.TemporaryDirectory() as folder:
-        for part, values in made_up(SIZES[name]).items():
+        for part, values in made_up(SIZES[name], kind).items():
             np.save(Path(folder) / f'{part}.npy', values)
         turns = [form for _ in range(repeats) for form in forms]
-        for form in progress(turns, desc=name):
+        for form in progress(turns, desc=f'{name}, {kind}'):
             arguments = ['--size', name, '--threads', str(threads), '--measure', form, folder]
             program = [sys.executable, '-m', 'msinet_eval.benchmark']
             run = subprocess.run([*program, *arguments], stdout=subprocess.PIPE, text=True)
@@ -175,10 +181,13 @@ def _summary(runs: list[dict[str, float]]) -> dict:
     }
 
 
-def table(name: str, measured: dict[str, dict]) -> str:
-    """Lines to print for one size: a form each, and how it compares with its plain form."""
+def table(name: str, kind: str, measured: dict[str, dict]) -> str:
+    """Lines to print for one size and kind: how hard it is, a form each, and how that compares with its plain form."""
     size = SIZES[name]
-    lines = [f'{name}: {size.queries:,} queries, {size.gallery:,} gallery images, {DIMENSIONS} dimensions']
+    lines = [
+        f'{name}: {size.queries:,} queries, {size.gallery:,} gallery images, {DIMENSIONS} dimensions, {kind} features '
+        f'(mAP {measured["ranking"]["mAP"]:.4f})'
+    ]
     lines.append(f'{"":18}{"seconds":>9}{"range":>18}{"MB beyond features":>20}{"mAP":>8}')
     for form, run in measured.items():
         limits = '{:.2f}-{:.2f}'.format(*run['range'])
@@ -194,9 +203,7 @@ def table(name: str, measured: dict[str, dict]) -> str:
 
 
 def _forms(args: argparse.Namespace, size: Size) -> list[str]:
-    forms = ['tensor', 'numba']
-    if args.baseline:
-        forms.insert(0, 'plain')
+    forms = ['plain'] * args.baseline + ['ranking']
     if args.rerank:
         forms += ['plain re-ranking'] * (args.baseline and size.plain_rerank) + ['re-ranking']
     return forms
@@ -208,6 +215,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         '--size', nargs='+', choices=SIZES, default=['market1501', 'msmt17'], help='default: %(default)s'
     )
+    parser.add_argument('--kind', nargs='+', choices=KINDS, default=KINDS, help='of features (default: all)')
     parser.add_argument('--baseline', action='store_true', help='measure plain forms, too (minutes, gigabytes)')
     parser.add_argument('--rerank', action='store_true', help='measure re-ranking, too')
     parser.add_argument('--repeats', type=positive, default=3, help='turns of each form (default: %(default)s)')
@@ -224,8 +232,11 @@ def main(argv: list[str] | None = None) -> None:
         return
     results = {}
     for name in args.size:
-        results[name] = compare(name, _forms(args, SIZES[name]), args.repeats, args.threads)
-        print(table(name, results[name]), end='\n\n')
+        results[name] = {}
+        for kind in args.kind:
+            measured = compare(name, kind, _forms(args, SIZES[name]), args.repeats, args.threads)
+            print(table(name, kind, measured), end='\n\n')
+            results[name][kind] = measured
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + '\n')
 

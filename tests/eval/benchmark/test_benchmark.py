@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from msinet_eval.benchmark import __main__ as benchmark
-from msinet_eval.benchmark.__main__ import SIZES, compare, made_up, main, table
+from msinet_eval.benchmark.__main__ import KINDS, SIZES, compare, made_up, main, table
 from msinet_eval.benchmark.plain import plain_k_reciprocal, plain_ranking
 from msinet_eval.metrics.ranking import evaluate_ranking
 from msinet_eval.metrics.rerank import k_reciprocal
@@ -15,11 +15,10 @@ SMALL = SIZES['small']
 def test_plain_form_measures_the_same():
     case = made_up(SMALL)
     mAP, cmc, mINP = plain_ranking(**case)
-    for kernel in ('tensor', 'numba'):
-        result = evaluate_ranking(**case, kernel=kernel)
-        assert result.mAP == pytest.approx(mAP, abs=1e-9)
-        np.testing.assert_allclose(result.cmc, cmc, atol=1e-9)
-        assert result.mINP == pytest.approx(mINP, abs=1e-9)
+    result = evaluate_ranking(**case)
+    assert result.mAP == pytest.approx(mAP, abs=1e-9)
+    np.testing.assert_allclose(result.cmc, cmc, atol=1e-9)
+    assert result.mINP == pytest.approx(mINP, abs=1e-9)
 
 
 def test_plain_re_ranking_measures_the_same():
@@ -41,15 +40,26 @@ def test_made_up_features():
     assert 0.4 < evaluate_ranking(**case).mAP < 0.95
 
 
+def test_hard_features_are_hard_and_tied_ones_tie():
+    size = SMALL._replace(gallery=2000, identities=200)
+    easy, hard, tied = (made_up(size, kind) for kind in KINDS)
+    assert evaluate_ranking(**easy).mAP > 0.5
+    assert evaluate_ranking(**hard).mAP < 0.1 and evaluate_ranking(**tied).mAP < 0.1
+    assert len(np.unique(tied['query'] @ tied['gallery'].T)) == 17
+    assert len(np.unique(hard['query'] @ hard['gallery'].T)) > 10_000
+
+
 def test_each_form_is_measured_in_its_own_process():
-    figures = compare('small', ['plain', 'numba'], repeats=1, threads=1)
-    assert list(figures) == ['plain', 'numba']
+    figures = compare('small', 'hard', ['plain', 'ranking'], repeats=1, threads=1)
+    assert list(figures) == ['plain', 'ranking']
     assert [run['scale'] for run in figures.values()] == [2, 1]
     assert all(run['seconds'] > 0 and run['range'] == [run['seconds']] * 2 for run in figures.values())
-    assert figures['numba']['mAP'] == evaluate_ranking(**made_up(SMALL)).mAP
-    assert figures['numba']['megabytes'] < 50  # without torch itself
-    printed = table('small', figures)
-    assert printed.startswith('small: 60 queries, 400 gallery images, 768 dimensions')
+    mAP = evaluate_ranking(**made_up(SMALL, 'hard')).mAP
+    assert figures['ranking']['mAP'] == mAP
+    assert figures['ranking']['megabytes'] < 50  # without torch itself
+    printed = table('small', 'hard', figures)
+    hardness = f'hard features (mAP {mAP:.4f})'
+    assert printed.startswith(f'small: 60 queries, 400 gallery images, 768 dimensions, {hardness}\n')
     assert 'scaled from 30 queries' in printed
     assert printed.count('x faster than the plain form') == 1
 
@@ -67,14 +77,15 @@ def test_re_ranking_and_repeats(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(benchmark.subprocess, 'run', run)
     monkeypatch.setitem(SIZES, 'msmt17', SMALL._replace(plain_rerank=False))
     main(['--size', 'small', '--rerank', '--baseline', '--repeats', '2', '--json', str(tmp_path / 'a.json')])
-    turn = ['plain', 'tensor', 'numba', 'plain re-ranking', 're-ranking']
-    assert measured == turn * 2
+    turn = ['plain', 'ranking', 'plain re-ranking', 're-ranking']
+    assert measured == turn * 2 * len(KINDS)
     figures = json.loads((tmp_path / 'a.json').read_text())['small']
-    assert figures['tensor'] == {'seconds': 4.5, 'range': [2, 7], 'megabytes': 70, 'mAP': 0.5, 'scale': 1}
-    assert '0.8 x faster than the plain form, 0.9 x less memory' in capsys.readouterr().out  # tensor: 4.5 s for 3.5 s
+    assert list(figures) == list(KINDS)
+    assert figures['easy']['ranking'] == {'seconds': 4, 'range': [2, 6], 'megabytes': 60, 'mAP': 0.5, 'scale': 1}
+    assert '0.8 x faster than the plain form, 0.8 x less memory' in capsys.readouterr().out  # ranking: 4 s for 3 s
     measured.clear()
-    main(['--size', 'small', 'msmt17', '--rerank', '--repeats', '1'])
-    assert measured == ['tensor', 'numba', 're-ranking'] * 2
+    main(['--size', 'small', 'msmt17', '--kind', 'hard', '--rerank', '--repeats', '1'])
+    assert measured == ['ranking', 're-ranking'] * 2
 
 
 def test_memory_is_the_peak_beyond_the_features(monkeypatch, tmp_path):
@@ -98,7 +109,7 @@ def test_a_form_that_does_not_run(monkeypatch, capsys):
 
     monkeypatch.setattr(benchmark.subprocess, 'run', killed)
     assert main(['--size', 'small', '--repeats', '1']) == 2
-    assert "error: form 'tensor' ended with exit code -9" in capsys.readouterr().err
+    assert "error: form 'ranking' ended with exit code -9" in capsys.readouterr().err
 
 
 def test_needs_linux(monkeypatch, capsys):
