@@ -89,6 +89,7 @@ def nearest(
         lists = NearestLists(len(distances), min(k, len(gallery)), rows.device)
         lists.update(distances, 0)
         far = (lists.distances + rows.query_squares[block, None]).clamp(min=0).sqrt()
+        # a list ends in infinite distances where fewer than k images are left
         for kept, *first in zip(far.isfinite(), lists.indices, far, strict=True):
             found.append(tuple(values[kept].cpu().numpy() for values in first))
     return found
