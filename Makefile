@@ -1,21 +1,32 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two workers; their tests are started in the order of the files, so that most share their files' fixtures.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
-# Installs again only when what is to be installed has changed.
-$(VENV)/.installed: setup.cfg pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade pip
+# Each of the two installs again only when what is to be installed has changed.
+$(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
 	$(BIN)/pip install --quiet --editable '.[test]'
+	touch $(VENV)/.demo $@
+
+$(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable '.[plot]'
 	touch $@
 
-demo: $(VENV)/.installed
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+
+demo: $(VENV)/.demo
 	$(BIN)/python -m msinet_train.demo --output runs/demo $(ARGS)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-all: $(VENV)/.installed
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
