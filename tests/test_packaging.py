@@ -38,6 +38,7 @@ def installed(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_wheel_works_without_the_repository(installed):
     script = """
 import pathlib, sys, timm, msinet_timm, msinet_train, msinet_eval
@@ -60,6 +61,7 @@ for name in ('train', 'eval', 'hub_configs', 'tests'):
     run(installed / 'env' / 'bin' / 'python', '-c', script, cwd=installed)
 
 
+@pytest.mark.slow
 def test_commands_of_the_wheel(installed):
     for command in ('msinet-train', 'msinet-eval', 'msinet-data', 'msinet-hub'):
         assert command in run(installed / 'env' / 'bin' / command, '--help', cwd=installed)

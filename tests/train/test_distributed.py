@@ -83,6 +83,7 @@ def two_processes(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_two_processes_train_as_one(two_processes, kind):
     expected = train(kind)

@@ -154,6 +154,7 @@ with processes(torch.device('cpu')):
 """
 
 
+@pytest.mark.slow
 def test_torchrun_gives_the_same_bits_and_goes_on(market, model, options, tmp_path):
     weights = tmp_path / 'weights.pth'
     torch.save(model.state_dict(), weights)

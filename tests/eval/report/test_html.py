@@ -62,6 +62,7 @@ def browse(profile, *flags):
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason='no browser')
 @pytest.mark.parametrize('width', [1240, 500])
 def test_report_in_a_browser(report, tmp_path, width):

@@ -91,6 +91,7 @@ def test_network(network, tmp_path, format):
         exported(torch.zeros(1, 4, 64, 32))
 
 
+@pytest.mark.slow
 def test_published_figures(tmp_path):
     described = load_json('network.json')['x1_0']
     model = timm.create_model('msinet_x1_0', num_classes=described['num_classes'])

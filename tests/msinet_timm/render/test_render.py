@@ -67,6 +67,7 @@ def image(**changes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(render_image(**options | changes)))).astype(int)
 
 
+@pytest.mark.slow
 def test_two_workers_render_the_same_bytes_as_one(tiny, tmp_path):
     from msinet_timm.render import render_dataset
 
@@ -74,6 +75,7 @@ def test_two_workers_render_the_same_bytes_as_one(tiny, tmp_path):
     assert contents(tmp_path) == contents(tiny[0])
 
 
+@pytest.mark.slow
 def test_layout(tiny):
     root, counts = tiny
     parts = parse(root)
@@ -88,6 +90,7 @@ def test_layout(tiny):
             assert image.size == (32, 64) and image.mode == 'RGB'
 
 
+@pytest.mark.slow
 def test_second_call_renders_nothing(tiny, monkeypatch):
     from msinet_timm.render import dataset
 
@@ -100,6 +103,7 @@ def test_second_call_renders_nothing(tiny, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')} == before
 
 
+@pytest.mark.slow
 def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
     from msinet_timm.render import dataset
 
@@ -121,6 +125,7 @@ def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
     assert contents(tmp_path) == contents(tiny[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == 'nt', reason='sends SIGINT')
 def test_ctrl_c_stops_all_workers_and_leaves_whole_images(tmp_path):
     code = 'from msinet_timm.cli.data import main; raise SystemExit(main())'
@@ -164,6 +169,7 @@ def test_plan_keeps_train_and_test_apart():
     assert {p for p in images if '/-1_' not in p.path} <= set(larger)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'change',
     [
@@ -182,6 +188,7 @@ def test_every_argument_changes_the_image(change):
     assert np.abs(image(**change) - image()).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_size_of_the_image():
     assert image(width=40, height=96).shape == (96, 40, 3)
 
@@ -198,6 +205,7 @@ def variants():
     yield from (('bag', k) for k in BAGS)
 
 
+@pytest.mark.slow
 def test_every_garment_and_pattern_looks_different(monkeypatch):
     from msinet_timm.render import scene
     from msinet_timm.render.identity import draw_bottom, draw_identity, draw_top
@@ -253,6 +261,7 @@ def test_wrong_values(tmp_path, capsys, options, message):
     assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.slow
 def test_wrong_folders(tiny, tmp_path, capsys):
     from msinet_timm.render import render_dataset
 
@@ -281,6 +290,7 @@ def test_missing_packages(tmp_path, monkeypatch, capsys, package):
     assert not (tmp_path / 'new').exists()
 
 
+@pytest.mark.slow
 def test_command(tiny, capsys):
     options = [v for name, value in TINY.items() for v in (f'--{name}', str(value))]
     assert main(['render', '--output', str(tiny[0]), '--domain', 'street', '--workers', '1', *options]) == 0

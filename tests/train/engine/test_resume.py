@@ -106,6 +106,7 @@ def assert_same(a, b):
     assert metrics(a) == metrics(b)
 
 
+@pytest.mark.slow
 def test_killed_while_it_writes(market, whole, tmp_path):
     folder = tmp_path / 'run'
     argv = [*FLAGS, '-ds', 'market1501', '--data-dir', str(market), '--output', str(folder)]
@@ -119,6 +120,7 @@ def test_killed_while_it_writes(market, whole, tmp_path):
     assert_same(whole[0], folder)
 
 
+@pytest.mark.slow
 def test_killed_at_random(market, whole, tmp_path):
     folder = tmp_path / 'run'
     argv = [*FLAGS, '-ds', 'market1501', '--data-dir', str(market), '--output', str(folder)]
@@ -140,6 +142,7 @@ def torchrun(*argv):
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes(market, tmp_path):
     """They train one model, the first alone writes, and a resumed run ends as one without interruption."""
     folder, again = tmp_path / 'run', tmp_path / 'again'

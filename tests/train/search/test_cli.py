@@ -208,6 +208,7 @@ raise SystemExit(search_cli.main(sys.argv[2:]))
 """
 
 
+@pytest.mark.slow
 def test_two_processes_keep_one_supernet(tiny, tmp_path):
     (tmp_path / 'spy.py').write_text(SPY)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
