@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -33,3 +35,10 @@ def market_to_search(tmp_path_factory):
     """Fifteen identities to search on and four to find."""
     trained = [(identity, image % 3 + 1) for identity in range(1, 16) for image in range(8)]
     return write_market(tmp_path_factory.mktemp('search'), trained, (20, 21, 22, 23))
+
+
+@pytest.fixture(autouse=True)
+def _charts(request, monkeypatch):
+    """Trainings draw only where a test is marked `charts`, and in fixtures of a wider scope."""
+    if not request.node.get_closest_marker('charts'):
+        monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)

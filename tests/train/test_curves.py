@@ -6,6 +6,8 @@ from PIL import Image
 from msinet_train import curves
 from msinet_train.curves import main, write_comparison
 
+pytestmark = pytest.mark.charts
+
 
 def run(folder, mAP, first=0):
     """A run folder that was measured after every epoch."""

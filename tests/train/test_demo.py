@@ -5,6 +5,7 @@ import pytest
 from msinet_train.demo import main
 
 
+@pytest.mark.charts
 def test_demo(tmp_path, capsys):
     run = tmp_path / 'demo'
     assert main(['--output', str(run), '--epochs', '1']) == 0

@@ -18,6 +18,7 @@ def run(market, output, *flags):
     return train(parse_args([*SMALL, '-ds', 'market1501', '--data-dir', str(market), '--output', str(output), *flags]))
 
 
+@pytest.mark.charts
 @pytest.mark.parametrize('name', ['resnet10t', 'vit_tiny_patch16_224'])
 def test_any_timm_model_trains_at_256x128(market, tmp_path, name):
     """A CNN and a ViT from a data set to a folder that timm loads, which then is a model to train and to measure."""

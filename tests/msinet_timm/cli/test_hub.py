@@ -57,7 +57,7 @@ def package(tmp_path, monkeypatch):
     configs = root / 'msinet_timm' / 'hub_configs'
     shutil.copytree(entries_folder(), configs, ignore=ignored)
     (root / 'msinet_timm' / 'setup.cfg').touch()
-    for module in ('hub_entries', 'hub_publish', 'hub_convert'):
+    for module in ('models.entries', 'hub.publish', 'hub.convert'):
         monkeypatch.setattr(f'msinet_timm.{module}.entries_folder', lambda: configs)
     return configs
 
@@ -74,7 +74,7 @@ def fresh(package, script, readonly=False, **environment):
         # root writes where it may not, unless it gives that up: CAP_DAC_OVERRIDE
         ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
 
-    script = f'import json, timm, torch, msinet_timm\nfrom msinet_timm.commands import InputError\n{script}'
+    script = f'import json, timm, torch, msinet_timm\n{script}'
     result = subprocess.run(
         [sys.executable, '-c', script],
         capture_output=True,
@@ -375,7 +375,7 @@ def test_card(tmp_path, package, capsys):
 
 def test_command_of_the_guide(hub, folder, package, monkeypatch, capsys):
     """The last command of docs/fine-tuning.md, as printed there."""
-    guide = (Path(__file__).parents[2] / 'docs' / 'fine-tuning.md').read_text(encoding='utf-8')
+    guide = (Path(__file__).parents[3] / 'docs' / 'fine-tuning.md').read_text(encoding='utf-8')
     (command,) = re.findall(r'^msinet-hub (.*)$', guide, re.MULTILINE)
     (folder.parent / 'runs').mkdir()
     folder.rename(folder.parent / 'runs' / 'mine')

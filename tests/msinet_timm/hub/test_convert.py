@@ -140,7 +140,7 @@ def test_ship(tmp_path, package, capsys):
     assert shipped['stem.conv.weight'].dtype == shipped['stem.bn.running_var'].dtype == torch.float32
     script = f"""
 import json, sys, timm, torch, msinet_timm
-from msinet_timm.hub import main
+from msinet_timm.cli.hub import main
 from pathlib import Path
 model = timm.create_model('msinet_x0_25', pretrained=True).eval()
 assert {{p.dtype for p in model.parameters()}} == {{torch.float32}}

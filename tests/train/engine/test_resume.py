@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from msinet_train.cli import parse_args
 from msinet_train.engine.loop import train
 
+pytestmark = pytest.mark.charts
+
 FLAGS = (
     '--recipe small --model msinet_x0_25 --height 64 --width 32 --batch-size 8 --num-instance 2 --epochs 6 --workers 0 '
     '--eval-interval 1 --model-ema --model-ema-decay 0.5 --grad-accum-steps 2 --checkpoint-interval 2 --sam-mode pos'

@@ -194,7 +194,7 @@ def test_defaults_are_the_published_search():
 SPY = """
 import sys
 import torch
-from msinet_train import search_cli, search_engine
+from msinet_train.search import cli as search_cli, engine as search_engine
 
 run_epoch = search_engine._run_epoch
 
@@ -227,6 +227,7 @@ def test_random_genotypes_differ_and_repeat():
     assert len(set(drawn.values())) == 5 and drawn == random_genotypes(5, seed=3) != random_genotypes(5, seed=4)
 
 
+@pytest.mark.charts
 def test_compare(searched, market_to_search, tmp_path, capsys):
     flags = f'-ds market1501 --data-dir {market_to_search} --batch-size 8'
     flags += ' --recipe demo --model msinet_x0_25 --height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0'
