@@ -5,4 +5,15 @@ import os
 if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # read by PyTorch when it is imported
 
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
 import msinet_timm  # noqa: E402, F401  registers the models with timm
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    """What a command sets for itself ends with its test: threads that wait for each other cost ten times the time."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)

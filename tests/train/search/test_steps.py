@@ -192,7 +192,7 @@ def test_search_turns_away_from_a_useless_interaction(monkeypatch):
     people = torch.randn(4, 3, 4, 2, dtype=torch.float64).repeat_interleave(16, 2).repeat_interleave(16, 3)
     weights, _ = optimizers(task, 0.005)
     arch = torch.optim.Adam([task.supernet.arch_weights], 0.03, betas=(0.5, 0.999))
-    for _ in range(80):
+    for _ in range(120):  # far beyond where rounding decides: 0.13 at most then, for any seed and number of threads
         train, valid = (people[LABELS] + 0.3 * torch.randn(8, 3, 64, 32, dtype=torch.float64) for _ in range(2))
         architecture_step(task, (valid, LABELS), arch)
         weight_step(task, (train, LABELS), weights)
