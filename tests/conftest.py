@@ -5,10 +5,10 @@ import os
 if 'PYTEST_XDIST_WORKER' in os.environ:
     os.environ.setdefault('OMP_NUM_THREADS', '1')  # read by PyTorch when it is imported
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
+import pytest
+import torch
 
-import msinet_timm  # noqa: E402, F401  registers the models with timm
+import msinet_timm  # noqa: F401  registers the models with timm
 
 
 @pytest.fixture(autouse=True)
