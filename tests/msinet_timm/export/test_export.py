@@ -1,6 +1,7 @@
 """Exports through their real runtimes: what they compute, what they tell, and what is refused."""
 
 import copy
+import importlib
 import sys
 
 import numpy as np
@@ -17,10 +18,12 @@ from timm.utils.onnx import onnx_export
 
 from msinet_eval.features.extract import reid_data_config
 from msinet_timm.errors import InputError
-from msinet_timm.export import export as export_module
 from msinet_timm.export.export import export, largest_difference, mean_cosine
 from msinet_timm.export.files import SUFFIXES
 from msinet_timm.export.formats import load_exported
+
+# the package's attribute of this name is the function
+export_module = importlib.import_module('msinet_timm.export.export')
 
 INSTALLED = ('onnx', 'openvino', 'torch-export', 'torchscript')
 CONFIG = reid_data_config(timm.create_model('msinet_x0_25'), 64, 32)
