@@ -49,6 +49,7 @@ def test_hard_features_are_hard_and_tied_ones_tie():
     assert len(np.unique(hard['query'] @ hard['gallery'].T)) > 10_000
 
 
+@pytest.mark.slow
 def test_each_form_is_measured_in_its_own_process():
     figures = compare('small', 'hard', ['plain', 'ranking'], repeats=1, threads=1)
     assert list(figures) == ['plain', 'ranking']

@@ -188,6 +188,7 @@ def test_flags_choose_what_is_measured(monkeypatch):
         cases('--forms', 'eager', '--precisions', 'int8')
 
 
+@pytest.mark.slow
 def test_command(tmp_path, capfd, monkeypatch):
     """Both allocators, each in a process of its own; what cannot be measured is a remark below the table."""
     monkeypatch.setitem(sys.modules, 'torchreid', None)

@@ -138,6 +138,7 @@ def test_publish_again(hub, folder, package, tmp_path, capsys):
     assert (folder / 'best' / 'README.md').read_text() == card  # nothing is said twice
 
 
+@pytest.mark.slow
 def test_fresh_process(hub, folder, package, tmp_path):
     """By Hub name and by registered name, adapted in every way, into caches of their own."""
     model = make_folder(folder)
@@ -169,6 +170,7 @@ print(json.dumps(result))
     assert (tmp_path / 'home' / 'hub' / stored).is_dir() and (tmp_path / 'own' / stored).is_dir()
 
 
+@pytest.mark.slow
 def test_warm_cache_offline_and_read_only(hub, folder, package, tmp_path):
     model = make_folder(folder)
     main(['publish', str(folder), '--repo', REPO])

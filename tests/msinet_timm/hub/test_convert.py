@@ -127,6 +127,7 @@ def package(tmp_path):
     return root / 'msinet_timm' / 'hub_configs'
 
 
+@pytest.mark.slow
 def test_ship(tmp_path, package, capsys):
     """Shipped weights load offline, by the bare name, as float32, and only if they are the recorded ones."""
     model = create(0)

@@ -26,6 +26,7 @@ def test_both_steps_are_the_same():
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=1e-9, msg=name)
 
 
+@pytest.mark.slow
 def test_speed(capsys):
     assert main([*SMALL, '--rounds', '1']) == 0
     header, *rows = capsys.readouterr().out.splitlines()

@@ -100,6 +100,7 @@ def test_each_kind_is_timed(kind, capsys):
     assert len(seconds) == 2 and min(seconds) > 0
 
 
+@pytest.mark.slow
 def test_speed(capsys, monkeypatch):
     monkeypatch.setattr('msinet_train.benchmark.__main__.KINDS', KINDS[:2])  # processes take long to start
     assert main([*SMALL, '--rounds', '1', '--steps', '1']) == 0
