@@ -261,7 +261,7 @@ def test_intermediates_are_nchw():
 
 
 @pytest.mark.parametrize('num_classes', [0, 7])
-@pytest.mark.parametrize('name', MODELS)
+@pytest.mark.parametrize('name', ['msinet_x0_25', pytest.param('msinet_x1_0', marks=pytest.mark.slow)])
 def test_torchscript_and_fx(name, num_classes):
     with set_scriptable(True):
         model = create(name, num_classes=num_classes).eval()
