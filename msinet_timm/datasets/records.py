@@ -1,39 +1,66 @@
 """One type for an image and one for a data set: what every reader gives and everything else takes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-__all__ = ['Counts', 'Protocol', 'ReIDDataset', 'Record']
+from msinet_timm.errors import InputError
 
+__all__ = ['PARTS', 'Counts', 'Protocol', 'ReIDDataset', 'Record', 'cameras_known', 'sort_names']
+
+#: Of a data set, in this order.
+PARTS = ('train', 'query', 'gallery')
 #: Known size of the parts of a data set: part -> (identities, images); None where the number is not known.
 Counts = Mapping[str, tuple[int | None, int]]
 
 
 class Record(NamedTuple):
-    """An image of one person or vehicle.
+    """An image of one person or vehicle. Names are as the user wrote them; only tensors hold numbers for them.
 
     Attributes:
         path: image file.
-        identity: label of who is in it, 0 or larger. Labels need not be consecutive.
-        camera: label of the camera, or None where it is unknown. So for all that follow.
-        view: label of the side that is seen.
+        identity: name of who is in it, not empty.
+        camera: name of the camera, or None where it is unknown. So for all that follow.
+        view: name of the side that is seen.
         time: when it was taken, in the data set's own unit; it orders the images of one camera.
-        tracklet: label of the series of images that it comes from.
+        tracklet: name of the series of images that it comes from, within one camera.
         domain: name of the place or source.
-        clothes: label of what the person wears, to be compared within one identity.
+        clothes: name of what the person wears, to be compared within one identity.
         box: left, top, right and bottom in pixels of the upright image: the rest of the file is cropped away.
     """
 
     path: str
-    identity: int
-    camera: int | None = None
-    view: int | None = None
+    identity: str
+    camera: str | None = None
+    view: str | None = None
     time: int | None = None
-    tracklet: int | None = None
+    tracklet: str | None = None
     domain: str | None = None
-    clothes: int | None = None
+    clothes: str | None = None
     box: tuple[int, int, int, int] | None = None
+
+
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Each name once, in order: by value where all are numbers, else as texts."""
+    names = set(names)
+    return sorted(names, key=_by_value if all(map(str.isdecimal, names)) else None)
+
+
+def _by_value(number: str) -> tuple[int, str, str]:
+    digits = number.lstrip('0')
+    return len(digits), digits, number
+
+
+def cameras_known(records: Sequence[Record]) -> bool:
+    """Whether the cameras of images are known.
+
+    Raises:
+        InputError: those of some images only.
+    """
+    without = [r.path for r in records if r.camera is None]
+    if without and any(r.camera is not None for r in records):
+        raise InputError(f'{without[0]} has no camera but other images have: give all of them one, or none')
+    return not without
 
 
 @dataclass(frozen=True)
@@ -65,6 +92,7 @@ class ReIDDataset:
         protocol: how rankings are measured.
         notes: what a reader of the metrics must know, such as which version and split was read.
         known: the published size of the parts, for `msinet-data check`.
+        options: what its reader was given.
     """
 
     name: str
@@ -75,6 +103,7 @@ class ReIDDataset:
     protocol: Protocol = Protocol()
     notes: tuple[str, ...] = ()
     known: Counts = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ def draw_preview(model: nn.Module, path: Path) -> None:
     """Draws a query of the sample and the five nearest of 30 images under other cameras, right ones framed green."""
     sample = create_dataset('sample')
     query = sample.query[0]
-    others = [r for r in sample.gallery if r.identity > 0 and (r.camera, r.identity) != (query.camera, query.identity)]
+    asked = {r.identity for r in sample.query}
+    others = [r for r in sample.gallery if r.identity in asked and r[1:3] != query[1:3]]
     own = [r for r in others if r.identity == query.identity]
     records = [query, *own, *[r for r in others if r.identity != query.identity][:: max(1, len(others) // 30)]][:31]
     images = [Image.open(r.path).convert('RGB') for r in records]

@@ -7,7 +7,7 @@ from pathlib import Path
 from msinet_timm.datasets.records import Counts, Protocol, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import FileNames, find_folder, image_names
+from .layout import FileNames, find_folder, image_names, number_name
 from .reader import Option, Reader
 
 __all__ = ['CLOTHES_OPTION', 'LTCC', 'PRCC', 'clothes_protocol']
@@ -58,7 +58,6 @@ def _read_ltcc(root: str, protocol: str = 'standard') -> ReIDDataset:
 
 
 _DRAWS = 10
-_CAMERAS = {'A': 1, 'B': 2, 'C': 3}
 _PRCC_NAME = re.compile(r'(?P<camera>[ABC])_.*')
 _PRCC_QUERIES = {'standard': 'B', 'clothes-changing': 'C'}
 _PRCC_IMAGES = {'A': 3384, 'B': 3873, 'C': 3543}
@@ -98,13 +97,14 @@ def _read_prcc_folder(folder: Path, camera: str | None) -> tuple[Record, ...]:
     for person in sorted(p for p in folder.iterdir() if p.is_dir()):
         if not person.name.isdecimal():
             raise InputError(f'{person}: expected folders named by the number of an identity')
+        identity = number_name(person.name)
         for name in image_names(person):
             match = _PRCC_NAME.fullmatch(name)
             if camera is None and match is None:
                 raise InputError(f'{person / name}: expected <camera>_..., like A_cropped_rgb001.jpg')
             letter = camera or match['camera']
-            clothes = 2 if letter == 'C' else 1
-            records.append(Record(str(person / name), int(person.name), _CAMERAS[letter], clothes=clothes))
+            clothes = '2' if letter == 'C' else '1'
+            records.append(Record(str(person / name), identity, letter, clothes=clothes))
     if not records:
         raise InputError(f'{folder} holds no images: expected them in folders named by identities')
     return tuple(records)

@@ -4,19 +4,17 @@ import os
 import random
 import re
 from pathlib import Path
+from sys import intern
 
-from msinet_timm.datasets.records import ReIDDataset
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .clothes import CLOTHES_OPTION, clothes_protocol
-from .labels import FIELDS, make_records
-from .layout import image_names
+from .clothes import CLOTHES_OPTION
+from .layout import JUNK, image_names
 from .reader import Option, Reader
+from .rows import FIELDS, own_dataset
 
 __all__ = ['FOLDER', 'read_folder', 'split_identities']
-
-_PARTS = ('train', 'query', 'gallery')
-_JUNK = '-1'
 
 
 def read_folder(
@@ -47,9 +45,7 @@ def read_folder(
     if not folder.is_dir():
         raise InputError(f'{root} is no folder')
     regex = _compile(pattern)
-    present = [part for part in _PARTS if (folder / part).is_dir()]
-    if ('query' in present) != ('gallery' in present):
-        raise InputError(f'{root} has only one of the folders query and gallery: give both, or neither')
+    present = [part for part in PARTS if (folder / part).is_dir()]
     if present and (seed, test_share) != (None, None):
         raise InputError(f'{root} has the folder {present[0]}, so that nothing is split: leave out seed and test_share')
     if present:
@@ -58,11 +54,7 @@ def read_folder(
         seed, test_share = seed or 0, 0.5 if test_share is None else test_share
         parts = split_identities(_collect(folder, regex), seed, test_share)
         notes = (f'split by identity: {test_share:.0%} to test on, seed {seed}',)
-    _check_cameras([row for rows in parts.values() for row in rows])
-    records = dict.fromkeys(_PARTS, ()) | make_records(parts)
-    rules = clothes_protocol(protocol, records['query'] + records['gallery'])
-    notes += (f'{protocol} protocol',) if rules.same_clothes_removed else ()
-    return ReIDDataset('folder', str(folder), **records, protocol=rules, notes=notes)
+    return own_dataset('folder', str(folder), parts, protocol, 'folders', notes)
 
 
 def _compile(pattern: str | None) -> re.Pattern | None:
@@ -79,25 +71,26 @@ def _compile(pattern: str | None) -> re.Pattern | None:
     return regex
 
 
-def _collect(folder: Path, regex: re.Pattern | None) -> list[dict]:
-    """Rows for `make_records`, in order of paths."""
-    rows = []
+def _collect(folder: Path, regex: re.Pattern | None) -> list[Record]:
+    """Records in order of paths."""
+    records = []
     for directory, children, _ in os.walk(folder, followlinks=True):
         children[:] = sorted(c for c in children if not c.startswith('.'))
         here = Path(directory)
+        row = _from_folders(here.relative_to(folder).parts, regex)
         for name in image_names(here):
-            row = _from_folders(here.relative_to(folder).parts, regex)
-            row |= _from_name(here / name, regex)
-            if 'identity' not in row:
+            path = str(here / name)
+            cells = row | _from_name(path, name, regex)
+            if 'identity' not in cells:
                 raise InputError(
-                    f'{here / name}: expected images in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
+                    f'{path}: expected images in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
                     "if file names tell identities, give the option pattern='(?P<identity>...)'"
                 )
-            if row['identity'] != _JUNK:
-                rows.append({'path': str(here / name), **row})
-    if not rows:
+            if cells['identity'] != JUNK:
+                records.append(Record(path, **cells))
+    if not records:
         raise InputError(f'{folder} holds no images')
-    return rows
+    return records
 
 
 def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str, str]:
@@ -110,26 +103,22 @@ def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str,
     return {'identity': parts[0]} if len(parts) == 1 or (parts and told) else {}
 
 
-def _from_name(path: Path, regex: re.Pattern | None) -> dict[str, str]:
+def _from_name(path: str, name: str, regex: re.Pattern | None) -> dict[str, str | int]:
     if regex is None:
         return {}
-    match = regex.search(path.name)
+    match = regex.search(name)
     if match is None:
         raise InputError(f'{path}: the option pattern={regex.pattern} matches nothing in this name')
-    found = {name: value for name, value in match.groupdict().items() if value is not None}
-    if 'time' in found and not found['time'].isdecimal():
-        raise InputError(f'{path}: time {found["time"]} is no number: change the option pattern={regex.pattern}')
+    found = {name: intern(value) for name, value in match.groupdict().items() if value}
+    if 'time' in found:
+        if not found['time'].isdecimal():
+            raise InputError(f'{path}: time {found["time"]} is no number: change the option pattern={regex.pattern}')
+        found['time'] = int(found['time'])
     return found
 
 
-def _check_cameras(rows: list[dict]) -> None:
-    without = [row['path'] for row in rows if 'camera' not in row]
-    if 0 < len(without) < len(rows):
-        raise InputError(f'{without[0]} has no camera but other images have: give all of them one, or none')
-
-
-def split_identities(rows: list[dict], seed: int, test_share: float) -> dict[str, list[dict]]:
-    """Splits rows by identity into train and test, and the latter into query and gallery.
+def split_identities(records: list[Record], seed: int, test_share: float) -> dict[str, list[Record]]:
+    """Splits images by identity into train and test, and the latter into query and gallery.
 
     With cameras, an identity asks with one image of each camera that keeps another one, or else with one image if
     a second camera saw it. Without, it asks with one image of two or more. Who cannot ask is a distractor.
@@ -139,38 +128,38 @@ def split_identities(rows: list[dict], seed: int, test_share: float) -> dict[str
     """
     if not 0 <= test_share <= 1:
         raise InputError(f'option test_share={test_share} must be between 0 and 1')
-    people: dict[str, list[dict]] = {}
-    for row in rows:
-        people.setdefault(row['identity'], []).append(row)
+    people: dict[str, list[Record]] = {}
+    for record in records:
+        people.setdefault(record.identity, []).append(record)
     rng = random.Random(seed)
     names = sorted(people)
     tested = set(rng.sample(names, round(test_share * len(names))))
-    parts = {part: [] for part in _PARTS}
+    parts = {part: [] for part in PARTS}
     for name in names:
         if name not in tested:
             parts['train'] += people[name]
             continue
         asking = _pick_queries(people[name], rng)
         parts['query'] += asking
-        parts['gallery'] += [row for row in people[name] if not any(row is a for a in asking)]
+        parts['gallery'] += [record for record in people[name] if record not in asking]
     if tested and not parts['query']:
         raise InputError(
             f'none of {len(tested)} identities to test on has two images'
-            + (' under different cameras' if 'camera' in rows[0] else '')
+            + (' under different cameras' if records[0].camera is not None else '')
         )
     return parts
 
 
-def _pick_queries(rows: list[dict], rng: random.Random) -> list[dict]:
-    cameras: dict[str | None, list[dict]] = {}
-    for row in rows:
-        cameras.setdefault(row.get('camera'), []).append(row)
+def _pick_queries(records: list[Record], rng: random.Random) -> list[Record]:
+    cameras: dict[str | None, list[Record]] = {}
+    for record in records:
+        cameras.setdefault(record.camera, []).append(record)
     if None in cameras:
-        return [rng.choice(rows)] if len(rows) > 1 else []
+        return [rng.choice(records)] if len(records) > 1 else []
     if len(cameras) < 2:
         return []
     several = [cameras[name] for name in sorted(cameras) if len(cameras[name]) > 1]
-    return [rng.choice(group) for group in several] or [rng.choice(rows)]
+    return [rng.choice(group) for group in several] or [rng.choice(records)]
 
 
 FOLDER = Reader(

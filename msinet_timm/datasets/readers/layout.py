@@ -5,12 +5,15 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from sys import intern
 
 from msinet_timm.datasets.records import Record
 from msinet_timm.errors import InputError
 
-__all__ = ['FileNames', 'find_folder', 'image_names', 'read_lines', 'require_file']
+__all__ = ['JUNK', 'FileNames', 'find_folder', 'image_names', 'number_name', 'read_lines', 'require_file']
 
+#: What data sets call images of nobody, such as bad detections.
+JUNK = '-1'
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
 
 
@@ -81,8 +84,13 @@ def require_file(path: Path, named_in: Path | None = None) -> None:
         raise InputError(f'{path} is missing' + (f', but {named_in} names it' if named_in else ''))
 
 
-def _to_numbers(groups: dict[str, str]) -> dict:
-    return {name: int(value) for name, value in groups.items()}
+def number_name(number: str | int) -> str:
+    """The name that a number in a file name stands for: `2` also for `0002`, which is the same person there."""
+    return intern(str(int(number)))
+
+
+def _to_names(groups: dict[str, str]) -> dict:
+    return {name: int(value) if name == 'time' else number_name(value) for name, value in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -93,13 +101,13 @@ class FileNames:
         pattern: of a whole name. Its groups are fields of `Record`.
         form: the pattern for people.
         example: a name.
-        fields: groups -> fields of `Record`, where that takes more than `int`.
+        fields: groups -> fields of `Record`, where that takes more than `number_name`.
     """
 
     pattern: re.Pattern
     form: str
     example: str
-    fields: Callable[[dict[str, str]], dict] = _to_numbers
+    fields: Callable[[dict[str, str]], dict] = _to_names
 
     def record(self, folder: Path, name: str) -> Record:
         """Record of one image.
@@ -113,7 +121,7 @@ class FileNames:
         return Record(str(folder / name), **self.fields(match.groupdict()))
 
     def read(self, folder: Path, parts: Iterable[str]) -> tuple[Record, ...]:
-        """Records of a folder in order of file names, without junk (identities below 0).
+        """Records of a folder in order of file names, without junk.
 
         Args:
             folder: one of the parts.
@@ -124,7 +132,7 @@ class FileNames:
         """
         if not folder.is_dir():
             raise InputError(f'{folder} is missing: expected the folders {", ".join(parts)} side by side')
-        records = tuple(r for r in (self.record(folder, n) for n in image_names(folder)) if r.identity >= 0)
+        records = tuple(r for r in (self.record(folder, n) for n in image_names(folder)) if r.identity != JUNK)
         if not records:
             raise InputError(f'{folder} holds no images: expected files named like {self.example}')
         return records

@@ -1,8 +1,8 @@
 """Market-1501 (Zheng et al., ICCV 2015), and whatever is laid out like it.
 
 Three folders of images named `<identity>_c<camera>s<sequence>_<frame>_<box>.jpg`, as in `0002_c1s1_000451_03.jpg`.
-Identity -1 is junk (a bad detection), dropped; identity 0000 is a distractor, kept in the gallery. The 500,000
-distractors that came later are a folder `distractors_500k` or `images` beside the three.
+Identity -1 is junk (a bad detection), dropped; identity 0000 is a distractor, kept in the gallery under the name `0`.
+The 500,000 distractors that came later are a folder `distractors_500k` or `images` beside the three.
 """
 
 import json
@@ -15,14 +15,16 @@ from msinet_timm.errors import InputError
 from .layout import FileNames, find_folder, image_names
 from .reader import Option, Reader
 
-__all__ = ['MARKET1501', 'NAMES', 'PARTS', 'RENDERED', 'SAMPLE', 'read_market1501']
+__all__ = ['DISTRACTOR', 'FOLDERS', 'MARKET1501', 'NAMES', 'RENDERED', 'SAMPLE', 'read_market1501']
 
-PARTS = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
+FOLDERS = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
 NAMES = FileNames(
     re.compile(r'(?P<identity>-1|\d+)_c(?P<camera>\d+)s\d+_\d+_\d+\.\w+', re.ASCII),
     '<identity>_c<camera>s<sequence>_<frame>_<box>',
     '0002_c1s1_000451_03.jpg',
 )
+#: What images of people are called whom nobody asks for.
+DISTRACTOR = '0'
 _SUBFOLDERS = ('Market-1501-v15.09.15', 'market1501', 'Market-1501')
 _DISTRACTORS = ('distractors_500k', 'images')
 _KNOWN: Counts = {'train': (751, 12936), 'query': (750, 3368), 'gallery': (751, 15913)}
@@ -39,8 +41,8 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
     Raises:
         InputError: a folder missing or without images, or an image whose name does not parse.
     """
-    folder = find_folder(root, _SUBFOLDERS, tuple(PARTS.values()))
-    parts = {part: NAMES.read(folder / subfolder, PARTS.values()) for part, subfolder in PARTS.items()}
+    folder = find_folder(root, _SUBFOLDERS, tuple(FOLDERS.values()))
+    parts = {part: NAMES.read(folder / subfolder, FOLDERS.values()) for part, subfolder in FOLDERS.items()}
     if not distractors_500k:
         return ReIDDataset(name, str(folder), **parts, known=_KNOWN if name == 'market1501' else {})
     more = _read_distractors(folder)
@@ -49,10 +51,10 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
 
 
 def _read_distractors(folder: Path) -> tuple[Record, ...]:
-    """Nobody asks for them, so that all are identity 0 and their cameras do not matter."""
+    """Nobody asks for them, so that all have one name and their cameras do not matter."""
     for subfolder in (folder / d for d in _DISTRACTORS):
         if subfolder.is_dir() and (names := image_names(subfolder)):
-            return tuple(Record(str(subfolder / name), identity=0, camera=0) for name in names)
+            return tuple(Record(str(subfolder / name), DISTRACTOR, camera='0') for name in names)
     raise InputError(f'{folder} has no distractors: expected images in a folder {" or ".join(_DISTRACTORS)}')
 
 
@@ -76,7 +78,7 @@ def _read_sample(root: str | None) -> ReIDDataset:
     return read_market1501(root or str(Path(__file__).parents[1] / 'sample'), name='sample')
 
 
-_LAYOUT = f'{{{",".join(PARTS.values())}}}/'
+_LAYOUT = f'{{{",".join(FOLDERS.values())}}}/'
 MARKET1501 = Reader(
     read_market1501,
     about='Market-1501: people, 6 cameras',

@@ -2,16 +2,15 @@
 
 Lists name images and identities: `0000/0000_000_01_0303morning_0015_0.jpg 0`. The third field of a file name is the
 camera. The identities of the test set are numbered from 0 again, so that they are moved behind those of the training
-set here.
+set here: the first one is called `1041`.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 from msinet_timm.datasets.records import Counts, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import find_folder, read_lines, require_file
+from .layout import find_folder, number_name, read_lines, require_file
 from .reader import Option, Reader
 
 __all__ = ['MSMT17']
@@ -30,8 +29,10 @@ def _read(root: str, split: str = 'trainval', version: str | None = None) -> ReI
     folder, version = _find(root, version)
     train_folder, test_folder = (_part(folder, name) for name in _VERSIONS[version])
     lists = ('list_train.txt', 'list_val.txt')[: 2 if split == 'trainval' else 1]
-    train = tuple(record for name in lists for record in _read_list(folder / name, train_folder, int))
-    query, gallery = (_read_list(folder / f'list_{n}.txt', test_folder, _test_identity) for n in ('query', 'gallery'))
+    train = tuple(record for name in lists for record in _read_list(folder / name, train_folder, 0))
+    query, gallery = (
+        _read_list(folder / f'list_{n}.txt', test_folder, _TRAIN_IDENTITIES) for n in ('query', 'gallery')
+    )
     trained = 'train and validation images' if split == 'trainval' else 'train images without the validation ones'
     notes = (f'MSMT17 version {version[1:]}, {trained} to train on',)
     return ReIDDataset('msmt17', str(folder), train, query, gallery, notes=notes, known=_KNOWN[split])
@@ -66,19 +67,15 @@ def _part(folder: Path, name: str) -> Path:
     return other if other.is_dir() else folder / name
 
 
-def _test_identity(text: str) -> int:
-    return _TRAIN_IDENTITIES + int(text)
-
-
-def _read_list(path: Path, folder: Path, identity: Callable[[str], int]) -> tuple[Record, ...]:
+def _read_list(path: Path, folder: Path, first: int) -> tuple[Record, ...]:
     if not folder.is_dir():
         raise InputError(f'{folder} is missing: it holds the images of {path.name}')
     records = []
     for number, line in read_lines(path):
         try:
             name, label = line.split()
-            camera = int(Path(name).name.split('_')[2])
-            records.append(Record(str(folder / name), identity(label), camera))
+            camera = number_name(name.rpartition('/')[2].split('_')[2])
+            records.append(Record(str(folder / name), number_name(first + int(label)), camera))
         except (ValueError, IndexError):
             expected = '0000/0000_000_01_0303morning_0015_0.jpg 0'
             raise InputError(f"{path}, line {number}: expected a line like '{expected}', got '{line}'") from None

@@ -6,8 +6,8 @@ from pathlib import Path
 from msinet_timm.datasets.records import Counts, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import FileNames, find_folder, image_names
-from .market1501 import PARTS
+from .layout import FileNames, find_folder, image_names, number_name
+from .market1501 import FOLDERS
 from .reader import Option, Reader
 
 __all__ = ['CLONEDPERSON', 'CUHK03', 'PERSONX', 'RANDPERSON']
@@ -26,7 +26,7 @@ _CUHK03_KNOWN: dict[str, Counts] = {
 def _read_cuhk03(root: str, boxes: str = 'detected') -> ReIDDataset:
     """CUHK03-NP (Li et al., CVPR 2014; split of Zhong et al., CVPR 2017): 2 cameras for each identity."""
     folder = find_folder(root, ('cuhk03-np', 'cuhk03_np', 'cuhk03'), tuple(_CUHK03_KNOWN)) / boxes
-    parts = {part: _START.read(folder / name, PARTS.values()) for part, name in PARTS.items()}
+    parts = {part: _START.read(folder / name, FOLDERS.values()) for part, name in FOLDERS.items()}
     return ReIDDataset('cuhk03', str(folder), **parts, notes=(f'{boxes} boxes',), known=_CUHK03_KNOWN[boxes])
 
 
@@ -35,13 +35,13 @@ _PERSONX_KNOWN: Counts = {'train': (410, 9840), 'query': (856, 5136), 'gallery':
 
 def _read_personx(root: str, backgrounds: str = '456') -> ReIDDataset:
     """PersonX (Sun and Zheng, CVPR 2019): folders 1 to 6, one for each background, or the three parts at once."""
-    parts = tuple(PARTS.values())
+    parts = tuple(FOLDERS.values())
     folder = find_folder(root, ('PersonX_v1', 'PersonX'), (*parts, *backgrounds))
     if any((folder / part).is_dir() for part in parts):
         folders, notes = [folder], ()
     else:
         folders, notes = [folder / number for number in backgrounds], (f'backgrounds {", ".join(backgrounds)}',)
-    records = {p: tuple(r for f in folders for r in _START.read(f / name, parts)) for p, name in PARTS.items()}
+    records = {p: tuple(r for f in folders for r in _START.read(f / name, parts)) for p, name in FOLDERS.items()}
     known = _PERSONX_KNOWN if backgrounds == '456' else {}
     return ReIDDataset('personx', str(folder), **records, notes=notes, known=known)
 
@@ -50,8 +50,8 @@ def _scene_fields(groups: dict[str, str]) -> dict:
     """Cameras are numbered anew in each scene: camera 1 of scene 12 becomes 1201."""
     scene, number = int(groups['scene']), int(groups['number'])
     return {
-        'identity': int(groups['identity']),
-        'camera': 100 * scene + number,
+        'identity': number_name(groups['identity']),
+        'camera': number_name(100 * scene + number),
         'time': int(groups['time']),
         'domain': f'scene {scene}',
     }
@@ -106,14 +106,14 @@ class _Backgrounds(Option):
 CUHK03 = Reader(
     _read_cuhk03,
     about='CUHK03-NP: people, split into 767 and 700',
-    layout=f'cuhk03-np/{{detected,labeled}}/{{{",".join(PARTS.values())}}}/{_START.example}',
+    layout=f'cuhk03-np/{{detected,labeled}}/{{{",".join(FOLDERS.values())}}}/{_START.example}',
     options=(Option('boxes', 'detected', 'who made the boxes', tuple(_CUHK03_KNOWN)),),
     known={f'boxes={boxes}': counts for boxes, counts in _CUHK03_KNOWN.items()},
 )
 PERSONX = Reader(
     _read_personx,
     about='PersonX: synthetic people in front of 6 backgrounds',
-    layout=f'PersonX_v1/[1-6/]{{{",".join(PARTS.values())}}}/',
+    layout=f'PersonX_v1/[1-6/]{{{",".join(FOLDERS.values())}}}/',
     options=(_Backgrounds('backgrounds', '456', 'folders to read, 1 to 6'),),
     known={'': _PERSONX_KNOWN},
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 from msinet_timm.datasets.records import Counts, Protocol, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import FileNames, find_folder, image_names, read_lines, require_file
+from .layout import FileNames, find_folder, image_names, number_name, read_lines, require_file
 from .reader import Option, Reader
 
 __all__ = ['VEHICLEID', 'VERI776', 'VERIWILD']
@@ -64,7 +64,7 @@ def _read_vehicleid_list(path: Path, images: dict[str, str]) -> tuple[Record, ..
     for number, line in read_lines(path):
         try:
             name, identity = line.split()
-            records.append(Record(images[name], int(identity)))
+            records.append(Record(images[name], number_name(identity)))
         except KeyError:
             raise InputError(f'{path}, line {number}: there is no image {name}.jpg in image/') from None
         except ValueError:
@@ -95,13 +95,13 @@ def _read_veriwild(root: str, size: int = 3000) -> ReIDDataset:
     return ReIDDataset('veriwild', str(folder), **parts, notes=notes, known=_WILD_KNOWN[size])
 
 
-def _read_vehicle_info(path: Path) -> dict[str, tuple[int, int | None]]:
+def _read_vehicle_info(path: Path) -> dict[str, tuple[str, int | None]]:
     """Camera and time of each image."""
     information = {}
     for number, line in read_lines(path):
         try:
             name, camera, time, *_ = line.split(';')
-            information[name] = int(camera), _seconds(time)
+            information[name] = number_name(camera), _seconds(time)
         except ValueError:
             if number > 1:  # the first line is the header
                 expected = '<vehicle>/<image>;<camera>;<time>;...'
@@ -126,7 +126,7 @@ def _read_wild_list(path: Path, images: Path, information: dict) -> tuple[Record
         if line not in information:
             raise InputError(f'{path}, line {number}: {line} is not in vehicle_info.txt')
         camera, time = information[line]
-        records.append(Record(str(images / f'{line}.jpg'), int(identity), camera, time=time))
+        records.append(Record(str(images / f'{line}.jpg'), number_name(identity), camera, time=time))
     require_file(Path(records[0].path), named_in=path)
     return tuple(records)
 

@@ -13,28 +13,26 @@ import logging
 import os
 import re
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import is_remote, open_shard, split_path
-from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION, clothes_protocol
-from msinet_timm.datasets.readers.labels import FIELDS, make_records
+from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION
 from msinet_timm.datasets.readers.reader import Reader
-from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
 
 INDEX = 'index.csv'
 COLUMNS = ('shard', 'member', *FIELDS, 'box')
-_PARTS = ('train', 'query', 'gallery')
 # such names are safe in shell commands (`pipe:`), too
-_NAME = re.compile(r'(train|query|gallery)-[\w.-]+\.tar', re.ASCII)
+_NAME = re.compile(rf'({"|".join(PARTS)})-[\w.-]+\.tar', re.ASCII)
 _REBUILD = 'delete the index to have it built anew'
-_EXPECTED = {'identity': 'an integer of 0 or more', 'box': 'left, top, right and bottom in pixels'}
 
 _logger = logging.getLogger(__name__)
 
@@ -56,12 +54,7 @@ def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
         parts = _read_index(root, shards)
     else:
         parts = _build_index(Path(root), shards)
-    if bool(parts['query']) != bool(parts['gallery']):
-        raise InputError(f'{root} has only one of the parts query and gallery: give both, or neither')
-    _check_cameras([record for records in parts.values() for record in records])
-    rules = clothes_protocol(protocol, parts['query'] + parts['gallery'])
-    notes = (f'{protocol} protocol',) if rules.same_clothes_removed else ()
-    return ReIDDataset('shards', root, **parts, protocol=rules, notes=notes)
+    return own_dataset('shards', root, parts, protocol, 'parts')
 
 
 def _find_shards(folder: Path) -> list[str]:
@@ -80,12 +73,6 @@ def _find_shards(folder: Path) -> list[str]:
     return names
 
 
-def _check_cameras(records: Sequence[Record]) -> None:
-    without = next((r.path for r in records if r.camera is None), None)
-    if without and any(r.camera is not None for r in records):
-        raise InputError(f'{without} has no camera but other images have: give all of them one, or none')
-
-
 def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
     """Writes the index of a folder of shards.
 
@@ -100,7 +87,7 @@ def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
     with open(partial, 'w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
-        for part in _PARTS:
+        for part in PARTS:
             for record in parts.get(part, ()):
                 shard, member = split_path(record.path)
                 fields = ('' if value is None else value for value in record[1:-1])
@@ -108,7 +95,7 @@ def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
     partial.replace(folder / INDEX)
 
 
-def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, tuple[Record, ...]]:
+def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, list[Record]]:
     """Records by part; shards are those that are there, None where that is not known."""
     path = f'{root}/{INDEX}'
     try:
@@ -121,8 +108,12 @@ def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, tuple[Reco
     rows = csv.reader(io.StringIO(text, newline=''))
     if (header := tuple(next(rows, ()))) != COLUMNS:
         raise InputError(f'{path}: expected the columns {",".join(COLUMNS)}, got {",".join(header)}; {_REBUILD}')
-    parts: dict[str, list[Record]] = {part: [] for part in _PARTS}
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     named = set()
+
+    def refuse(column: str, problem: str) -> None:
+        raise InputError(f'{path}, line {rows.line_num}, {name}/{row[1]}: {column} {problem}; {_REBUILD}')
+
     for row in rows:
         name = row[0] if row else ''
         if name not in named:
@@ -131,71 +122,34 @@ def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, tuple[Reco
             if shards is not None and name not in shards:
                 raise InputError(f'{root}/{name} is missing, but {INDEX} names it: bring it back, or {_REBUILD}')
             named.add(name)
-        parts[name.partition('-')[0]].append(_parse_row(row, root, f'{path}, line {rows.line_num}'))
+        if len(row) != len(COLUMNS) or not row[1]:
+            where = f'{path}, line {rows.line_num}'
+            raise InputError(f'{where}: expected {len(COLUMNS)} fields and a member, got {",".join(row)}; {_REBUILD}')
+        cells = dict(zip(COLUMNS[2:], row[2:], strict=True))
+        parts[name.partition('-')[0]].append(parse_row(f'{root}/{name}/{row[1]}', cells, refuse))
     if unknown := set(shards or ()) - named:
         raise InputError(f'{root}/{min(unknown)} is not in {INDEX}: remove it, or {_REBUILD}')
     if not named:
         raise InputError(f'{path} has no rows: {_REBUILD}')
-    return {part: tuple(records) for part, records in parts.items()}
+    return parts
 
 
-def _to_number(text: str) -> int | None:
-    return int(text) if text else None
-
-
-def _to_label(text: str) -> int:
-    if (label := int(text)) < 0:
-        raise ValueError('below 0')
-    return label
-
-
-def _to_box(text: str) -> tuple[int, int, int, int] | None:
-    return _check_box(tuple(map(int, text.split()))) if text else None
-
-
-def _check_box(box: Sequence[int]) -> tuple[int, int, int, int]:
-    left, top, right, bottom = box
-    if not (0 <= left < right and 0 <= top < bottom):
-        raise ValueError('empty box')
-    return left, top, right, bottom
-
-
-_CELLS = dict.fromkeys(FIELDS, _to_number) | {'identity': _to_label, 'domain': lambda text: text or None}
-_PARSERS = tuple((_CELLS | {'box': _to_box}).items())
-
-
-def _parse_row(row: Sequence[str], root: str, where: str) -> Record:
-    if len(row) != len(COLUMNS) or not row[1]:
-        raise InputError(f'{where}: expected {len(COLUMNS)} fields and a member, got {",".join(row)}; {_REBUILD}')
-    values = []
-    for (column, parse), text in zip(_PARSERS, row[2:], strict=True):
-        try:
-            values.append(parse(text))
-        except ValueError:
-            raise InputError(
-                f"{where}, {row[0]}/{row[1]}: {column} '{text}' must be {_EXPECTED.get(column, 'an integer')}; "
-                f'{_REBUILD}'
-            ) from None
-    return Record(f'{root}/{row[0]}/{row[1]}', *values)
-
-
-def _build_index(folder: Path, shards: Sequence[str]) -> dict[str, tuple[Record, ...]]:
+def _build_index(folder: Path, shards: Sequence[str]) -> dict[str, list[Record]]:
     _logger.info(f'{folder}: building {INDEX} from {len(shards):,} shards')
-    parts: dict[str, list[dict]] = {part: [] for part in _PARTS}
+    parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for name in progress(shards, desc='index', unit='shard'):
         parts[name.partition('-')[0]] += _scan(f'{folder}/{name}')
-    records = make_records(parts)
     try:
-        write_index(folder, records)
+        write_index(folder, parts)
     except OSError as e:
         _logger.warning(f'{folder}: cannot keep {INDEX} ({e.strerror}), so that it will be built again')
-    return records
+    return parts
 
 
-def _scan(shard: str) -> list[dict]:
-    """Rows for `make_records` from the members of a shard, in their order."""
+def _scan(shard: str) -> list[Record]:
+    """Records of a shard, in the order of its images."""
     images: dict[str, str] = {}
-    labels: dict[str, dict] = {}
+    labels: dict[str, Record] = {}
     last, suffixes = 'its beginning', Image.registered_extensions()
     try:
         with open(shard, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
@@ -220,7 +174,7 @@ def _scan(shard: str) -> list[dict]:
     for key, member in images.items():
         if key not in labels:
             raise InputError(f'{shard}/{member}: its labels are missing, expected the member {key}.json')
-    return [{'path': f'{shard}/{member}', **labels[key]} for key, member in images.items()]
+    return [labels[key]._replace(path=f'{shard}/{member}') for key, member in images.items()]
 
 
 def _split_name(member: str) -> tuple[str, str]:
@@ -230,31 +184,28 @@ def _split_name(member: str) -> tuple[str, str]:
     return f'{folder}{slash}{key}', (dot + suffix).lower()
 
 
-def _parse_label(content: bytes, where: str) -> dict:
+def _parse_label(content: bytes, where: str) -> Record:
+    """The record that a label tells of, without a path."""
     try:
         label = json.loads(content)
     except ValueError as e:
         raise InputError(f'{where}: no JSON ({e})') from e
     if not isinstance(label, dict) or label.get('identity') in (None, ''):
         raise InputError(f"{where}: expected an object with the field 'identity', got {str(label)[:80]}")
-    row = {name: _to_text(name, label[name], where) for name in FIELDS if label.get(name) not in (None, '')}
-    if label.get('box') is not None:
-        box = label['box']
-        try:
-            row['box'] = _check_box([n for n in box if type(n) is int] if isinstance(box, list) else ())
-        except ValueError:
-            raise InputError(f'{where}: box {box} must be {_EXPECTED["box"]}, like [10, 20, 110, 220]') from None
-    return row
+
+    def refuse(column: str, problem: str) -> None:
+        raise InputError(f'{where}: {column} {problem}')
+
+    cells = {name: _to_text(name, label[name], refuse) for name in (*FIELDS, 'box') if label.get(name) is not None}
+    return parse_row('', cells, refuse)
 
 
-def _to_text(name: str, value: object, where: str) -> str:
-    allowed, expected = {'time': (int, 'an integer'), 'domain': (str, 'a text')}.get(
-        name, ((int, str), 'an integer or a name')
-    )
+def _to_text(name: str, value: object, refuse: Callable[[str, str], object]) -> str:
+    if name == 'box':
+        return ' '.join(map(str, value)) if isinstance(value, list) else str(value)
+    allowed, expected = ((str,), 'a text') if name == 'domain' else ((int, str), 'an integer or a name')
     if not isinstance(value, allowed) or isinstance(value, bool):
-        raise InputError(f'{where}: {name} {value!r} must be {expected}')
-    if name == 'identity' and str(value).startswith('-'):
-        raise InputError(f'{where}: identity {value} is below 0; leave out images of nobody')
+        refuse(name, f'{value!r} must be {expected}')
     return str(value)
 
 

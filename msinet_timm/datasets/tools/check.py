@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import read_image
 from msinet_timm.datasets.images import UnreadableImageError, load_image
-from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 
 __all__ = ['Finding', 'check_dataset', 'summarize']
 
@@ -44,7 +44,7 @@ class Finding:
 def summarize(dataset: ReIDDataset) -> str:
     """A table of identities, images and cameras of each part."""
     lines = [f'{"":8} {"identities":>10} {"images":>9} {"cameras":>8}']
-    for part in ('train', 'query', 'gallery'):
+    for part in PARTS:
         records = getattr(dataset, part)
         identities, cameras = ({getattr(r, name) for r in records} - {None} for name in ('identity', 'camera'))
         lines.append(f'{part:8} {len(identities):10,} {len(records):9,} {len(cameras):8,}')
@@ -73,7 +73,7 @@ def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
     asked = {r.identity for r in (dataset.gallery if drawn else dataset.query)}
     tested = [r for r in dataset.query + dataset.gallery if r.identity in asked]
     for part, records in (('train', dataset.train), ('test', tested)):
-        images: dict[int, list[Record]] = defaultdict(list)
+        images: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             images[record.identity].append(record)
         yield from _found('single', f'{part}: identities with one image', [i for i, r in images.items() if len(r) == 1])
@@ -86,8 +86,8 @@ def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
         yield from _found('query', 'identities that ask but are not in the gallery', lost)
 
 
-def _found(kind: str, text: str, identities: Iterable[int]) -> list[Finding]:
-    names = tuple(f'identity {identity}' for identity in sorted(identities))
+def _found(kind: str, text: str, identities: Iterable[str]) -> list[Finding]:
+    names = tuple(f'identity {identity}' for identity in sort_names(identities))
     return [Finding(kind, f'{text}: {len(names):,}', names)] if names else []
 
 

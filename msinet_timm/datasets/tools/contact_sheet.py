@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from msinet_timm.datasets.images import UnreadableImageError, load_image
-from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.records import Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
 __all__ = ['draw_contact_sheet', 'write_contact_sheet']
@@ -39,9 +39,13 @@ def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, images: int = 
     """
     rows = []
     for label, parts in (('train', [dataset.train]), ('test', [dataset.query, dataset.gallery])):
-        names = sorted({r.identity for r in next((part for part in parts if part), ())})
-        for identity in sorted(random.Random(seed).sample(names, min(identities, len(names)))):
-            mine = [sorted((r for r in part if r.identity == identity), key=_by_camera) for part in parts]
+        names = sort_names(r.identity for r in next((part for part in parts if part), ()))
+        order = {camera: n for n, camera in enumerate(sort_names(r.camera for p in parts for r in p if r.camera))}
+        for identity in sort_names(random.Random(seed).sample(names, min(identities, len(names)))):
+            mine = [
+                sorted((r for r in part if r.identity == identity), key=lambda r: (order.get(r.camera, 0), r.path))
+                for part in parts
+            ]
             shown = [record for part in mine for record in part]
             kinds = ' + '.join(str(len(part)) for part in mine if part)
             rows.append((f'{label}\nid {identity}\n{kinds} images', _evenly(shown, images)))
@@ -54,10 +58,6 @@ def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, images: int = 
         for x, record in enumerate(shown):
             _draw_cell(sheet, draw, LABEL + x * width, top, record)
     return sheet
-
-
-def _by_camera(record: Record) -> tuple[int, str]:
-    return record.camera or 0, record.path
 
 
 def _evenly(records: Sequence[Record], count: int) -> list[Record]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import os
 import shutil
 from collections import defaultdict
@@ -14,9 +15,10 @@ from PIL import Image
 from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import read_image, split_path
 from msinet_timm.datasets.images import load_image
-from msinet_timm.datasets.readers.labels import FIELDS
-from msinet_timm.datasets.readers.market1501 import PARTS
-from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.readers.layout import JUNK
+from msinet_timm.datasets.readers.market1501 import DISTRACTOR, FOLDERS
+from msinet_timm.datasets.readers.rows import FIELDS
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.datasets.shards.index import write_index
 from msinet_timm.errors import InputError
 
@@ -26,7 +28,8 @@ __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 SHARD_SIZE = 1000
 #: Images of one identity side by side in shards to train on, at most.
 GROUP = 16
-_PARTS = ('train', 'query', 'gallery')
+
+_logger = logging.getLogger(__name__)
 
 
 def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: int | None = None) -> dict[str, int]:
@@ -55,9 +58,9 @@ def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: i
     options = {} if shard_size is None else {'shard_size': shard_size}
     try:
         LAYOUTS[layout](dataset, Path(output), **options)
-    except OSError as e:
+    except (OSError, UnicodeError) as e:
         raise InputError(f'--output {output}: cannot write ({e})') from e
-    return {part: len(getattr(dataset, part)) for part in _PARTS}
+    return {part: len(getattr(dataset, part)) for part in PARTS}
 
 
 def _to_table(dataset: ReIDDataset, output: Path) -> None:
@@ -70,20 +73,29 @@ def _to_table(dataset: ReIDDataset, output: Path) -> None:
     with open(partial, 'w', encoding='utf-8', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['path', *fields, 'split'])
-        for part in _PARTS:
+        for part in PARTS:
             for record in getattr(dataset, part):
                 path = os.path.relpath(record.path, output.parent)
-                writer.writerow([path, *(_cell(getattr(record, field)) for field in fields), part])
+                writer.writerow([path, *(_cell(record, field) for field in fields), part])
     partial.replace(output)
 
 
-def _cell(value) -> str:
-    if isinstance(value, tuple):
-        return ' '.join(map(str, value))
-    return '' if value is None else str(value)
+def _cell(record: Record, field: str) -> str:
+    value = getattr(record, field)
+    text = ' '.join(map(str, value)) if isinstance(value, tuple) else '' if value is None else str(value)
+    if text != text.strip():
+        raise InputError(f"{record.path}: {field} '{text}' begins or ends with white space, which tables do not keep")
+    return text
 
 
 def _to_folder(dataset: ReIDDataset, output: Path) -> None:
+    records = dataset.train + dataset.query + dataset.gallery
+    for name in sort_names(name for r in records for name in (r.identity, r.camera) if name):
+        if name == JUNK or name.startswith('.') or '/' in name or os.sep in name:
+            raise InputError(
+                f"'{name}' cannot be the name of a folder of images: rename it, or convert to csv or shards"
+            )
+
     def name(part: str, number: int, record: Record, suffix: str) -> str:
         camera = '' if record.camera is None else f'{record.camera}/'
         return f'{part}/{record.identity}/{camera}{number:06d}_{Path(record.path).stem}{suffix}'
@@ -92,20 +104,31 @@ def _to_folder(dataset: ReIDDataset, output: Path) -> None:
 
 
 def _to_market1501(dataset: ReIDDataset, output: Path) -> None:
-    records = {part: getattr(dataset, part) for part in _PARTS}
+    records = {part: getattr(dataset, part) for part in PARTS}
     for part, found in records.items():
         if not found:
             raise InputError(f"data set '{dataset.name}' has no {part}: Market-1501's layout needs all three parts")
     without = [r.path for found in records.values() for r in found if r.camera is None]
     if without:
         raise InputError(f"{without[0]} has no camera: Market-1501's names need one")
-    # 0 is a distractor there
-    shift = int(any(r.identity == 0 for r in dataset.train + dataset.query))
+    images = [r for found in records.values() for r in found]
+    identities, cameras = (_to_numbers(kind, {getattr(r, kind) for r in images}) for kind in ('identity', 'camera'))
+    # who trains or asks is no distractor
+    shift = int(any(identities[r.identity] == int(DISTRACTOR) for r in dataset.train + dataset.query))
 
     def name(part: str, number: int, record: Record, suffix: str) -> str:
-        return f'{PARTS[part]}/{record.identity + shift:04d}_c{record.camera}s1_{number:06d}_00{suffix}'
+        identity, camera = identities[record.identity] + shift, cameras[record.camera]
+        return f'{FOLDERS[part]}/{identity:04d}_c{camera}s1_{number:06d}_00{suffix}'
 
     _write_images(dataset, output, name)
+
+
+def _to_numbers(kind: str, names: set[str]) -> dict[str, int]:
+    """A number for each name: its own where all names are different numbers, else its place in their order, from 1."""
+    if all(map(str.isdecimal, names)) and len(set(map(int, names))) == len(names):
+        return {name: int(name) for name in names}
+    _logger.info("Market-1501's names hold numbers: each %s gets that of its place in the order of their names", kind)
+    return {name: number for number, name in enumerate(sort_names(names), start=1)}
 
 
 def _require_empty(output: Path) -> None:
@@ -115,7 +138,7 @@ def _require_empty(output: Path) -> None:
 
 def _write_images(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
     _require_empty(output)
-    records = [(part, number, r) for part in _PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
+    records = [(part, number, r) for part in PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
     for part, number, record in progress(records, desc='convert', unit='image'):
         suffix = Path(record.path).suffix.lower() if record.box is None else '.png'
         target = output / name(part, number, record, suffix)
@@ -153,9 +176,9 @@ def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE)
     output.mkdir(parents=True, exist_ok=True)
     suffixes = Image.registered_extensions()
     total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
-    written: dict[str, list[Record]] = {part: [] for part in _PARTS}
+    written: dict[str, list[Record]] = {part: [] for part in PARTS}
     with progress(total=total, desc='convert', unit='image') as bar:
-        for part in _PARTS:
+        for part in PARTS:
             records = getattr(dataset, part)
             groups = _in_groups(records, min(GROUP, shard_size)) if part == 'train' else [[r] for r in records]
             for number, shard in enumerate(_pack(groups, shard_size)):

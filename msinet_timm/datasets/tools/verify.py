@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.images import UnreadableImageError, load_image
-from msinet_timm.datasets.records import Record, ReIDDataset
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
 __all__ = ['SKIP_BROKEN', 'drop_broken']
@@ -21,7 +21,7 @@ SKIP_BROKEN = 'decode every image first, list the broken ones and go on without 
 _LISTED = 20
 
 
-def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 'gallery')) -> ReIDDataset:
+def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = PARTS) -> ReIDDataset:
     """Decodes all images and leaves out those that cannot be read, so that batches and rankings are whole.
 
     The log gets a line for each of the first 20, their count, and the training identities that are lost with them;
@@ -58,7 +58,7 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = ('train', 'query', 
             )
     lost = {r.identity for r in dataset.train} - {r.identity for r in readable.get('train', dataset.train)}
     if lost:
-        names = ', '.join(map(str, sorted(lost)[:_LISTED])) + (' ...' if len(lost) > _LISTED else '')
+        names = ', '.join(sort_names(lost)[:_LISTED]) + (' ...' if len(lost) > _LISTED else '')
         _logger.warning(f'skipped: {len(lost)} training identities without a readable image: {names}')
     note = 'broken images skipped: ' + ', '.join(f'{len(problems[part])} {part}' for part in parts)
     return replace(

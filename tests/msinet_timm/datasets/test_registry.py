@@ -91,9 +91,9 @@ def test_readers_describe_their_options():
 
 def test_remarks_say_that_no_camera_is_known():
     def remarks(*cameras, notes=()):
-        records = tuple(Record('x.jpg', 1, camera) for camera in cameras)
-        return ReIDDataset('set', '/', (Record('y.jpg', 0),), records[:1], records[1:], notes=notes).remarks
+        records = tuple(Record('x.jpg', 'a', camera) for camera in cameras)
+        return ReIDDataset('set', '/', (Record('y.jpg', 'b'),), records[:1], records[1:], notes=notes).remarks
 
     off = 'no cameras known: images of the same camera count as matches'
     assert remarks(None, None, notes=('note',)) == ('note', off)
-    assert remarks(1, 2) == remarks() == ()
+    assert remarks('1', '2') == remarks() == ()

@@ -29,7 +29,7 @@ def test_box_is_of_the_upright_image(image):
 
 def test_records_with_boxes_are_cropped(image):
     path, upright = image
-    images = ReIDImages([Record(path, 0), Record(path, 0, box=(0, 1, 2, 3))], np.asarray)
+    images = ReIDImages([Record(path, 'a'), Record(path, 'a', box=(0, 1, 2, 3))], np.asarray)
     assert np.array_equal(images[0][0], upright)
     assert np.array_equal(images[1][0], upright[1:3, :2])
 

@@ -18,11 +18,11 @@ def test_ltcc(plant, folder):
     dataset = create_dataset('ltcc', str(root))
     folder = dataset.root
     assert dataset.train == (
-        Record(f'{folder}/train/000_1_c5_004155.png', 0, 5, clothes=1),
-        Record(f'{folder}/train/000_2_c11_015833.png', 0, 11, clothes=2),
+        Record(f'{folder}/train/000_1_c5_004155.png', '0', '5', clothes='1'),
+        Record(f'{folder}/train/000_2_c11_015833.png', '0', '11', clothes='2'),
     )
-    assert dataset.query == (Record(f'{folder}/query/094_1_c9_015833.png', 94, 9, clothes=1),)
-    assert [(r.camera, r.clothes) for r in dataset.gallery] == [(2, 1), (9, 3)]
+    assert dataset.query == (Record(f'{folder}/query/094_1_c9_015833.png', '94', '9', clothes='1'),)
+    assert [(r.camera, r.clothes) for r in dataset.gallery] == [('2', '1'), ('9', '3')]
     assert dataset.protocol == Protocol()
     assert dataset.notes == ('standard protocol',)
     changing = create_dataset('ltcc', str(root), protocol='clothes-changing')
@@ -53,19 +53,19 @@ def test_prcc(plant, folder):
     folder = dataset.root
     assert folder.endswith('rgb')
     assert dataset.train == (
-        Record(f'{folder}/train/001/A_cropped_rgb001.jpg', 1, 1, clothes=1),
-        Record(f'{folder}/train/001/B_cropped_rgb002.jpg', 1, 2, clothes=1),
-        Record(f'{folder}/train/001/C_cropped_rgb003.jpg', 1, 3, clothes=2),
+        Record(f'{folder}/train/001/A_cropped_rgb001.jpg', '1', 'A', clothes='1'),
+        Record(f'{folder}/train/001/B_cropped_rgb002.jpg', '1', 'B', clothes='1'),
+        Record(f'{folder}/train/001/C_cropped_rgb003.jpg', '1', 'C', clothes='2'),
     )
-    assert dataset.query == (Record(f'{folder}/test/C/074/cropped_rgb004.jpg', 74, 3, clothes=2),)
+    assert dataset.query == (Record(f'{folder}/test/C/074/cropped_rgb004.jpg', '74', 'C', clothes='2'),)
     assert dataset.gallery == (
-        Record(f'{folder}/test/A/074/cropped_rgb001.jpg', 74, 1, clothes=1),
-        Record(f'{folder}/test/A/074/cropped_rgb002.JPG', 74, 1, clothes=1),
+        Record(f'{folder}/test/A/074/cropped_rgb001.jpg', '74', 'A', clothes='1'),
+        Record(f'{folder}/test/A/074/cropped_rgb002.JPG', '74', 'A', clothes='1'),
     )
     assert dataset.protocol == Protocol(draws=10)
     assert dataset.known['query'] == (71, 3543)
     standard = create_dataset('prcc', str(root), protocol='standard', gallery='all')
-    assert standard.query == (Record(f'{folder}/test/B/074/cropped_rgb003.jpg', 74, 2, clothes=1),)
+    assert standard.query == (Record(f'{folder}/test/B/074/cropped_rgb003.jpg', '74', 'B', clothes='1'),)
     assert standard.protocol == Protocol()
     assert standard.known['query'] == (71, 3873)
     assert standard.notes == ('standard protocol, all gallery images',)

@@ -27,16 +27,16 @@ def test_reads_identities_and_cameras_in_order(market):
     assert dataset.name == 'market1501'
     assert dataset.root == str(market)
     assert dataset.train == (
-        Record(str(market / 'bounding_box_train' / '0002_c1s1_000451_03.jpg'), 2, 1),
-        Record(str(market / 'bounding_box_train' / '0002_c2s1_000801_01.JPG'), 2, 2),
-        Record(str(market / 'bounding_box_train' / '0007_c3s3_077419_03.jpg'), 7, 3),
+        Record(str(market / 'bounding_box_train' / '0002_c1s1_000451_03.jpg'), '2', '1'),
+        Record(str(market / 'bounding_box_train' / '0002_c2s1_000801_01.JPG'), '2', '2'),
+        Record(str(market / 'bounding_box_train' / '0007_c3s3_077419_03.jpg'), '7', '3'),
     )
-    assert [(r.identity, r.camera) for r in dataset.query] == [(1, 1), (1, 6)]
+    assert [(r.identity, r.camera) for r in dataset.query] == [('1', '1'), ('1', '6')]
 
 
 def test_drops_junk_and_keeps_distractors(market):
     dataset = create_dataset('market1501', str(market))
-    assert [(r.identity, r.camera) for r in dataset.gallery] == [(0, 1), (1, 2)]
+    assert [(r.identity, r.camera) for r in dataset.gallery] == [('0', '1'), ('1', '2')]
 
 
 @pytest.mark.parametrize('folder', ['Market-1501-v15.09.15', 'market1501', 'Market-1501'])
@@ -86,7 +86,7 @@ def test_distractors_are_added_on_request(market):
     for name in ('0000_c1s1_000002_00.jpg', 'b.JPG', 'Thumbs.db'):
         (market / 'images' / name).touch()
     dataset = create_dataset('market1501', str(market), distractors_500k='true')
-    assert [r[1:3] for r in dataset.gallery] == [(0, 1), (1, 2), (0, 0), (0, 0)]
+    assert [r[1:3] for r in dataset.gallery] == [('0', '1'), ('1', '2'), ('0', '0'), ('0', '0')]
     assert dataset.notes == ('with 2 more distractors',)
     assert not dataset.known
     assert len(create_dataset('market1501', str(market), distractors_500k=False).gallery) == 2

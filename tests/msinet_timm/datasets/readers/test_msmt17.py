@@ -33,12 +33,12 @@ def test_both_versions_in_all_places(plant, version, parent):
     folder = root / parent
     assert dataset.root == str(folder)
     assert dataset.train == (
-        Record(f'{folder}/{train}/0000/0000_000_01_0303morning_0015_0.jpg', 0, 1),
-        Record(f'{folder}/{train}/0001/0001_002_15_0114noon_0063_2.jpg', 1, 15),
-        Record(f'{folder}/{train}/0001/0001_005_04_0114noon_0070_1.jpg', 1, 4),
+        Record(f'{folder}/{train}/0000/0000_000_01_0303morning_0015_0.jpg', '0', '1'),
+        Record(f'{folder}/{train}/0001/0001_002_15_0114noon_0063_2.jpg', '1', '15'),
+        Record(f'{folder}/{train}/0001/0001_005_04_0114noon_0070_1.jpg', '1', '4'),
     )
-    assert dataset.query == (Record(f'{folder}/{test}/0000/0000_014_03_0303morning_0022_0.jpg', 1041, 3),)
-    assert [r[1:3] for r in dataset.gallery] == [(1041, 1), (1043, 2)]
+    assert dataset.query == (Record(f'{folder}/{test}/0000/0000_014_03_0303morning_0022_0.jpg', '1041', '3'),)
+    assert [r[1:3] for r in dataset.gallery] == [('1041', '1'), ('1043', '2')]
     assert dataset.notes == (f'MSMT17 version {version[1]}, train and validation images to train on',)
     assert dataset.known['train'] == (1041, 32621)
 
@@ -47,7 +47,7 @@ def test_train_alone(plant):
     root = plant(files('v1'))
     (root / 'MSMT17_V1' / 'list_val.txt').unlink()
     dataset = create_dataset('msmt17', str(root), split='train')
-    assert [r.identity for r in dataset.train] == [0, 1]
+    assert [r.identity for r in dataset.train] == ['0', '1']
     assert dataset.notes == ('MSMT17 version 1, train images without the validation ones to train on',)
     assert dataset.known['train'] == (1041, 30248)
     with pytest.raises(InputError, match=r'list_val.txt is missing'):

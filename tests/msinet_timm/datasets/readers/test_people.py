@@ -18,11 +18,11 @@ def test_cuhk03(plant, brief, folder, boxes):
     root = plant({f'{folder}/{boxes}/{part}': names for part, names in BOXES.items()})
     dataset = create_dataset('cuhk03', str(root), **({} if boxes == 'detected' else {'boxes': boxes}))
     assert brief(dataset.train, dataset.root) == [
-        ('bounding_box_train/0002_c1_1.PNG', 2, 1),
-        ('bounding_box_train/0002_c2_6.png', 2, 2),
+        ('bounding_box_train/0002_c1_1.PNG', '2', '1'),
+        ('bounding_box_train/0002_c2_6.png', '2', '2'),
     ]
-    assert brief(dataset.query, dataset.root) == [('query/0003_c1_1.png', 3, 1)]
-    assert [r[1:3] for r in dataset.gallery] == [(3, 2), (4, 1)]
+    assert brief(dataset.query, dataset.root) == [('query/0003_c1_1.png', '3', '1')]
+    assert [r[1:3] for r in dataset.gallery] == [('3', '2'), ('4', '1')]
     assert dataset.notes == (f'{boxes} boxes',)
     assert dataset.known['train'] == (767, {'detected': 7365, 'labeled': 7368}[boxes])
 
@@ -42,15 +42,19 @@ def test_personx_reads_backgrounds_or_one_folder(plant):
     cameras = {'1': 1, '4': 3, '5': 8, '6': 11}
     root = plant({f'PersonX_v1/{n}/{p}': [name.format(c)] for n, c in cameras.items() for p, name in parts.items()})
     dataset = create_dataset('personx', str(root))
-    assert [r[1:3] for r in dataset.train] == [(1, 3), (1, 8), (1, 11)]
-    assert [r[1:3] for r in dataset.query] == [r[1:3] for r in dataset.gallery] == [(411, 3), (411, 8), (411, 11)]
+    assert [r[1:3] for r in dataset.train] == [('1', '3'), ('1', '8'), ('1', '11')]
+    assert (
+        [r[1:3] for r in dataset.query]
+        == [r[1:3] for r in dataset.gallery]
+        == [('411', '3'), ('411', '8'), ('411', '11')]
+    )
     assert dataset.known['query'] == (856, 5136)
     chosen = create_dataset('personx', str(root), backgrounds=14)
-    assert [r.camera for r in chosen.train] == [1, 3]
+    assert [r.camera for r in chosen.train] == ['1', '3']
     assert chosen.notes == ('backgrounds 1, 4',)
     assert not chosen.known
     single = create_dataset('personx', str(root / 'PersonX_v1' / '5'))
-    assert [r.camera for r in single.train] == [8]
+    assert [r.camera for r in single.train] == ['8']
     assert single.notes == ()
 
 
@@ -66,8 +70,8 @@ def test_randperson(plant, folder):
     dataset = create_dataset('randperson', str(plant({folder: names})))
     folder = dataset.root
     assert dataset.train == (
-        Record(f'{folder}/000000_c00_s02_f000264.JPG', 0, 200, time=264, domain='scene 2'),
-        Record(f'{folder}/000007_s10_c01_f001032.jpg', 7, 1001, time=1032, domain='scene 10'),
+        Record(f'{folder}/000000_c00_s02_f000264.JPG', '0', '200', time=264, domain='scene 2'),
+        Record(f'{folder}/000007_s10_c01_f001032.jpg', '7', '1001', time=1032, domain='scene 10'),
     )
     assert dataset.query == dataset.gallery == ()
     assert dataset.remarks == ()
@@ -86,10 +90,10 @@ def test_clonedperson(plant):
     }
     root = plant({f'clonedperson/{folder}': names for folder, names in files.items()})
     dataset = create_dataset('clonedperson', str(root))
-    assert [r[1:3] for r in dataset.train] == [(700000, 200), (700000, 603)]
+    assert [r[1:3] for r in dataset.train] == [('700000', '200'), ('700000', '603')]
     assert [(r.identity, r.camera, r.time) for r in dataset.query + dataset.gallery] == [
-        (705227, 202, 1117),
-        (705227, 1202, 5521),
+        ('705227', '202', 1117),
+        ('705227', '1202', 5521),
     ]
 
 

@@ -33,9 +33,13 @@ def test_every_column(table, delimiter, bom, caplog):
     path = table(text)
     root = path.parent
     dataset = read(path)
-    assert dataset.train == (Record(f'{root}/a.jpg', 0, 0),)
-    assert dataset.query == (Record(f'{root}/b,c.jpg', 1, 1, 0, -5, 0, 'day', 1, (10, 20, 30, 40)),)
-    assert dataset.gallery == (Record(f'{root}/sub/d.JPG', 1, 0, 1, 7, 1, 'night', 0, (0, 0, 5, 5)),)
+    assert dataset.train == (Record(f'{root}/a.jpg', 'anna', 'door'),)
+    assert dataset.query == (
+        Record(f'{root}/b,c.jpg', 'ben', 'hall', 'left', -5, 't1', 'day', 'red', (10, 20, 30, 40)),
+    )
+    assert dataset.gallery == (
+        Record(f'{root}/sub/d.JPG', 'ben', 'door', 'right', 7, 't2', 'night', 'blue', (0, 0, 5, 5)),
+    )
     assert (dataset.name, dataset.root) == ('table', str(path))
     assert 'columns note are not used' in caplog.text
 
@@ -74,9 +78,9 @@ def test_parquet(table):
     parquet.write_table(pyarrow.table(columns), path)
     dataset = read(path)
     assert [r[1:] for r in dataset.train + dataset.query + dataset.gallery] == [
-        (3, 1, None, None, None, None, None, None),
-        (5, 2, None, None, 4, None, None, (1, 2, 3, 4)),
-        (5, 1, None, None, None, None, None, (5, 6, 7, 8)),
+        ('3', '1', None, None, None, None, None, None),
+        ('5', '2', None, None, '4', None, None, (1, 2, 3, 4)),
+        ('5', '1', None, None, None, None, None, (5, 6, 7, 8)),
     ]
     parquet.write_table(pyarrow.table(columns | {'path': ['a.jpg', 'x.jpg', 'sub/d.JPG']}), path)
     with pytest.raises(InputError, match=r'people.parquet: 1 wrong entry\n  row 2, path: no such file: .*/x.jpg$'):

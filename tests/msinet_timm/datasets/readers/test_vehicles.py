@@ -18,11 +18,11 @@ def test_veri776(plant, folder):
     dataset = create_dataset('veri776', str(root))
     folder = dataset.root
     assert dataset.train == (
-        Record(f'{folder}/image_train/0001_c001_00016450_0.jpg', 1, 1, time=16450),
-        Record(f'{folder}/image_train/0001_c020_00016460_0.JPG', 1, 20, time=16460),
+        Record(f'{folder}/image_train/0001_c001_00016450_0.jpg', '1', '1', time=16450),
+        Record(f'{folder}/image_train/0001_c020_00016460_0.JPG', '1', '20', time=16460),
     )
-    assert dataset.query == (Record(f'{folder}/image_query/0002_c002_00030600_0.jpg', 2, 2, time=30600),)
-    assert [r[1:3] for r in dataset.gallery] == [(2, 5), (5, 1)]
+    assert dataset.query == (Record(f'{folder}/image_query/0002_c002_00030600_0.jpg', '2', '2', time=30600),)
+    assert [r[1:3] for r in dataset.gallery] == [('2', '5'), ('5', '1')]
     assert dataset.known == {'train': (576, 37778), 'query': (200, 1678), 'gallery': (200, 11579)}
 
 
@@ -44,9 +44,9 @@ VEHICLEID = {
 def test_vehicleid(plant, brief, folder):
     root = plant({f'{folder}/{name}': content for name, content in VEHICLEID.items()})
     dataset = create_dataset('vehicleid', str(root))
-    assert brief(dataset.train, dataset.root) == [('image/0000001.jpg', 7), ('image/0000003.JPG', 7)]
+    assert brief(dataset.train, dataset.root) == [('image/0000001.jpg', '7'), ('image/0000003.JPG', '7')]
     assert dataset.query == ()
-    assert brief(dataset.gallery, dataset.root) == [('image/0000002.jpg', 9), ('image/0000004.jpg', 9)]
+    assert brief(dataset.gallery, dataset.root) == [('image/0000002.jpg', '9'), ('image/0000004.jpg', '9')]
     assert dataset.protocol == Protocol(draws=10)
     assert dataset.known['gallery'] == (800, 6493)
     assert dataset.remarks == (
@@ -104,11 +104,11 @@ def test_veriwild(plant, folder):
     dataset = create_dataset('veriwild', str(root))
     folder = dataset.root
     assert dataset.train == (
-        Record(f'{folder}/images/00001/000001.jpg', 1, 32, time=1520760371),
-        Record(f'{folder}/images/00001/000002.jpg', 1, 5, time=1520760372),
+        Record(f'{folder}/images/00001/000001.jpg', '1', '32', time=1520760371),
+        Record(f'{folder}/images/00001/000002.jpg', '1', '5', time=1520760372),
     )
-    assert dataset.query == (Record(f'{folder}/images/00002/000003.jpg', 2, 174),)
-    assert dataset.gallery == (Record(f'{folder}/images/00002/000004.jpg', 2, 1, time=1520760373),)
+    assert dataset.query == (Record(f'{folder}/images/00002/000003.jpg', '2', '174'),)
+    assert dataset.gallery == (Record(f'{folder}/images/00002/000004.jpg', '2', '1', time=1520760373),)
     assert dataset.protocol == Protocol()
     assert dataset.known == {'train': (30671, 277797), 'query': (3000, 3000), 'gallery': (3000, 38861)}
 

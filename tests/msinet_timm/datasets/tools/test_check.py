@@ -19,7 +19,7 @@ def sound(paint):
     def make(train=((1, 1), (1, 2)), query=((2, 1),), gallery=((2, 2), (0, 1)), **options):
         parts = {}
         for part, images in (('train', train), ('query', query), ('gallery', gallery)):
-            records = [Record(str(paint(f'{part}/{n}.png')), i, c) for n, (i, c) in enumerate(images)]
+            records = [Record(str(paint(f'{part}/{n}.png')), str(i), c and str(c)) for n, (i, c) in enumerate(images)]
             parts[part] = tuple(records)
         return ReIDDataset('set', '/root', **parts, **options)
 
@@ -96,7 +96,7 @@ def test_images(sound, paint):
 
 def test_crops_of_one_file_are_different_images(paint):
     path = str(paint('a.png', size=(40, 40)))
-    records = tuple(Record(path, 1, c, box=box) for c, box in ((1, (0, 0, 16, 20)), (2, (16, 0, 40, 16))))
+    records = tuple(Record(path, '1', c, box=box) for c, box in (('1', (0, 0, 16, 20)), ('2', (16, 0, 40, 16))))
     assert kinds(ReIDDataset('set', '/', records, (), ())) == {}
     assert list(kinds(ReIDDataset('set', '/', (*records, records[0]), (), ()))) == ['duplicate']
 
@@ -125,7 +125,7 @@ def test_contact_sheet(sound, paint):
 
 def test_contact_sheet_goes_from_camera_to_camera(paint):
     colors = {3: (200, 0, 0), 1: (0, 200, 0), 2: (0, 0, 200)}
-    records = tuple(Record(str(paint(f'{n}.png', color)), 1, c) for n, (c, color) in enumerate(colors.items()))
+    records = tuple(Record(str(paint(f'{n}.png', color)), '1', str(c)) for n, (c, color) in enumerate(colors.items()))
     sheet = draw_contact_sheet(ReIDDataset('set', '/', records, (), ()), images=3)
     shown = [sheet.getpixel((LABEL + n * (CELL[0] + GAP) + CELL[0] // 2, GAP + CELL[1] // 2)) for n in range(3)]
     assert shown == [colors[camera] for camera in (1, 2, 3)]

@@ -17,7 +17,7 @@ def dataset(tmp_path):
     def image(identity, number):
         path = tmp_path / f'{identity}_{number}.jpg'
         Image.fromarray(np.full((8, 4, 3), 10 * number, np.uint8)).save(path)
-        return Record(str(path), identity, number)
+        return Record(str(path), str(identity), str(number))
 
     train = tuple(image(identity, number) for identity in range(5) for number in range(6))
     return ReIDDataset('own', str(tmp_path), train, (image(7, 0),), (image(7, 1), image(7, 2)), notes=('a note',))

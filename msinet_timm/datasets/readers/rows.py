@@ -1,0 +1,206 @@
+"""Users' own rows of text -> records: tables, labels of embeddings, and the index and the labels of shards."""
+
+import csv
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from sys import intern
+
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, cameras_known
+from msinet_timm.errors import InputError
+
+from .clothes import clothes_protocol
+
+__all__ = ['FIELDS', 'own_dataset', 'parse_row', 'read_rows']
+
+#: What users may tell of an image, apart from its path and box.
+FIELDS = Record._fields[1:-1]
+_LISTED = 20
+
+_logger = logging.getLogger(__name__)
+
+
+def parse_row(path: str, cells: Mapping[str, str], problem: Callable[[str, str], object]) -> Record:
+    """The record that a row tells of.
+
+    Args:
+        path: of the image.
+        cells: texts of fields of `Record`; one that is missing or empty is unknown.
+        problem: called with the column of each wrong cell, and what is wrong with it.
+    """
+    identity = cells.get('identity')
+    if not identity:
+        problem('identity', 'empty')
+    elif identity[0] == '-' and identity[1:].isdecimal():
+        problem('identity', f'{identity} is below 0; leave out images of nobody')
+    names = [intern(name) if (name := cells.get(field)) else None for field in FIELDS]
+    if time := cells.get('time'):
+        try:
+            names[3] = int(time)
+        except ValueError:
+            problem('time', f"'{time}' must be an integer")
+    box = None
+    if text := cells.get('box'):
+        box = _parse_box(text)
+        if box is None:
+            problem('box', f"'{text}' must be left, top, right and bottom in pixels, like 10 20 110 220")
+    return Record(path, *names, box)
+
+
+def _parse_box(text: str) -> tuple[int, int, int, int] | None:
+    try:
+        left, top, right, bottom = map(int, text.strip('[]()').replace(',', ' ').replace(';', ' ').split())
+    except ValueError:
+        return None
+    return (left, top, right, bottom) if 0 <= left < right and 0 <= top < bottom else None
+
+
+def own_dataset(
+    name: str, root: str, parts: Mapping[str, Sequence[Record]], protocol: str, places: str, notes: tuple[str, ...] = ()
+) -> ReIDDataset:
+    """A user's data set from its records.
+
+    Args:
+        name: of the data set, as given to `create_dataset`.
+        root: folder or table.
+        parts: part -> records.
+        protocol: standard or clothes-changing.
+        places: what the parts are called in the layout, for messages.
+        notes: of the data set.
+
+    Raises:
+        InputError: only one of query and gallery, only some of the cameras, or clothes that are not known.
+    """
+    records = {part: tuple(parts.get(part, ())) for part in PARTS}
+    if bool(records['query']) != bool(records['gallery']):
+        raise InputError(f'{root} has only one of the {places} query and gallery: give both, or neither')
+    cameras_known([record for part in records.values() for record in part])
+    rules = clothes_protocol(protocol, records['query'] + records['gallery'])
+    notes += (f'{protocol} protocol',) if rules.same_clothes_removed else ()
+    return ReIDDataset(name, root, **records, protocol=rules, notes=notes)
+
+
+def read_rows(
+    table: Path,
+    required: Sequence[str],
+    optional: Sequence[str],
+    parts: Sequence[str],
+    whole: Sequence[str],
+    place: Callable[[str, Callable[[str, str], object]], str],
+) -> dict[str, list[Record]]:
+    """Reads a table of images.
+
+    Args:
+        table: file `*.parquet`, or text with commas, semicolons or tabs.
+        required: names of columns; the last one tells the part that a row belongs to. Where the first is `path`, no
+            part may have an image twice.
+        optional: others that are read.
+        parts: what the column of parts may hold.
+        whole: columns that must be filled in all rows or in none.
+        place: takes the cell `path` and what is to be called for problems with it, gives the image's path.
+
+    Returns:
+        Part -> records, in order.
+
+    Raises:
+        InputError: a file that cannot be read, a column missing, or wrong rows, of which the first 20 are listed.
+    """
+    parquet = table.suffix.lower() == '.parquet'
+    columns, rows = _read_parquet(table) if parquet else _read_csv(table)
+    _check_columns(table, columns, required, optional)
+    records: dict[str, list[Record]] = {part: [] for part in parts}
+    errors: list[tuple[int, str, str]] = []
+    filled = {name: ([], []) for name in whole if name in columns}  # numbers of rows without and with it
+    seen: dict[tuple, int] = {}
+
+    def problem(column: str, text: str) -> None:
+        errors.append((number, column, text))
+
+    for number, cells in rows:
+        if surplus := cells.pop('', 0):
+            few = 'few' if surplus < 0 else 'many'
+            problem('row', f'{abs(surplus)} fields too {few}; quote fields that hold a comma')
+            continue
+        known = len(errors)
+        for name in required:
+            if name != 'identity' and not cells.get(name):
+                problem(name, 'empty')
+        for name, numbers in filled.items():
+            numbers[bool(cells[name])].append(number)
+        part = cells[required[-1]]
+        if part and part not in parts:
+            problem(required[-1], f"'{part}' must be one of {', '.join(parts)}")
+        path = cells.get('path', '')
+        record = parse_row(place(path, problem) if path else '', cells, problem)
+        if len(errors) == known:
+            records[part].append(record)
+            if 'path' in required and (first := seen.setdefault((part, record.path, record.box), number)) != number:
+                problem('path', f'the same image as in {first}')
+    for name, (without, having) in filled.items():
+        errors += [(number, name, 'empty, but other rows have one') for number in without if having]
+    if errors:
+        _report(table, 'row' if parquet else 'line', sorted(errors))
+    return records
+
+
+def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
+    """Columns and numbered rows, in which '' tells how many fields there are too many."""
+    try:
+        # csv wants to see line ends itself
+        with open(table, encoding='utf-8-sig', newline='') as file:
+            text = file.readlines()
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f'{table}: cannot read this table ({e}); it must be UTF-8 text') from e
+    header = text[0] if text else ''
+    reader = csv.reader(text, delimiter=max(',;\t', key=header.count), skipinitialspace=True)
+    columns = [name.strip() for name in next(reader, [])]
+
+    def rows():
+        for fields in reader:
+            if any(field.strip() for field in fields):
+                row = {name: field.strip() for name, field in zip(columns, fields, strict=False)}
+                yield reader.line_num, row | {'': len(fields) - len(columns)}
+
+    return columns, rows()
+
+
+def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as e:
+        raise InputError(f'{table}: needs pyarrow: pip install "msinet-timm[parquet]"') from e
+    try:
+        content = parquet.read_table(table)
+    except (OSError, pyarrow.ArrowException) as e:
+        raise InputError(f'{table}: not a Parquet file ({str(e).splitlines()[0]})') from e
+    rows = ({name: _to_text(value) for name, value in row.items()} for row in content.to_pylist())
+    return content.column_names, enumerate(rows, start=1)
+
+
+def _to_text(value) -> str:
+    if value is None or value != value:  # NaN is how pandas writes nothing
+        return ''
+    if isinstance(value, list | tuple):
+        return ' '.join(map(_to_text, value))
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+
+
+def _check_columns(table: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:
+    if missing := [name for name in required if name not in columns]:
+        raise InputError(
+            f'{table}: lacks the column {", ".join(missing)}; it has {", ".join(columns) or "none"}. '
+            f'Required are {", ".join(required)}, optional {", ".join(optional)}'
+        )
+    if twice := sorted({name for name in (*required, *optional) if columns.count(name) > 1}):
+        raise InputError(f'{table}: has the column {", ".join(twice)} twice')
+    if ignored := [name for name in columns if name not in (*required, *optional)]:
+        _logger.warning('%s: columns %s are not used', table, ', '.join(ignored))
+
+
+def _report(table: Path, unit: str, errors: list[tuple[int, str, str]]) -> None:
+    lines = [f'  {unit} {number}, {column}: {problem}' for number, column, problem in errors[:_LISTED]]
+    if len(errors) > _LISTED:
+        lines.append(f'  and {len(errors) - _LISTED} more')
+    count = '1 wrong entry' if len(errors) == 1 else f'{len(errors)} wrong entries'
+    raise InputError('\n'.join([f'{table}: {count}', *lines]))
