@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from msinet_eval.features.types import Features
+from msinet_eval.metrics.checks import Labels, Relatives, number_labels
+from msinet_eval.metrics.ranking import evaluate_ranking
+from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError
-
-from .protocol import rank
 
 __all__ = ['Breakdown', 'by_camera_pair', 'by_domain']
 
@@ -19,15 +20,15 @@ class Breakdown:
     """Metrics by groups of queries and groups of the gallery. NaN where no query of the group has a match.
 
     Attributes:
-        rows: R groups of queries, ascending: camera labels or names of domains.
+        rows: R groups of queries, in order: names of cameras or domains.
         columns: C groups of gallery images.
         mAP: [R, C] mean average precision, 0-1.
         rank1: [R, C] share of queries whose first image is a match, 0-1.
         queries: [R, C] number of queries that have a match, over which the means are taken.
     """
 
-    rows: tuple
-    columns: tuple
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
     mAP: np.ndarray
     rank1: np.ndarray
     queries: np.ndarray
@@ -54,7 +55,7 @@ def by_camera_pair(
     """
     if query.cameras is None or gallery.cameras is None:
         raise InputError('metrics by camera pair need the cameras of query and gallery, which are not known')
-    of_query, of_gallery = (_groups(features.cameras.tolist()) for features in (query, gallery))
+    of_query, of_gallery = (_groups(features.cameras) for features in (query, gallery))
     return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)
 
 
@@ -82,12 +83,12 @@ def by_domain(
     return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)
 
 
-def _groups(labels: Sequence) -> dict:
-    """Indices of each label, labels ascending."""
-    found: dict = {}
-    for index, label in enumerate(labels):
-        found.setdefault(label, []).append(index)
-    return {label: torch.tensor(found[label]) for label in sorted(found)}
+def _groups(names: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Indices of each name, names in order."""
+    found: dict[str, list[int]] = {}
+    for index, name in enumerate(names):
+        found.setdefault(name, []).append(index)
+    return {name: torch.tensor(found[name]) for name in sort_names(found)}
 
 
 def _break_down(
@@ -95,34 +96,25 @@ def _break_down(
 ) -> Breakdown:
     shape = len(of_query), len(of_gallery)
     mAP, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
-    askers = [query.subset(indices) for indices in of_query.values()]
-    for column, indices in enumerate(of_gallery.values()):
-        part = gallery.subset(indices)
-        for row, asking in enumerate(askers):
-            if not _has_match(asking, part, same_clothes_removed):
+    labels = number_labels(*(features.labels(same_clothes_removed) for features in (query, gallery)))
+    for column, found in enumerate(of_gallery.values()):
+        for row, asking in enumerate(of_query.values()):
+            chosen = [_take(*part) for part in zip(labels, (asking, found), strict=True)]
+            if not _has_match(*chosen):
                 continue
-            result = rank(asking, part, device=device, same_clothes_removed=same_clothes_removed)
+            embeddings = query.embeddings[asking].to(device or 'cpu'), gallery.embeddings[found]
+            result = evaluate_ranking(*embeddings, *chosen)
             mAP[row, column], rank1[row, column] = result.mAP, result.cmc[0]
             queries[row, column] = result.num_valid
     return Breakdown(tuple(of_query), tuple(of_gallery), mAP, rank1, queries)
 
 
-def _has_match(query: Features, gallery: Features, same_clothes_removed: bool) -> bool:
-    """Whether any query has a match, from labels alone: those of its identity less those of its camera or clothes."""
-    cameras = ['cameras'] if query.cameras is not None and gallery.cameras is not None else []
-    clothes = ['clothes'] if same_clothes_removed and query.clothes is not None else []
-    left = _count_alike(query, gallery, [])
-    for names in filter(None, (cameras, clothes)):
-        left = left - _count_alike(query, gallery, names)
-    if cameras and clothes:  # what both rules take was taken twice
-        left = left + _count_alike(query, gallery, cameras + clothes)
-    return bool((left > 0).any())
+def _take(labels: Labels, indices: torch.Tensor) -> Labels:
+    return Labels(*(numbers if numbers is None else numbers[indices] for numbers in labels))
 
 
-def _count_alike(query: Features, gallery: Features, names: list[str]) -> np.ndarray:
-    """[Q] number of gallery images with a query's identity and other labels."""
-    names = ['identities', *names]
-    rows = [torch.stack([getattr(features, name) for name in names], 1) for features in (query, gallery)]
-    _, inverse = torch.unique(torch.cat(rows), dim=0, return_inverse=True)
-    counts = torch.bincount(inverse[len(query) :], minlength=int(inverse.max()) + 1)
-    return counts[inverse[: len(query)]].numpy()
+def _has_match(query: Labels, gallery: Labels) -> bool:
+    """Whether any query has a match, from labels alone."""
+    sizes = len(query.identities), len(gallery.identities)
+    _, _, removed = Relatives(query, gallery, sizes, torch.device('cpu')).of(slice(None))
+    return not removed.all()

@@ -149,10 +149,11 @@ def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[
     Raises:
         InputError: no identity has a second image, which could ask.
     """
-    order = np.random.default_rng(seed).permutation(len(gallery))
-    _, first = np.unique(gallery.identities.numpy()[order], return_index=True)
-    drawn = torch.zeros(len(gallery), dtype=torch.bool)
-    drawn[torch.as_tensor(order[first])] = True
+    drawn = torch.ones(len(gallery), dtype=torch.bool)
+    seen = set()
+    for index in np.random.default_rng(seed).permutation(len(gallery)).tolist():
+        drawn[index] = gallery.identities[index] not in seen
+        seen.add(gallery.identities[index])
     if query is None:
         if drawn.all():
             raise InputError('no identity has a second image, so that none is left to ask when galleries are drawn')
@@ -178,11 +179,11 @@ def rank(
         same_clothes_removed: take out images of a query's identity and clothes, too.
         rerank: see `measure`, and so `max_rank`.
     """
-    labels, clothes = _labels(query, gallery, same_clothes_removed)
+    labels = [features.labels(same_clothes_removed) for features in (query, gallery)]
     embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
     if rerank is None:
-        return evaluate_ranking(*embeddings, *labels, **clothes, max_rank=max_rank)
-    return evaluate_distances(ReRanking(*embeddings, **rerank), *labels, **clothes, max_rank=max_rank)
+        return evaluate_ranking(*embeddings, *labels, max_rank=max_rank)
+    return evaluate_distances(ReRanking(*embeddings, **rerank), *labels, max_rank=max_rank)
 
 
 def verify(
@@ -201,19 +202,8 @@ def verify(
         device: see `rank`, and so `same_clothes_removed`.
         **options: of `evaluate_verification`.
     """
-    labels, clothes = _labels(query, gallery, same_clothes_removed)
-    embeddings = query.embeddings.to(device or 'cpu'), gallery.embeddings
-    return evaluate_verification(*embeddings, *labels, **clothes, **options)
-
-
-def _labels(query: Features, gallery: Features, same_clothes_removed: bool) -> tuple[tuple, dict]:
-    """Positional and named arguments that tell who is in the images, as `evaluate_ranking` takes them."""
-    clothes = {}
-    if same_clothes_removed:
-        if query.clothes is None or gallery.clothes is None:
-            raise InputError('the clothes-changing protocol needs the clothes of all images, which are not known')
-        clothes = {'query_clothes': query.clothes, 'gallery_clothes': gallery.clothes}
-    return (query.identities, gallery.identities, query.cameras, gallery.cameras), clothes
+    labels = [features.labels(same_clothes_removed) for features in (query, gallery)]
+    return evaluate_verification(query.embeddings.to(device or 'cpu'), gallery.embeddings, *labels, **options)
 
 
 _DRAWS = re.compile(r'draws=(\d+)')

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.ranking import evaluate_distances, evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
 from msinet_timm.commands import command, positive, progress
@@ -71,7 +72,7 @@ _LABELS = ('query_ids', 'gallery_ids', 'query_cameras', 'gallery_cameras')
 
 
 def made_up(size: Size, kind: str = 'easy', seed: int = 0) -> dict[str, np.ndarray]:
-    """Features of one of `KINDS`, as arguments of `evaluate_ranking`.
+    """Features of one of `KINDS`, and labels of query and gallery: `query_ids`, `gallery_cameras`, ...
 
     Identities lie in a few dimensions, as those of a trained model do; images scatter around them, some much more
     than others, and those of one camera are shifted alike.
@@ -99,6 +100,11 @@ def made_up(size: Size, kind: str = 'easy', seed: int = 0) -> dict[str, np.ndarr
     return made
 
 
+def labels(case: dict[str, np.ndarray]) -> list[Labels]:
+    """Those of query and gallery, as `evaluate_ranking` takes them."""
+    return [Labels(case[f'{part}_ids'], case[f'{part}_cameras']) for part in ('query', 'gallery')]
+
+
 def _plain(case: dict, size: Size) -> tuple[float, float]:
     few = {name: value[: size.plain_queries] if 'query' in name else value for name, value in case.items()}
     return plain_ranking(**few)[0], size.queries / size.plain_queries
@@ -106,18 +112,18 @@ def _plain(case: dict, size: Size) -> tuple[float, float]:
 
 def _plain_rerank(case: dict, size: Size) -> tuple[float, float]:
     distances = plain_k_reciprocal(case['query'], case['gallery'])
-    return evaluate_distances(distances, *(case[name] for name in _LABELS)).mAP, 1
+    return evaluate_distances(distances, *labels(case)).mAP, 1
 
 
 def _rerank(case: dict, size: Size) -> tuple[float, float]:
     ranking = ReRanking(case['query'], case['gallery'])
-    return evaluate_distances(ranking, *(case[name] for name in _LABELS)).mAP, 1
+    return evaluate_distances(ranking, *labels(case)).mAP, 1
 
 
 #: Each takes a case and its size, gives mAP and by what time and memory must be multiplied.
 FORMS: dict[str, Callable[[dict, Size], tuple[float, float]]] = {
     'plain': _plain,
-    'ranking': lambda case, size: (evaluate_ranking(**case).mAP, 1),
+    'ranking': lambda case, size: (evaluate_ranking(case['query'], case['gallery'], *labels(case)).mAP, 1),
     'plain re-ranking': _plain_rerank,
     're-ranking': _rerank,
 }

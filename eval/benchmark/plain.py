@@ -11,7 +11,7 @@ __all__ = ['plain_k_reciprocal', 'plain_ranking']
 def plain_ranking(
     query, gallery, query_ids, gallery_ids, query_cameras, gallery_cameras, max_rank: int = 50
 ) -> tuple[float, np.ndarray, float]:
-    """mAP, CMC and mINP, by sorting the gallery for each query. Takes the arrays that `evaluate_ranking` takes."""
+    """mAP, CMC and mINP, by sorting the gallery for each query. Takes features and labels as arrays."""
     order = np.argsort(_squared_distances(query, gallery), axis=1, kind='stable')
     matches = gallery_ids[order] == query_ids[:, None]
     curves, precisions, penalties = [], [], []

@@ -145,7 +145,7 @@ def _check_alike(a: _Side, b: _Side) -> None:
             )
         for index, (left, right) in enumerate(zip(_keys(one), _keys(other), strict=True)):
             if left != right:
-                names = [f'{f.paths[index]} (identity {int(f.identities[index])})' for f in (one, other)]
+                names = [f'{f.paths[index]} (identity {f.identities[index]})' for f in (one, other)]
                 raise InputError(
                     f'{part} image {index} is {names[0]} in {a.name}, but {names[1]} in {b.name}: '
                     'measure both on one data set'
@@ -155,7 +155,7 @@ def _check_alike(a: _Side, b: _Side) -> None:
 def _keys(features: Features) -> list[tuple]:
     boxes = [None] * len(features) if features.boxes is None else map(tuple, features.boxes.tolist())
     names = [Path(path).name for path in features.paths]
-    return list(zip(names, features.identities.tolist(), boxes, strict=True))
+    return list(zip(names, features.identities, boxes, strict=True))
 
 
 def _metrics(comparison: Comparison) -> dict[str, tuple[float, float]]:
@@ -203,7 +203,7 @@ def _write_json(path: str, comparison: Comparison, sides: Sequence[_Side], datas
             for name, (a, b) in _metrics(comparison).items()
         },
         'changed': [
-            {'path': query.paths[c.query], 'identity': int(query.identities[c.query]), 'a': c.before, 'b': c.after}
+            {'path': query.paths[c.query], 'identity': query.identities[c.query], 'a': c.before, 'b': c.after}
             for c in comparison.changed
         ],
     }

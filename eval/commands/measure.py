@@ -17,8 +17,9 @@ from msinet_eval.metrics.bootstrap import bootstrap
 from msinet_eval.models.load import find_model, load_model
 from msinet_eval.protocol import Evaluation, Refine, embed_dataset, measure, parse_protocol, verify
 from msinet_timm.commands import find_device
-from msinet_timm.datasets import ReIDDataset, create_dataset, get_reader, parse_options
+from msinet_timm.datasets import ReIDDataset, parse_options, read_datasets
 from msinet_timm.datasets.cache import open_cache
+from msinet_timm.datasets.records import PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
@@ -109,12 +110,12 @@ def _measure_embeddings(args: argparse.Namespace, device: torch.device) -> Itera
 
 def _measure_models(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     models = [find_model(name, args.model) for name in args.models]
-    datasets = list(_read_datasets(args))
+    datasets = _read_datasets(args)
     cache = open_cache(args.cache, args.workers)
     several = len(models) * len(datasets) > 1
     for given, arguments in zip(args.models, models, strict=True):
         module, data_config = load_model(**arguments, height=args.height, width=args.width)
-        for label, dataset, data_options in datasets:
+        for label, dataset in datasets.items():
             name = f'{given} on {label}'
             embedded = embed_dataset(
                 module,
@@ -133,41 +134,14 @@ def _measure_models(args: argparse.Namespace, device: torch.device) -> Iterator[
             )
             if is_primary():
                 row = _measure(args, device, name, dataset, embedded)
-                yield replace(row, model=given, data_options=data_options, data_config=data_config, module=module)
+                yield replace(row, model=given, data_config=data_config, module=module)
 
 
-def _read_datasets(args: argparse.Namespace) -> Iterator[tuple[str, ReIDDataset, dict[str, str]]]:
-    """Label, data set and its options, for each data set and each value of an option that is `all`."""
-    folders = args.data_dir or [None]
-    if len(folders) not in (1, len(args.dataset)):
-        raise InputError(f'--data-dir: give one folder, or one for each of {len(args.dataset)} data sets')
-    options = parse_options(args.data_option)
-    known = {name: {option.name: option for option in get_reader(name).options} for name in args.dataset}
-    strange = [key for key in options if len(known) > 1 and not any(key in names for names in known.values())]
-    if strange:
-        raise InputError(f'--data-option {strange[0]}: none of {", ".join(known)} has this option')
-    for number, name in enumerate(args.dataset):
-        folder = folders[number] if len(folders) > 1 else folders[0]
-        if len(folders) < len(args.dataset) and not get_reader(name).needs_root:
-            folder = None  # the one folder is of the others
-        own = {key: value for key, value in options.items() if key in known[name] or len(known) == 1}
-        for choice in _expand(own, known[name]):
-            dataset = create_dataset(name, folder, **choice)
-            if args.skip_broken:
-                dataset = drop_broken(dataset, ('query', 'gallery'))
-            label = ' '.join([name, *(f'{key}={value}' for key, value in choice.items() if own[key] == 'all' != value)])
-            yield label, _force_protocol(dataset, args.protocol), choice
-
-
-def _expand(options: dict[str, str], known: dict) -> Iterator[dict[str, str]]:
-    """Options with each choice in the place of `all`, unless that is itself a choice."""
-    for key, value in options.items():
-        choices = known[key].choices if key in known else ()
-        if value == 'all' and choices and 'all' not in choices:
-            for choice in choices:
-                yield from _expand({**options, key: str(choice)}, known)
-            return
-    yield options
+def _read_datasets(args: argparse.Namespace) -> dict[str, ReIDDataset]:
+    datasets = read_datasets(args.dataset, args.data_dir, parse_options(args.data_option), expand=True)
+    if args.skip_broken:
+        datasets = {name: drop_broken(dataset, PARTS[1:]) for name, dataset in datasets.items()}
+    return {name: _force_protocol(dataset, args.protocol) for name, dataset in datasets.items()}
 
 
 def _force_protocol(dataset: ReIDDataset, rules: Sequence[str] | None) -> ReIDDataset:
@@ -201,7 +175,6 @@ def _measure(
         name=name,
         model=None,
         dataset=dataset,
-        data_options={},
         evaluation=evaluation,
         lists=lists,
         remarks=(*dataset.remarks, *_skipped(evaluation)),
@@ -246,15 +219,13 @@ def _break_down(
 def _skipped(evaluation: Evaluation) -> Iterator[str]:
     """Remarks on queries without a match, and why."""
     ranking, query, gallery, _ = evaluation
-    asked = query.identities.unique()
-    missing = asked[~torch.isin(asked, gallery.identities)]
-    if len(missing):
-        listed = ', '.join(map(str, missing[:8].tolist())) + (', ...' if len(missing) > 8 else '')
-        queries = int(torch.isin(query.identities, missing).sum())
+    missing = sort_names(set(query.identities) - set(gallery.identities))
+    skipped = sum(name in missing for name in query.identities)
+    if missing:
+        listed = ', '.join(missing[:8]) + (', ...' if len(missing) > 8 else '')
         yield (
-            f'{len(missing)} of {len(asked)} query identities are not in the gallery ({listed}): '
-            f'{queries} queries skipped'
+            f'{len(missing)} of {len(set(query.identities))} query identities are not in the gallery ({listed}): '
+            f'{skipped} queries skipped'
         )
-    rest = ranking.num_skipped - int(torch.isin(query.identities, missing).sum())
-    if rest:
+    if rest := ranking.num_skipped - skipped:
         yield f'{rest} queries skipped: all their matches are removed by the protocol'

@@ -40,7 +40,6 @@ class Row:
         name: of the row.
         model: as given on the command line; None for embeddings.
         dataset: with the protocol that was followed; of embeddings, one without images.
-        data_options: as its reader was given them.
         evaluation: what is reported.
         lists: the same before re-ranking, for images of ranked lists; `evaluation` itself without re-ranking.
         remarks: what a reader of the metrics must know.
@@ -54,7 +53,6 @@ class Row:
     name: str
     model: str | None
     dataset: ReIDDataset
-    data_options: dict
     evaluation: Evaluation
     lists: Evaluation
     remarks: tuple[str, ...]
@@ -201,10 +199,10 @@ def _metrics(args: argparse.Namespace, row: Row) -> dict:
         'checkpoint': row.model if args.model else None,
         'embeddings': args.embeddings,
         'dataset': row.dataset.name,
-        'data_options': row.data_options,
+        'data_options': row.dataset.options,
         'remarks': list(row.remarks),
         'images': {part: len(features) for part, features in parts.items()},
-        'identities': {part: len(features.identities.unique()) for part, features in parts.items()},
+        'identities': {part: len(set(features.identities)) for part, features in parts.items()},
         'same_camera_removed': query.cameras is not None,
         'same_clothes_removed': row.dataset.protocol.same_clothes_removed,
         'test_time': {name: getattr(args, name) for name in CHANGES},
@@ -274,7 +272,7 @@ def _append_summary(args: argparse.Namespace, rows: Sequence[Row]) -> None:
     changed += list((args.rerank or {}).items())
     for row in rows:
         ranking = row.evaluation.ranking
-        options = [*row.data_options.items(), *changed]
+        options = [*row.dataset.options.items(), *changed]
         values = [f'{100 * metric(ranking):.2f}' for metric in metrics(args.ranks).values()]
         said = [now, row.model or row.name, row.dataset.name, ' '.join(f'{k}={v}' for k, v in options)]
         writer.writerow([*said, *values, ranking.num_valid, ranking.num_skipped])

@@ -68,7 +68,7 @@ def _find_default() -> str:
 def _compare(args: argparse.Namespace, name: str) -> tuple[float, float]:
     """Euclidean distance and cosine of two images' normalised embeddings."""
     model, config = load_model(name, args.checkpoint, args.height, args.width)
-    records = [Record(path, number) for number, path in enumerate((args.a, args.b))]
+    records = [Record(path, path) for path in (args.a, args.b)]
     a, b = extract(model, records, data_config=config, workers=0, device=find_device(args.device)).embeddings
     return float(torch.dist(a, b)), float(a @ b)
 

@@ -117,7 +117,7 @@ def _read_queries(args: argparse.Namespace, device: torch.device) -> tuple[list[
     if not args.model:
         raise InputError(f'{first} is no file of features: to search for images, give --model')
     model, config = load_model(args.model, args.checkpoint, args.height, args.width)
-    records = [Record(path, number) for number, path in enumerate(args.queries)]
+    records = [Record(path, path) for path in args.queries]
     features = extract(model, records, data_config=config, workers=args.workers, device=device, description='queries')
     return args.queries, features.embeddings
 

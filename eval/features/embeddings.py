@@ -1,6 +1,5 @@
 """Embeddings from elsewhere: files of vectors, and a table that says who and what they are of."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
-from msinet_timm.datasets.readers.labels import number_labels
+from msinet_timm.datasets.readers.rows import read_rows
+from msinet_timm.datasets.records import PARTS
 from msinet_timm.errors import InputError
 
 from .types import Embedded, Features
@@ -18,9 +18,6 @@ __all__ = ['COLUMNS', 'load_embeddings']
 
 #: Of a table of labels: the first two are required.
 COLUMNS = ('part', 'identity', 'camera', 'clothes', 'tracklet', 'domain', 'path')
-_NUMBERED = {'identity': 'identities', 'camera': 'cameras', 'clothes': 'clothes', 'tracklet': 'tracklets'}
-_PARTS = ('query', 'gallery')
-_LISTED = 20
 
 
 def load_embeddings(files: Sequence[str | Path], labels: str | Path | None = None) -> Embedded:
@@ -31,14 +28,14 @@ def load_embeddings(files: Sequence[str | Path], labels: str | Path | None = Non
 
     Args:
         files: of queries and gallery; or of the gallery alone, where a protocol draws the queries from it.
-        labels: CSV with the columns `part` (query or gallery) and `identity`, and perhaps others of `COLUMNS`. The rows
-            of a part are in the order of its embeddings. Labels may be numbers or names.
+        labels: table with the columns `part` (query or gallery) and `identity`, and perhaps others of `COLUMNS`, each
+            filled in all rows or in none. The rows of a part are in the order of its embeddings.
 
     Raises:
         InputError: files that cannot be read or are not alike, a table that is missing where it is needed, or its wrong
-            lines, of which the first 20 are listed.
+            rows, of which the first 20 are listed.
     """
-    parts = _PARTS[-len(files) :]
+    parts = PARTS[-len(files) :]
     if labels is None:
         features = dict(zip(parts, map(_load_features, files), strict=True))
     else:
@@ -97,62 +94,9 @@ def _load_array(path: Path) -> Tensor:
 
 def _label(arrays: dict[str, Tensor], table: Path) -> dict[str, Features]:
     """Features of arrays and the rows of their parts."""
-    rows = _read_labels(table, arrays)
+    required, optional = COLUMNS[:2], COLUMNS[2:]
+    rows = read_rows(table, required, optional, 'part', tuple(arrays), optional, lambda p, _: str(table.parent / p))
     for part, array in arrays.items():
         if len(rows[part]) != len(array):
             raise InputError(f'{table} has {len(rows[part])} rows of the part {part} for {len(array)} embeddings')
-    every = [row for part in arrays for row in rows[part]]
-    numbers = {name: number_labels(row[name] for row in every if name in row) for name in _NUMBERED}
-    features = {}
-    for part, array in arrays.items():
-        labels = {
-            attribute: torch.tensor([numbers[name][row[name]] for row in rows[part]]) if name in every[0] else None
-            for name, attribute in _NUMBERED.items()
-        }
-        domains = tuple(row['domain'] for row in rows[part]) if 'domain' in every[0] else None
-        paths = tuple(str(table.parent / row['path']) if 'path' in row else '' for row in rows[part])
-        features[part] = Features(array, **labels, paths=paths, domains=domains)
-    return features
-
-
-def _read_labels(table: Path, parts: dict) -> dict[str, list[dict[str, str]]]:
-    """Rows of each part: texts by column, without columns that are empty."""
-    try:
-        text = table.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f'{table}: cannot read these labels ({e}); they must be UTF-8 text') from e
-    reader = csv.DictReader(text, delimiter=max(',;\t', key=(text or [''])[0].count), restkey='', skipinitialspace=True)
-    columns = [name.strip() for name in reader.fieldnames or []]
-    reader.fieldnames = columns
-    missing = [name for name in COLUMNS[:2] if name not in columns]
-    if missing:
-        raise InputError(
-            f'{table}: lacks the column {", ".join(missing)}; it has {", ".join(columns) or "none"}. '
-            f'Required are {", ".join(COLUMNS[:2])}, optional {", ".join(COLUMNS[2:])}'
-        )
-    rows, errors, first = {part: [] for part in parts}, [], None
-    for fields in reader:
-        surplus = fields.pop('', None) or None in fields.values()
-        row = {name: fields[name].strip() for name in COLUMNS if (fields.get(name) or '').strip()}
-        first = first or row
-        problem = 'not as many fields as columns' if surplus else _problem(row, first, parts)
-        if problem:
-            errors.append(f'  line {reader.line_num}: {problem}')
-        else:
-            rows[row['part']].append(row)
-    if errors:
-        more = [f'  and {len(errors) - _LISTED} more'] if len(errors) > _LISTED else []
-        raise InputError('\n'.join([f'{table}: {len(errors)} wrong lines', *errors[:_LISTED], *more]))
-    return rows
-
-
-def _problem(row: dict[str, str], first: dict[str, str], parts: dict) -> str | None:
-    """What is wrong with a row, where the first one shows which columns are filled."""
-    if row.get('part') not in parts:
-        return f"part '{row.get('part', '')}' must be one of {', '.join(parts)}"
-    if 'identity' not in row:
-        return 'identity is empty'
-    unequal = sorted(row.keys() ^ first.keys())
-    if unequal:
-        return f'{", ".join(unequal)} must be filled in all lines or in none'
-    return None
+    return {part: Features.of(rows[part], array) for part, array in arrays.items()}

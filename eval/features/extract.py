@@ -13,6 +13,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.cached_images import CachedImages
 from msinet_timm.datasets.images import ReIDImages
+from msinet_timm.datasets.records import cameras_known
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
@@ -83,7 +84,7 @@ def extract(
     """
     if not records:
         raise InputError('no images to embed')
-    cameras = _cameras(records)
+    cameras_known(records)
     if transform and (cache or file):
         raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
     if amp not in (None, *AMP):
@@ -120,16 +121,7 @@ def extract(
     except InputError as e:
         # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
         raise e.with_traceback(None) from None
-    features = Features(
-        embeddings=embeddings,
-        identities=torch.tensor([r.identity for r in records]),
-        cameras=cameras,
-        paths=tuple(r.path for r in records),
-        clothes=_labels(records, 'clothes'),
-        boxes=torch.tensor([r.box or (0, 0, 0, 0) for r in records]) if any(r.box for r in records) else None,
-        tracklets=_labels(records, 'tracklet'),
-        domains=None if any(r.domain is None for r in records) else tuple(r.domain for r in records),
-    )
+    features = Features.of(records, embeddings)
     if file is not None and (is_primary() or not distributed):
         place.finish(features.save)
     return features
@@ -152,18 +144,3 @@ def _check_finite(embeddings: Tensor, indices: Tensor, records: Sequence[Record]
         path = records[int(indices[~finite][0])].path
         raise InputError(f'the model gives NaN or infinity for {path}: its weights are broken')
     return embeddings
-
-
-def _labels(records: Sequence[Record], field: str) -> Tensor | None:
-    """[N] int64, or None where some are unknown."""
-    labels = [getattr(record, field) for record in records]
-    return None if None in labels else torch.tensor(labels)
-
-
-def _cameras(records: Sequence[Record]) -> Tensor | None:
-    unknown = [r for r in records if r.camera is None]
-    if not unknown:
-        return torch.tensor([r.camera for r in records])
-    if len(unknown) == len(records):
-        return None
-    raise InputError(f'{unknown[0].path} has no camera but other images have: give all of them one, or none')

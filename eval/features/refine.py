@@ -1,12 +1,13 @@
 """What can be done to embeddings before they are ranked: by distances, cameras and tracklets, never by identities."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from msinet_eval.metrics.checks import to_numbers
 from msinet_eval.metrics.distances import full_precision, squared_distances, squared_norms
 from msinet_eval.metrics.nearest import NearestLists
 from msinet_timm.errors import InputError
@@ -22,7 +23,7 @@ _CHUNK = 2**21  # numbers of neighbours' embeddings held at once
 def average_tracklets(features: Features) -> Features:
     """Multi-shot: one embedding for each tracklet, the normalised mean of its images.
 
-    Images of one camera with one tracklet label are a tracklet, in the order of their first images. These give
+    Images of one camera with one name of a tracklet are a tracklet, in the order of their first images. These give
     the path, the box and all else.
 
     Raises:
@@ -33,16 +34,17 @@ def average_tracklets(features: Features) -> Features:
             'tracklets of these images are not known, so that there is nothing to average: use a data set with '
             'tracklets, or a table with a column tracklet'
         )
-    cameras = torch.zeros_like(features.tracklets) if features.cameras is None else features.cameras
-    _, group = torch.unique(torch.stack([cameras, features.tracklets], 1), dim=0, return_inverse=True)
-    count = int(group.max()) + 1
+    cameras = features.cameras or (None,) * len(features)
+    numbers: dict[tuple, int] = {}
+    keys = zip(cameras, features.tracklets, strict=True)
+    group = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+    count = len(numbers)
     first = torch.full((count,), len(features)).scatter_reduce(0, group, torch.arange(len(features)), 'amin')
     for kind in ('identities', 'clothes'):
-        labels = getattr(features, kind)
-        if labels is not None:
-            _check_one_label(features, labels, first[group], kind)
-    first, order = first.sort()
-    means = _group_means(features.embeddings, group, count)[order]
+        names = getattr(features, kind)
+        if names is not None:
+            _check_one_name(features, names, first[group].tolist(), kind)
+    means = _group_means(features.embeddings, group, count)
     return replace(features.subset(first), embeddings=normalize(means, dim=1))
 
 
@@ -102,35 +104,32 @@ def subtract_camera_means(query: Features, gallery: Features) -> tuple[Features,
     if query.cameras is None or gallery.cameras is None:
         raise InputError('camera means need the cameras of query and gallery, which are not known')
     _check_dimensions(query, gallery)
-    cameras, group, counts = torch.unique(
-        torch.cat([query.cameras, gallery.cameras]), return_inverse=True, return_counts=True
-    )
-    if counts.min() < 2:
-        index = int((counts[group] < 2).nonzero()[0])
-        path = (*query.paths, *gallery.paths)[index]
+    groups = to_numbers('cameras', query=query.cameras, gallery=gallery.cameras)
+    counts = torch.bincount(torch.cat(groups))
+    alone = counts[torch.cat(groups)] < 2
+    if alone.any():
+        index = int(alone.nonzero()[0])
+        path, camera = ((*getattr(query, name), *getattr(gallery, name))[index] for name in ('paths', 'cameras'))
         raise InputError(
-            f'{path} is the only image of camera {int(cameras[group[index]])}: less the mean of its camera, nothing '
-            'is left of it'
+            f'{path} is the only image of camera {camera}: less the mean of its camera, nothing is left of it'
         )
-    sums = _group_sums(query.embeddings, group[: len(query)], len(cameras))
-    sums += _group_sums(gallery.embeddings, group[len(query) :], len(cameras))
-    means = (sums / counts[:, None]).float()
+    sums = [_group_sums(f.embeddings, group, len(counts)) for f, group in zip((query, gallery), groups, strict=True)]
+    means = (sum(sums) / counts[:, None]).float()
 
     def subtract(features: Features, group: Tensor) -> Features:
         return replace(features, embeddings=normalize(features.embeddings - means[group], dim=1))
 
-    return subtract(query, group[: len(query)]), subtract(gallery, group[len(query) :])
+    return subtract(query, groups[0]), subtract(gallery, groups[1])
 
 
-def _check_one_label(features: Features, labels: Tensor, first: Tensor, kind: str) -> None:
-    """Every image must have the label of the first one of its tracklet."""
-    mixed = (labels != labels[first]).nonzero()
-    if len(mixed):
-        index = int(mixed[0])
-        raise InputError(
-            f'tracklet {int(features.tracklets[index])} mixes {kind}: {features.paths[index]} has '
-            f'{int(labels[index])}, {features.paths[int(first[index])]} has {int(labels[first[index]])}'
-        )
+def _check_one_name(features: Features, names: Sequence[str], first: Sequence[int], kind: str) -> None:
+    """Every image must have the name of the first one of its tracklet."""
+    for index, (name, other) in enumerate(zip(names, first, strict=True)):
+        if name != names[other]:
+            raise InputError(
+                f'tracklet {features.tracklets[index]} mixes {kind}: {features.paths[index]} has {name}, '
+                f'{features.paths[other]} has {names[other]}'
+            )
 
 
 def _group_means(embeddings: Tensor, group: Tensor, count: int) -> Tensor:

@@ -1,71 +1,119 @@
 """Embeddings, and who and what they are of."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import safetensors
+import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from msinet_eval.metrics.checks import Labels
+from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
 
-__all__ = ['Embedded', 'Features']
+__all__ = ['Embedded', 'Features', 'read_names']
 
-_TENSORS = ('embeddings', 'identities', 'cameras', 'clothes', 'boxes', 'tracklets')
-_TEXTS = ('paths', 'domains')
+#: What is known of images, by the field of a record that it comes from.
+_NAMES = {
+    'identity': 'identities',
+    'camera': 'cameras',
+    'clothes': 'clothes',
+    'tracklet': 'tracklets',
+    'domain': 'domains',
+    'path': 'paths',
+}
+_TENSORS = ('embeddings', 'boxes')
 
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Embeddings of images, on the CPU.
+    """Embeddings of images, on the CPU, and what is known of these.
 
     Attributes:
         embeddings: [N, D] float32, each of length 1 (of length 0 if the model gave zeros).
-        identities: [N] int64.
-        cameras: [N] int64, or None where they are unknown.
+        identities: N names.
+        cameras: N names, or None where they are unknown.
         paths: N image files.
-        clothes: [N] int64, or None where they are unknown.
+        clothes: N names, or None where they are unknown.
         boxes: [N, 4] int64, left, top, right and bottom of the part of the file that was embedded (0, 0, 0, 0 for all
             of it); None where no image has one.
-        tracklets: [N] int64, or None where they are unknown.
+        tracklets: N names, or None where they are unknown.
         domains: N names of places or sources, or None where they are unknown.
     """
 
     embeddings: Tensor
-    identities: Tensor
-    cameras: Tensor | None
+    identities: tuple[str, ...]
+    cameras: tuple[str, ...] | None
     paths: tuple[str, ...]
-    clothes: Tensor | None = None
+    clothes: tuple[str, ...] | None = None
     boxes: Tensor | None = None
-    tracklets: Tensor | None = None
+    tracklets: tuple[str, ...] | None = None
     domains: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, records: Sequence[Record], embeddings: Tensor) -> 'Features':
+        """Embeddings [N, D] of N records. What is not known of all of them is unknown."""
+        columns = ((known, [getattr(record, field) for record in records]) for field, known in _NAMES.items())
+        boxes = [record.box or (0, 0, 0, 0) for record in records]
+        return cls(
+            embeddings,
+            **{known: None if None in names else tuple(names) for known, names in columns},
+            boxes=torch.tensor(boxes) if any(record.box for record in records) else None,
+        )
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def labels(self, same_clothes_removed: bool = False) -> Labels:
+        """What decides which images are matches, and which are left out of a ranking.
+
+        Args:
+            same_clothes_removed: whether images of the same clothes are.
+
+        Raises:
+            InputError: the clothes are needed and not known.
+        """
+        if same_clothes_removed and self.clothes is None:
+            raise InputError('the clothes-changing protocol needs the clothes of all images, which are not known')
+        return Labels(self.identities, self.cameras, self.clothes if same_clothes_removed else None)
 
     def subset(self, indices: Tensor) -> 'Features':
         """Features of some of the images, given by their indices."""
         tensors = {name: None if value is None else value[indices] for name, value in self._tensors().items()}
         chosen = indices.tolist()
-        texts = {n: None if value is None else tuple(value[i] for i in chosen) for n, value in self._texts().items()}
-        return Features(**tensors, **texts)
+        names = {n: None if value is None else tuple([value[i] for i in chosen]) for n, value in self._names().items()}
+        return Features(**tensors, **names)
 
     def _tensors(self) -> dict[str, Tensor | None]:
         return {name: getattr(self, name) for name in _TENSORS}
 
-    def _texts(self) -> dict[str, tuple[str, ...] | None]:
-        return {name: getattr(self, name) for name in _TEXTS}
+    def _names(self) -> dict[str, tuple[str, ...] | None]:
+        return {name: getattr(self, name) for name in _NAMES.values()}
 
     def save(self, path: str | Path, metadata: dict[str, str] | None = None) -> None:
-        """Writes one safetensors file, with paths and domains as JSON in its metadata, and further texts if any.
+        """Writes one safetensors file.
+
+        What many images have in common is written once: a tensor of numbers, and the names that they stand for as
+        JSON in the metadata; paths are JSON there.
+
+        Args:
+            path: to write.
+            metadata: further texts.
 
         Raises:
             InputError: the file cannot be written.
         """
         tensors = {name: value.contiguous() for name, value in self._tensors().items() if value is not None}
-        texts = {name: json.dumps(value) for name, value in self._texts().items() if value is not None}
+        texts = {'paths': json.dumps(self.paths)}
+        for kind, names in self._names().items():
+            if names is not None and kind != 'paths':
+                numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
+                tensors[kind] = torch.tensor([numbers[name] for name in names])
+                texts[kind] = json.dumps(list(numbers))
         try:
             save_file(tensors, path, metadata={**(metadata or {}), **texts})
         except (OSError, safetensors.SafetensorError) as e:
@@ -80,11 +128,26 @@ class Features:
         """
         try:
             with safetensors.safe_open(path, 'pt') as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-                texts = {name: tuple(json.loads(text)) for name, text in file.metadata().items() if name in _TEXTS}
-            return cls(**{'cameras': None, **tensors}, **texts)
-        except (OSError, safetensors.SafetensorError, AttributeError, TypeError, ValueError) as e:
+                names = {name: read_names(file, name) for name in _NAMES.values()}
+                present = [name for name in _TENSORS if name in file.keys()]  # noqa: SIM118 - no mapping
+                tensors = {name: file.get_tensor(name) for name in present}
+            if None in (names['identities'], names['paths']):
+                raise ValueError('it has no identities and paths')
+            return cls(**tensors, **names)
+        except (OSError, safetensors.SafetensorError, IndexError, TypeError, ValueError) as e:
             raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
+
+
+def read_names(file: safetensors.safe_open, kind: str) -> tuple[str, ...] | None:
+    """What an open features file tells of its images: an attribute of `Features`; None where it is unknown.
+
+    Numbers without names, as older files have them, are their own names.
+    """
+    names = json.loads((file.metadata() or {}).get(kind, 'null'))
+    if kind in file.keys():  # noqa: SIM118 - no mapping
+        numbers = file.get_tensor(kind).tolist()
+        return tuple(map(str, numbers)) if names is None else tuple([names[number] for number in numbers])
+    return None if names is None else tuple(names)
 
 
 class Embedded(NamedTuple):

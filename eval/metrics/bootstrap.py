@@ -7,6 +7,7 @@ import numpy as np
 
 from msinet_timm.errors import InputError
 
+from .checks import to_numbers
 from .ranking import RankingResult
 
 __all__ = [
@@ -65,7 +66,7 @@ def bootstrap(
 
     Args:
         result: of a fixed gallery. Skipped queries count for nothing here, too.
-        query_identities: [Q] integers.
+        query_identities: [Q] names or integers.
         ranks: k of each Rank-k.
         samples: number of draws.
         seed: of the draws.
@@ -101,7 +102,7 @@ def paired_bootstrap(
 
     Args:
         a: measured first. Likewise `b`, on the same queries and gallery.
-        query_identities: [Q] integers.
+        query_identities: [Q] names or integers.
         ranks: k of each Rank-k.
         samples: number of draws.
         seed: of the draws.
@@ -153,7 +154,7 @@ def _resample(
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Means of each metric in [samples] draws of identities, and over all queries."""
     stacked = np.stack(list(metrics.values()))
-    identities = np.asarray(query_identities)
+    identities = to_numbers('identities', query=query_identities)[0].cpu().numpy()
     if identities.shape != stacked.shape[1:]:
         raise InputError(
             f'query_identities must be one label for each of {stacked.shape[1]} queries, got {list(identities.shape)}'

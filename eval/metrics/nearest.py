@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import Relatives, check_features, check_labels, check_rules
+from .checks import Labels, Relatives, check_features
 from .distances import EuclideanRows, blocks, padded_rows
 
 __all__ = ['NearestLists', 'nearest']
@@ -58,28 +58,22 @@ def _bound(distances: Tensor, k: int) -> Tensor | float:
 def nearest(
     query,
     gallery,
-    query_ids=None,
-    gallery_ids=None,
-    query_cameras=None,
-    gallery_cameras=None,
+    query_labels: Labels | None = None,
+    gallery_labels: Labels | None = None,
     *,
-    query_clothes=None,
-    gallery_clothes=None,
     k: int = 10,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first images of queries' rankings, by the rules of `evaluate_ranking`.
 
-    Takes the same features and labels.
+    Takes the same features and labels; without labels, no image is left out.
 
     Returns:
         For each query, gallery indices and Euclidean distances of the k nearest images, fewer if fewer are left.
     """
     query, gallery = check_features(query, gallery)
     rows, relatives = EuclideanRows(query, gallery), None
-    cameras, clothes = (query_cameras, gallery_cameras), (query_clothes, gallery_clothes)
-    if rules := check_rules(query, gallery, cameras=cameras, clothes=clothes):
-        ids = check_labels(query_ids, query, 'query_ids'), check_labels(gallery_ids, gallery, 'gallery_ids')
-        relatives = Relatives(*ids, rules)
+    if query_labels is not None or gallery_labels is not None:
+        relatives = Relatives(query_labels, gallery_labels, rows.shape, rows.device)
     found = []
     for block in blocks(rows, _TILE):
         distances = rows[block]

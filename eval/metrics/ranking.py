@@ -8,7 +8,7 @@ import torch
 
 from msinet_timm.errors import InputError
 
-from .checks import Relatives, check_features, check_labels, check_rules
+from .checks import Labels, Relatives, check_features
 from .counting import match_ranks
 from .distances import DistanceRows, EuclideanRows, GivenRows, blocks
 
@@ -73,13 +73,9 @@ class RankingResult:
 def evaluate_ranking(
     query,
     gallery,
-    query_ids,
-    gallery_ids,
-    query_cameras=None,
-    gallery_cameras=None,
+    query_labels: Labels,
+    gallery_labels: Labels,
     *,
-    query_clothes=None,
-    gallery_clothes=None,
     max_rank: int = 50,
     tile: int = 2**24,
 ) -> RankingResult:
@@ -96,12 +92,8 @@ def evaluate_ranking(
     Args:
         query: [Q, D] array or tensor.
         gallery: [G, D] array or tensor.
-        query_ids: [Q] integers.
-        gallery_ids: [G] integers.
-        query_cameras: [Q] integers; with `gallery_cameras`, or both None to keep images of the same camera.
-        gallery_cameras: [G] integers.
-        query_clothes: [Q] integers; with `gallery_clothes`, or both None to keep images of the same clothes.
-        gallery_clothes: [G] integers.
+        query_labels: of the Q queries.
+        gallery_labels: of the G gallery images; with cameras, and clothes, if the queries have them.
         max_rank: length of the CMC curve, unless the gallery is smaller.
         tile: the largest number of distances held at once (4 bytes each), but at least one query's.
 
@@ -109,26 +101,14 @@ def evaluate_ranking(
         InputError: sizes that do not fit, features that are not finite, or no query with a match.
     """
     rows = EuclideanRows(*check_features(query, gallery))
-    return _evaluate(
-        rows,
-        query_ids,
-        gallery_ids,
-        cameras=(query_cameras, gallery_cameras),
-        clothes=(query_clothes, gallery_clothes),
-        max_rank=max_rank,
-        tile=tile,
-    )
+    return _evaluate(rows, query_labels, gallery_labels, max_rank, tile)
 
 
 def evaluate_distances(
     distances,
-    query_ids,
-    gallery_ids,
-    query_cameras=None,
-    gallery_cameras=None,
+    query_labels: Labels,
+    gallery_labels: Labels,
     *,
-    query_clothes=None,
-    gallery_clothes=None,
     max_rank: int = 50,
     tile: int = 2**22,
 ) -> RankingResult:
@@ -137,32 +117,18 @@ def evaluate_distances(
     Args:
         distances: [Q, G] array or tensor, or an object with that `shape` whose `[slice]` computes the rows of some
             queries on demand, such as `msinet_eval.metrics.rerank.ReRanking`. Infinite ones are allowed, NaN is not.
-        query_ids: as for `evaluate_ranking`, and so for all that follow.
+        query_labels: as for `evaluate_ranking`, and so for all that follow.
 
     Raises:
         InputError: sizes that do not fit, distances that are NaN, or no query with a match.
     """
-    return _evaluate(
-        GivenRows(distances),
-        query_ids,
-        gallery_ids,
-        cameras=(query_cameras, gallery_cameras),
-        clothes=(query_clothes, gallery_clothes),
-        max_rank=max_rank,
-        tile=tile,
-    )
+    return _evaluate(GivenRows(distances), query_labels, gallery_labels, max_rank, tile)
 
 
-def _evaluate(
-    rows: DistanceRows, query_ids, gallery_ids, *, cameras: tuple, clothes: tuple, max_rank: int, tile: int
-) -> RankingResult:
+def _evaluate(rows: DistanceRows, query: Labels, gallery: Labels, max_rank: int, tile: int) -> RankingResult:
     if max_rank < 1 or tile < 1:
         raise InputError(f'max_rank and tile must be at least 1, got {max_rank} and {tile}')
-    images = [torch.empty(number, 0, device=rows.device) for number in rows.shape]
-    rules = check_rules(*images, cameras=cameras, clothes=clothes)
-    relatives = Relatives(
-        check_labels(query_ids, images[0], 'query_ids'), check_labels(gallery_ids, images[1], 'gallery_ids'), rules
-    )
+    relatives = Relatives(query, gallery, rows.shape, rows.device)
     ranks, related, matched = [], [], []
     for block in blocks(rows, tile):
         of_row, columns, removed = relatives.of(block)
@@ -171,7 +137,7 @@ def _evaluate(
         matched.append(torch.bincount(of_row[~removed], minlength=size))
         ranks.append(match_ranks(rows[block], of_row, columns, removed))
     ranks, related, matched = (torch.cat(parts).cpu().numpy() for parts in (ranks, related, matched))
-    return _measure(ranks, related, matched, tuple(rules), min(max_rank, rows.shape[1]))
+    return _measure(ranks, related, matched, relatives.rules, min(max_rank, rows.shape[1]))
 
 
 def _measure(

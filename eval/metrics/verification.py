@@ -11,7 +11,7 @@ from torch import Tensor
 
 from msinet_timm.errors import InputError
 
-from .checks import Relatives, check_features, check_labels, check_rules
+from .checks import Labels, Relatives, check_features
 from .distances import EuclideanRows, blocks
 
 __all__ = ['OperatingPoint', 'VerificationResult', 'evaluate_verification']
@@ -89,13 +89,9 @@ class VerificationResult:
 def evaluate_verification(
     query,
     gallery,
-    query_ids,
-    gallery_ids,
-    query_cameras=None,
-    gallery_cameras=None,
+    query_labels: Labels,
+    gallery_labels: Labels,
     *,
-    query_clothes=None,
-    gallery_clothes=None,
     false_positive_rates: Sequence[float] = (1e-2, 1e-3, 1e-4),
     tile: int = 2**21,
 ) -> VerificationResult:
@@ -116,9 +112,8 @@ def evaluate_verification(
     Args:
         query: [Q, D] array or tensor.
         gallery: [G, D] array or tensor.
-        query_ids: [Q] integers. Likewise `gallery_ids`, [G].
-        query_cameras: [Q] integers, or None to keep pairs of the same camera. Likewise `gallery_cameras`, [G].
-        query_clothes: [Q] integers, or None to keep pairs of the same clothes. Likewise `gallery_clothes`, [G].
+        query_labels: of the Q queries.
+        gallery_labels: of the G gallery images; with cameras, and clothes, if the queries have them.
         false_positive_rates: of the operating points, each between 0 and 1. One that is less than 1 in
             `different_pairs` cannot be measured: it gives NaN, and a note.
         tile: the largest number of distances held at once (about 25 bytes each), but at least one query's.
@@ -131,16 +126,13 @@ def evaluate_verification(
         rates = ', '.join(f'{rate:g}' for rate in false_positive_rates)
         raise InputError(f'false positive rates must be between 0 and 1 and tile at least 1, got {rates} and {tile}')
     query, gallery = check_features(query, gallery)
-    labels = check_labels(query_ids, query, 'query_ids'), check_labels(gallery_ids, gallery, 'gallery_ids')
-    rules = check_rules(
-        query, gallery, cameras=(query_cameras, gallery_cameras), clothes=(query_clothes, gallery_clothes)
-    )
-    rows, relatives = EuclideanRows(query, gallery), Relatives(*labels, rules)
+    rows = EuclideanRows(query, gallery)
+    relatives = Relatives(query_labels, gallery_labels, rows.shape, rows.device)
     same, alike = _same_distances(query, gallery, relatives)
     different_pairs = len(query) * len(gallery) - alike
     if not len(same) or not different_pairs:
         kind = 'different identities' if len(same) else 'the same identity'
-        under = f' under different {" and ".join(rules)}' if rules and not len(same) else ''
+        under = f' under different {" and ".join(relatives.rules)}' if relatives.rules and not len(same) else ''
         raise InputError(f'no pair of query and gallery is of {kind}{under}: thresholds need both kinds')
 
     counts = _Counts(same, farthest=_longest(query) + _longest(gallery))

@@ -163,13 +163,13 @@ def _coarsen(edges: np.ndarray, same: np.ndarray, different: np.ndarray, most: i
 
 
 @_styled
-def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[int], gallery_cameras: Sequence[int]):
+def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[str], gallery_cameras: Sequence[str]):
     """A heat map with numbers: how well each camera's queries are found in each other camera.
 
     Args:
         values: [Q, G] mAP, 0-1; NaN where a pair of cameras has no match.
-        query_cameras: [Q] labels.
-        gallery_cameras: [G] labels.
+        query_cameras: [Q] names.
+        gallery_cameras: [G] names.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
@@ -196,8 +196,8 @@ def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[int], gallery
             text = f'{100 * value:.0f}'
             axes.text(column + 0.5, row + 0.5, text, ha='center', va='center', color=ink)
     axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel='camera of the gallery', ylabel='of the query')
-    axes.set_xticks(np.arange(columns) + 0.5, [str(c) for c in gallery_cameras])
-    axes.set_yticks(np.arange(rows) + 0.5, [str(c) for c in query_cameras])
+    axes.set_xticks(np.arange(columns) + 0.5, gallery_cameras, parse_math=False)
+    axes.set_yticks(np.arange(rows) + 0.5, query_cameras, parse_math=False)
     axes.tick_params(length=0)
     axes.grid(False)
     for spine in axes.spines.values():

@@ -118,7 +118,7 @@ def _verify(m: Measured) -> VerificationResult | None:
 
 def _compare_cameras(m: Measured) -> Breakdown | None:
     query, gallery = m.evaluation.query, m.evaluation.gallery
-    if query.cameras is None or max(len(f.cameras.unique()) for f in (query, gallery)) > MOST_CAMERAS:
+    if query.cameras is None or max(len(set(f.cameras)) for f in (query, gallery)) > MOST_CAMERAS:
         return None
     return m.cameras or by_camera_pair(
         query, gallery, same_clothes_removed=m.same_clothes_removed, device=_device_for(m)

@@ -142,8 +142,8 @@ def draw_found(gallery: Features, found: Found, encode: Encoder) -> str:
 
 
 def _names(features: Features, index: int) -> list[str]:
-    camera = [] if features.cameras is None else [f'cam {int(features.cameras[index])}']
-    return [f'id {int(features.identities[index])}', *camera]
+    camera = [] if features.cameras is None else [f'cam {features.cameras[index]}']
+    return [f'id {features.identities[index]}', *camera]
 
 
 def _cell(kind: str, features: Features, index: int, lines: Sequence[str], encode: Encoder, style: str) -> str:

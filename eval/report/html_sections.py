@@ -26,11 +26,11 @@ def heading(facts: Sequence[Facts], title: str) -> str:
     """The title, and how much was measured."""
     query, gallery = facts[0].measured.evaluation.query, facts[0].measured.evaluation.gallery
     sizes = [
-        f'{len(query):,} queries of {len(query.identities.unique()):,} identities',
-        f'{len(gallery):,} gallery images of {len(gallery.identities.unique()):,}',
+        f'{len(query):,} queries of {len(set(query.identities)):,} identities',
+        f'{len(gallery):,} gallery images of {len(set(gallery.identities)):,}',
     ]
     if gallery.cameras is not None:
-        sizes.append(f'{len(gallery.cameras.unique()):,} cameras')
+        sizes.append(f'{len(set(gallery.cameras)):,} cameras')
     line = f'<p class="note">{" · ".join(sizes)}</p>' if len(facts) == 1 else ''
     return f'<header><p class="kicker">Re-identification report</p><h1>{escape(title)}</h1>{line}</header>'
 

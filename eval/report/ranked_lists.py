@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from msinet_eval.features.types import Features
+from msinet_eval.metrics.checks import Relatives
 from msinet_eval.metrics.nearest import nearest
 from msinet_eval.metrics.ranking import RankingResult
 from msinet_timm.datasets.images import load_image
@@ -78,36 +79,21 @@ def list_found(
         same_clothes_removed: as given to `msinet_eval.protocol.rank`.
     """
     asking = query.subset(torch.as_tensor(picked))
-    lists = nearest(
-        asking.embeddings,
-        gallery.embeddings,
-        asking.identities,
-        gallery.identities,
-        asking.cameras,
-        gallery.cameras,
-        query_clothes=asking.clothes if same_clothes_removed else None,
-        gallery_clothes=gallery.clothes if same_clothes_removed else None,
-        k=top,
-    )
+    labels = [features.labels(same_clothes_removed) for features in (asking, gallery)]
+    relatives = Relatives(*labels, (len(asking), len(gallery)), torch.device('cpu'))
     shown = []
-    for number, (indices, distances) in enumerate(lists):
-        right = (gallery.identities[indices] == asking.identities[number]).tolist()
-        kinds = ['right' if same else 'wrong' for same in right]
+    for number, (indices, distances) in enumerate(nearest(asking.embeddings, gallery.embeddings, *labels, k=top)):
+        _, own, out = relatives.of(slice(number, number + 1))
+        kinds = ['right' if right else 'wrong' for right in np.isin(indices, own)]
         row = [Found(*f) for f in zip(indices.tolist(), distances.tolist(), kinds, range(1, top + 1), strict=False)]
         end = row[-1].distance if len(row) == top else float('inf')
-        near = [f for f in _removed(asking, number, gallery, same_clothes_removed) if f.distance <= end]
+        near = [f for f in _removed(asking, number, gallery, own[out]) if f.distance <= end]
         shown.append(sorted(row + near[:removed], key=lambda f: (f.distance, f.index)))
     return shown
 
 
-def _removed(query: Features, number: int, gallery: Features, same_clothes_removed: bool) -> list[Found]:
-    """All gallery images that a rule takes out of a query's ranking, nearest first."""
-    out = torch.zeros(len(gallery), dtype=torch.bool)
-    for name in ('cameras', *(['clothes'] if same_clothes_removed else [])):
-        asked, labels = getattr(query, name), getattr(gallery, name)
-        if asked is not None and labels is not None:
-            out |= labels == asked[number]
-    indices = (out & (gallery.identities == query.identities[number])).nonzero()[:, 0]
+def _removed(query: Features, number: int, gallery: Features, indices: torch.Tensor) -> list[Found]:
+    """The gallery images that a rule takes out of a query's ranking, nearest first."""
     distances = (gallery.embeddings[indices] - query.embeddings[number]).norm(dim=1)
     found = [Found(i, d, 'removed', 0) for i, d in zip(indices.tolist(), distances.tolist(), strict=True)]
     return sorted(found, key=lambda f: (f.distance, f.index))
@@ -221,8 +207,8 @@ def load_listed(features: Features, index: int) -> Image.Image:
 
 def label(features: Features, index: int) -> str:
     """Identity and camera in a few letters."""
-    camera = '' if features.cameras is None else f'  cam {int(features.cameras[index])}'
-    return f'id {int(features.identities[index])}{camera}'
+    camera = '' if features.cameras is None else f'  cam {features.cameras[index]}'
+    return f'id {features.identities[index]}{camera}'
 
 
 def _fit_layout(images: list[Image.Image]) -> Layout:

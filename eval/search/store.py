@@ -1,4 +1,4 @@
-"""Features on disk for galleries beyond memory: written in shards, read by mapping them into memory."""
+"""Features on disk for galleries beyond memory, read by mapping them into it."""
 
 import hashlib
 import json
@@ -10,16 +10,16 @@ from typing import NamedTuple
 import numpy as np
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from msinet_eval.metrics.checks import as_tensor, check_labels
+from msinet_eval.features.types import read_names
+from msinet_eval.metrics.checks import as_tensor
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_file, replace_text
 
 __all__ = ['FeatureStore']
 
 _LIST = 'store.json'
+_KNOWN = {'identity': 'identities', 'camera': 'cameras', 'path': 'paths'}
 _logger = logging.getLogger(__name__)
 
 
@@ -32,14 +32,13 @@ class _Shard(NamedTuple):
 
 
 class FeatureStore:
-    """A growing list of features with what is known of their images, of which only what is asked for is read.
+    """Features with what is known of their images, of which only what is asked for is read.
 
-    A folder holds shards `000000.safetensors`, ..., in the format of `Features`, and `store.json`, which lists them.
-    Both are written under another name and renamed when they are whole, the list last: what an interrupted
-    `append` leaves is not in the list, is passed over with a warning, and is replaced by the next one.
-    There must be one writer at a time; readers see what was there when they opened the store.
+    They are in one file, or in a folder of shards `000000.safetensors`, ..., in the format of `Features`, which
+    `store.json` lists: `{"dim": D, "shards": [[FILE, IMAGES, BYTES], ...]}`. Other shards are passed over with a
+    warning. Readers see what was there when they opened the store.
 
-    Make one with `create` or `open`.
+    Make one with `open`.
 
     Attributes:
         folder: where the files are.
@@ -55,30 +54,11 @@ class FeatureStore:
         self._mapped: dict[int, Tensor] = {}
 
     @classmethod
-    def create(cls, folder: str | Path, dim: int) -> 'FeatureStore':
-        """Makes an empty store.
-
-        Raises:
-            InputError: there is one, the folder cannot be made, or `dim` is below 1.
-        """
-        if dim < 1:
-            raise InputError(f'a store of features needs at least 1 dimension, got {dim}')
-        store = cls(Path(folder), dim, [])
-        if (store.folder / _LIST).exists():
-            raise InputError(f'{folder} is a store of features already: open it, or remove it')
-        try:
-            store.folder.mkdir(parents=True, exist_ok=True)
-            store._write_list()
-        except OSError as e:
-            raise InputError(f'{folder}: cannot make a store of features there ({e.strerror})') from e
-        return store
-
-    @classmethod
     def open(cls, path: str | Path) -> 'FeatureStore':
-        """Opens a store; or a single file, as a store that cannot be appended to.
+        """Opens a store.
 
         Args:
-            path: folder of a store, a features file (`.safetensors`) or an array [images, dimensions] (`.npy`).
+            path: a features file (`.safetensors`), an array [images, dimensions] (`.npy`), or a folder of shards.
 
         Raises:
             InputError: it is none of these, or shards are missing or cut off.
@@ -97,39 +77,6 @@ class FeatureStore:
             raise InputError(f'{path / _LIST}: not the list of a store of features ({e})') from e
         store._check_files()
         return store
-
-    def append(self, embeddings, identities=None, cameras=None, paths: Sequence[str] | None = None) -> None:
-        """Writes one shard; some thousands of images to some hundreds of thousands are a good size.
-
-        Args:
-            embeddings: [n, dim] array or tensor, kept as float32.
-            identities: [n] integers, or None where they are unknown. Likewise `cameras`.
-            paths: n image files, or None.
-
-        Raises:
-            InputError: sizes that do not fit, features that are not finite, or a disk that cannot be written.
-        """
-        embeddings = as_tensor(embeddings, 'features').cpu().float().contiguous()
-        if embeddings.ndim != 2 or embeddings.shape[1] != self.dim or not len(embeddings):
-            raise InputError(f'features must be [images, {self.dim}], not empty; got {list(embeddings.shape)}')
-        if not embeddings.isfinite().all():
-            raise InputError(f'feature {int((~embeddings.isfinite().all(1)).nonzero()[0])} (from 0) is not finite')
-        tensors = {'embeddings': embeddings}
-        for name, labels in (('identities', identities), ('cameras', cameras)):
-            if labels is not None:
-                tensors[name] = check_labels(labels, embeddings, name).long().contiguous()
-        if paths is not None and len(paths) != len(embeddings):
-            raise InputError(f'paths must be one for each of {len(embeddings)} features, got {len(paths)}')
-        if self.name != 'store':
-            raise InputError(f'{self.folder / self._shards[-1].file} is a single file: make a store to append to')
-        file = self.folder / f'{len(self._shards):06d}.safetensors'
-        metadata = {'paths': json.dumps([str(path) for path in paths])} if paths is not None else {}
-        try:
-            replace_file(file, lambda place: save_file(tensors, place, metadata=metadata))
-            self._shards.append(_Shard(file.name, len(embeddings), file.stat().st_size))
-            self._write_list()
-        except (OSError, safetensors.SafetensorError) as e:
-            raise InputError(f'{file}: cannot write features ({e})') from e
 
     def __len__(self) -> int:
         return sum(shard.count for shard in self._shards)
@@ -155,9 +102,9 @@ class FeatureStore:
             features[chosen] = self._features(number)[places].float()
         return features
 
-    def describe(self, indices: Tensor) -> list[dict[str, int | str]]:
+    def describe(self, indices: Tensor) -> list[dict[str, str]]:
         """What is known of some images, given by [n] indices: `identity`, `camera` and `path`."""
-        known: list[dict[str, int | str]] = [{} for _ in indices]
+        known: list[dict[str, str]] = [{} for _ in indices]
         for number, chosen, places in self._locate(indices):
             labels = _labels(self.folder / self._shards[number].file)
             for row, place in zip(chosen.tolist(), places.tolist(), strict=True):
@@ -196,11 +143,7 @@ class FeatureStore:
         listed = {shard.file for shard in self._shards}
         left = [p.name for p in sorted(self.folder.glob('[0-9]*.safetensors*')) if p.name not in listed]
         if left:
-            _logger.warning(f'{self.folder}: passing over {", ".join(left)}, which an interrupted writing has left')
-
-    def _write_list(self) -> None:
-        content = json.dumps({'dim': self.dim, 'shards': self._shards})
-        replace_text(self.folder / _LIST, content)
+            _logger.warning(f'{self.folder}: passing over {", ".join(left)}, which are not in its list')
 
 
 def _map(path: Path) -> Tensor:
@@ -221,16 +164,10 @@ def _map(path: Path) -> Tensor:
     return features
 
 
-def _labels(path: Path) -> dict[str, Sequence]:
+def _labels(path: Path) -> dict[str, Sequence[str]]:
     """What a file tells of its images."""
     if path.suffix == '.npy':
         return {}
     with safetensors.safe_open(path, 'pt') as file:
-        names = set(file.keys())
-        labels = {
-            name: file.get_tensor(stored).tolist()
-            for name, stored in (('identity', 'identities'), ('camera', 'cameras'))
-            if stored in names
-        }
-        paths = (file.metadata() or {}).get('paths')
-    return labels | ({'path': json.loads(paths)} if paths else {})
+        labels = {name: read_names(file, kind) for name, kind in _KNOWN.items()}
+    return {name: values for name, values in labels.items() if values is not None}

@@ -1,11 +1,14 @@
 """Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the images."""
 
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+
 from msinet_timm.datasets.readers.clothes import LTCC, PRCC
 from msinet_timm.datasets.readers.folder import FOLDER
 from msinet_timm.datasets.readers.market1501 import MARKET1501, RENDERED, SAMPLE
 from msinet_timm.datasets.readers.msmt17 import MSMT17
 from msinet_timm.datasets.readers.people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
-from msinet_timm.datasets.readers.reader import Reader, add_data_option, parse_options
+from msinet_timm.datasets.readers.reader import Option, Reader, add_data_option, parse_options
 from msinet_timm.datasets.readers.table import TABLE
 from msinet_timm.datasets.readers.vehicles import VEHICLEID, VERI776, VERIWILD
 from msinet_timm.datasets.shards.index import SHARDS
@@ -22,6 +25,7 @@ __all__ = [
     'get_reader',
     'list_datasets',
     'parse_options',
+    'read_datasets',
 ]
 
 _READERS: dict[str, Reader] = {
@@ -77,3 +81,57 @@ def create_dataset(name: str, root: str | None = None, **options) -> ReIDDataset
         InputError: unknown name or option, missing folder, or a folder that is not laid out as the data set.
     """
     return get_reader(name)(name, root, options)
+
+
+def read_datasets(
+    names: Sequence[str],
+    roots: Sequence[str] | None = None,
+    options: Mapping[str, object] | None = None,
+    *,
+    expand: bool = False,
+) -> dict[str, ReIDDataset]:
+    """Reads several data sets: what `-ds`, `--data-dir` and `--data-option` name.
+
+    Args:
+        names: of `list_datasets()`, also one of them several times.
+        roots: one folder for all, or one for each. A single one is not for data sets that need none, unless there
+            is no other data set.
+        options: each goes to the data sets that know it.
+        expand: whether the value `all` of an option means each of its choices in turn, unless it is itself a choice.
+
+    Returns:
+        Data sets in the order given, by names of which no two are alike: `vehicleid size=800`, `sample`, `sample2`.
+
+    Raises:
+        InputError: a number of folders that does not fit, an option that no data set knows, or as `create_dataset`.
+    """
+    roots, options = roots or [None], options or {}
+    if len(roots) not in (1, len(names)):
+        given = f'--data-dir: {len(roots)} folders for {len(names)} data sets'
+        raise InputError(f'{given}: give one for all, or one for each')
+    known = {name: {option.name: option for option in get_reader(name).options} for name in names}
+    for key in options:
+        if len(known) > 1 and not any(key in of_one for of_one in known.values()):
+            raise InputError(f"--data-option: unknown option '{key}': none of {', '.join(known)} has it")
+    datasets: dict[str, ReIDDataset] = {}
+    for number, name in enumerate(names):
+        root = roots[number] if len(roots) > 1 else roots[0]
+        if len(names) > len(roots) and not get_reader(name).needs_root:
+            root = None
+        own = {key: value for key, value in options.items() if key in known[name] or len(known) == 1}
+        for choice in _expand(own, known[name]) if expand else [own]:
+            chosen = (f'{key}={value}' for key, value in choice.items() if own[key] != value)
+            label = ' '.join([name, *chosen])
+            distinct = (f'{label}{again}' if again > 1 else label for again in count(1))
+            datasets[next(name for name in distinct if name not in datasets)] = create_dataset(name, root, **choice)
+    return datasets
+
+
+def _expand(options: Mapping[str, object], known: Mapping[str, Option]) -> Iterator[dict[str, object]]:
+    for key, value in options.items():
+        choices = known[key].choices if key in known else ()
+        if value == 'all' and choices and 'all' not in choices:
+            for choice in choices:
+                yield from _expand({**options, key: str(choice)}, known)
+            return
+    yield dict(options)

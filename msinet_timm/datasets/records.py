@@ -92,7 +92,7 @@ class ReIDDataset:
         protocol: how rankings are measured.
         notes: what a reader of the metrics must know, such as which version and split was read.
         known: the published size of the parts, for `msinet-data check`.
-        options: what its reader was given.
+        options: as `create_dataset` was given them.
     """
 
     name: str

@@ -1,12 +1,10 @@
 """From records to batches on their way to the model."""
 
 import argparse
-from collections.abc import Sequence
 
 import torch
 from torch.utils.data import DataLoader
 
-from msinet_timm.datasets import Record, ReIDDataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.shards.pk_stream import PKStream
@@ -23,16 +21,16 @@ __all__ = ['create_loader']
 
 def create_loader(
     args: argparse.Namespace,
-    dataset: ReIDDataset | TrainingData,
+    data: TrainingData,
     data_config: dict,
     device: torch.device,
     cache: ImageCache | None = None,
     processes: Processes | None = None,
 ) -> DataLoader:
-    """PK batches of (what `loader.dataset.to_input` makes images of, their indices in `dataset.train`).
+    """PK batches of (what `loader.dataset.to_input` makes images of, their indices in `data.train`).
 
     Args:
-        dataset: of which only `train` is used.
+        data: of which only the images to learn from and their labels are used.
         data_config: preprocessing.
         device: of the model.
         cache: where resized images are kept; None reads and resizes them each time.
@@ -44,16 +42,16 @@ def create_loader(
     if args.batch_size % args.num_instance:
         raise InputError(f'--batch-size {args.batch_size} is not a multiple of --num-instance {args.num_instance}')
     processes = processes or Processes(device)
-    streamed = cache is None and in_shards(dataset.train)
-    sampler = _create_sampler(args, dataset.train, streamed, processes)
+    streamed = cache is None and in_shards(data.train)
+    sampler = _create_sampler(args, data, streamed, processes)
     if cache is None:
         transform = training_transform(data_config, args.erasing, args.padding, args.color_jitter)
         read = StreamedImages if streamed else ReIDImages
-        images = read(dataset.train, transform, data_config['input_size'][1:] if args.draft else None)
+        images = read(data.train, transform, data_config['input_size'][1:] if args.draft else None)
     else:
         augment = PixelAugmentation(args.padding, args.color_jitter)
         erase = RandomErasing(args.erasing) if args.erasing > 0 else None
-        images = cache.images(dataset.train, data_config, augment, erase, draft=args.draft)
+        images = cache.images(data.train, data_config, augment, erase, draft=args.draft)
     return DataLoader(
         images,
         batch_sampler=sampler,
@@ -64,12 +62,12 @@ def create_loader(
 
 
 def _create_sampler(
-    args: argparse.Namespace, records: Sequence[Record], streamed: bool, processes: Processes
+    args: argparse.Namespace, data: TrainingData, streamed: bool, processes: Processes
 ) -> PKSampler | PKStream:
     size = args.batch_size // args.num_instance, args.num_instance, args.seed
     share = {'num_replicas': processes.count, 'rank': processes.rank}
     if not streamed:
-        return PKSampler([r.identity for r in records], *size, all_images=args.all_images, **share)
+        return PKSampler(data.labels, *size, all_images=args.all_images, **share)
     if args.all_images:
         raise InputError('--all-images: shards are read as a stream, which leaves some out; leave out the flag')
-    return PKStream(records, *size, **share)
+    return PKStream(data.train, *size, **share)

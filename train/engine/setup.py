@@ -148,7 +148,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Training:
     return Training(
         data=data,
         data_config=data_config,
-        labels=torch.tensor(data.labels),
+        labels=data.labels,
         model=model,
         task=task,
         stepper=stepper,

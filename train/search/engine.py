@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.protocol import evaluate
 from msinet_timm.commands import progress
-from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
@@ -27,7 +26,7 @@ from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes, start_processes
 from msinet_train.data.loader import create_loader
-from msinet_train.data.sources import TrainingData, load_data
+from msinet_train.data.sources import TrainingData, class_labels, load_data
 from msinet_train.engine.loop import load_checkpoint
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
 from msinet_train.run.folder import RunFolder
@@ -51,6 +50,7 @@ class Search:
         processes: that search together.
         data: the data set as it was read, to be measured on.
         halves: batches for the weights (`'train'`) and for the architecture (`'valid'`).
+        labels: classes of each half's images, [N].
         data_config: preprocessing, for timm's transforms.
         cache: where resized images are kept, or None.
         task: supernet and memories.
@@ -63,6 +63,7 @@ class Search:
     processes: Processes
     data: TrainingData
     halves: dict[str, DataLoader]
+    labels: dict[str, torch.Tensor]
     data_config: dict
     cache: ImageCache | None
     task: SearchTask
@@ -111,7 +112,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
         raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {args.opt}: leave out --opt')
     data = load_data(args)
     split = twins_split(data.train)
-    halves = {half: _as_data(records) for half, records in zip(('train', 'valid'), split, strict=True)}
+    halves = {half: TrainingData(records, class_labels(records)) for half, records in split._asdict().items()}
     identities = args.batch_size // args.num_instance * processes.count
     fewest = min(part.num_classes for part in halves.values())
     if fewest < identities:
@@ -138,6 +139,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
         halves={
             half: create_loader(args, part, data_config, device, cache, processes) for half, part in halves.items()
         },
+        labels={half: part.labels for half, part in halves.items()},
         data_config=data_config,
         cache=cache,
         task=task,
@@ -152,10 +154,6 @@ def _costs(args: argparse.Namespace, processes: Processes) -> torch.Tensor:
     if processes.several:  # all must search for the same
         dist.broadcast(costs, 0)
     return costs
-
-
-def _as_data(records: tuple[Record, ...]) -> TrainingData:
-    return TrainingData(records, tuple(r.identity for r in records), {}, ())
 
 
 def _search(state: Search, folder: RunFolder | None) -> Genotype:
@@ -199,7 +197,7 @@ def _initialize_memories(state: Search) -> None:
         features = extract(
             state.task.supernet, records, data_config=state.data_config, description=f'memory {half}', **options
         )
-        state.task.memory(half).initialize(features.embeddings, features.identities)
+        state.task.memory(half).initialize(features.embeddings, state.labels[half])
 
 
 def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
@@ -218,7 +216,7 @@ def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
     began, count = time.perf_counter(), 0
     with progress(loader, desc=f'epoch {epoch + 1}/{args.epochs}', unit='step', leave=False) as bar:
         for k, raw in enumerate(bar):
-            batch = _to_input(loader, raw, task.device)
+            batch = _to_input(state, 'train', raw)
             with amp:
                 if k:  # as published, an epoch begins with the weights
                     found = architecture_step(
@@ -254,13 +252,13 @@ def _endless(state: Search, epoch: int) -> Iterator:
     for turn in itertools.count():
         loader.batch_sampler.set_epoch(epoch + turn * state.args.epochs)
         for raw in loader:
-            yield _to_input(loader, raw, state.task.device)
+            yield _to_input(state, 'valid', raw)
 
 
-def _to_input(loader: DataLoader, raw: tuple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def _to_input(state: Search, half: str, raw: tuple) -> tuple[torch.Tensor, torch.Tensor]:
     batch, indices = raw
-    labels = torch.tensor([loader.dataset.records[i].identity for i in indices.tolist()])
-    return loader.dataset.to_input(batch, device), labels.to(device)
+    device = state.task.device
+    return state.halves[half].dataset.to_input(batch, device), state.labels[half][indices].to(device)
 
 
 def _finite(loss: torch.Tensor, half: str) -> float:

@@ -16,6 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.task import TrainingTask
 
 from msinet_timm.datasets import Record
+from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_train.distributed import is_distributed
@@ -25,7 +26,7 @@ __all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers',
 
 
 class TwinsSplit(NamedTuple):
-    """Images for the two halves of a search. Identities are numbered anew from 0, in each half for itself.
+    """Images for the two halves of a search.
 
     Attributes:
         train: what the weights learn from.
@@ -39,8 +40,8 @@ class TwinsSplit(NamedTuple):
 def twins_split(records: Sequence[Record]) -> TwinsSplit:
     """Splits a training set as the published search does.
 
-    Of n identities in ascending order, the first fifth trains only; of each of the next two fifths, the first half of
-    the images trains and the rest validates; the others validate only.
+    Of n identities in the order of their names, the first fifth trains only; of each of the next two fifths, the first
+    half of the images trains and the rest validates; the others validate only.
 
     Args:
         records: images of at least five identities, in any order.
@@ -48,7 +49,7 @@ def twins_split(records: Sequence[Record]) -> TwinsSplit:
     Raises:
         InputError: fewer identities, or one to be shared that has a single image.
     """
-    images: dict[int, list[Record]] = defaultdict(list)
+    images: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         images[record.identity].append(record)
     fifth = len(images) // 5
@@ -57,11 +58,11 @@ def twins_split(records: Sequence[Record]) -> TwinsSplit:
             f'a search splits its identities in fifths: it needs at least 5 of them, the training set has {len(images)}'
         )
     train, valid = [], []
-    for label, identity in enumerate(sorted(images)):
+    for number, identity in enumerate(sort_names(images)):
         found = images[identity]
-        if label < fifth:
+        if number < fifth:
             half = len(found)
-        elif label < 3 * fifth:
+        elif number < 3 * fifth:
             half = len(found) // 2
             if not half:
                 raise InputError(
@@ -70,8 +71,8 @@ def twins_split(records: Sequence[Record]) -> TwinsSplit:
                 )
         else:
             half = 0
-        train += [r._replace(identity=label) for r in found[:half]]
-        valid += [r._replace(identity=label - fifth) for r in found[half:]]
+        train += found[:half]
+        valid += found[half:]
     return TwinsSplit(tuple(train), tuple(valid))
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from msinet_timm.datasets.records import Counts, ReIDDataset
 from msinet_timm.errors import InputError
@@ -89,7 +89,7 @@ class Reader:
         converted = {key: allowed[key].convert(value, name) for key, value in options.items()}
         if root is None and self.needs_root:
             raise InputError(f"data set '{name}' needs its folder: give --data-dir, or root in Python")
-        return self.read(root, **converted)
+        return replace(self.read(root, **converted), options=dict(options))
 
 
 def key_value(text: str) -> str:

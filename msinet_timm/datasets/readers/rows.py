@@ -84,6 +84,7 @@ def read_rows(
     table: Path,
     required: Sequence[str],
     optional: Sequence[str],
+    part_column: str,
     parts: Sequence[str],
     whole: Sequence[str],
     place: Callable[[str, Callable[[str, str], object]], str],
@@ -92,10 +93,11 @@ def read_rows(
 
     Args:
         table: file `*.parquet`, or text with commas, semicolons or tabs.
-        required: names of columns; the last one tells the part that a row belongs to. Where the first is `path`, no
-            part may have an image twice.
+        required: names of columns that must be there, and filled. With `path` among them, no part may have an image
+            twice.
         optional: others that are read.
-        parts: what the column of parts may hold.
+        part_column: the one that tells the part that a row belongs to.
+        parts: what it may hold.
         whole: columns that must be filled in all rows or in none.
         place: takes the cell `path` and what is to be called for problems with it, gives the image's path.
 
@@ -127,9 +129,9 @@ def read_rows(
                 problem(name, 'empty')
         for name, numbers in filled.items():
             numbers[bool(cells[name])].append(number)
-        part = cells[required[-1]]
+        part = cells[part_column]
         if part and part not in parts:
-            problem(required[-1], f"'{part}' must be one of {', '.join(parts)}")
+            problem(part_column, f"'{part}' must be one of {', '.join(parts)}")
         path = cells.get('path', '')
         record = parse_row(place(path, problem) if path else '', cells, problem)
         if len(errors) == known:

@@ -44,7 +44,7 @@ def read_table(root: str, images: str | None = None, protocol: str = 'standard')
             problem('path', f'no such file: {path}')
         return path
 
-    parts = read_rows(table, _REQUIRED, _OPTIONAL, PARTS, ('camera',), place)
+    parts = read_rows(table, _REQUIRED, _OPTIONAL, 'split', PARTS, ('camera',), place)
     if not any(parts.values()):
         raise InputError(f'{table} has no rows')
     return own_dataset('table', str(table), parts, protocol, 'splits')

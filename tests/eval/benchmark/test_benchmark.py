@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from labelled import labelled
 
 from msinet_eval.benchmark import __main__ as benchmark
 from msinet_eval.benchmark.__main__ import KINDS, SIZES, compare, made_up, main, table
@@ -15,7 +16,7 @@ SMALL = SIZES['small']
 def test_plain_form_measures_the_same():
     case = made_up(SMALL)
     mAP, cmc, mINP = plain_ranking(**case)
-    result = evaluate_ranking(**case)
+    result = evaluate_ranking(**labelled(case))
     assert result.mAP == pytest.approx(mAP, abs=1e-9)
     np.testing.assert_allclose(result.cmc, cmc, atol=1e-9)
     assert result.mINP == pytest.approx(mINP, abs=1e-9)
@@ -37,14 +38,14 @@ def test_made_up_features():
     assert len(np.unique(case['gallery_cameras'])) == SMALL.cameras
     np.testing.assert_allclose(np.linalg.norm(case['query'], axis=1), 1, rtol=1e-5)
     assert all((value == made_up(SMALL)[name]).all() for name, value in case.items())
-    assert 0.4 < evaluate_ranking(**case).mAP < 0.95
+    assert 0.4 < evaluate_ranking(**labelled(case)).mAP < 0.95
 
 
 def test_hard_features_are_hard_and_tied_ones_tie():
     size = SMALL._replace(gallery=2000, identities=200)
     easy, hard, tied = (made_up(size, kind) for kind in KINDS)
-    assert evaluate_ranking(**easy).mAP > 0.5
-    assert evaluate_ranking(**hard).mAP < 0.1 and evaluate_ranking(**tied).mAP < 0.1
+    assert evaluate_ranking(**labelled(easy)).mAP > 0.5
+    assert evaluate_ranking(**labelled(hard)).mAP < 0.1 and evaluate_ranking(**labelled(tied)).mAP < 0.1
     assert len(np.unique(tied['query'] @ tied['gallery'].T)) == 17
     assert len(np.unique(hard['query'] @ hard['gallery'].T)) > 10_000
 
@@ -55,7 +56,7 @@ def test_each_form_is_measured_in_its_own_process():
     assert list(figures) == ['plain', 'ranking']
     assert [run['scale'] for run in figures.values()] == [2, 1]
     assert all(run['seconds'] > 0 and run['range'] == [run['seconds']] * 2 for run in figures.values())
-    mAP = evaluate_ranking(**made_up(SMALL, 'hard')).mAP
+    mAP = evaluate_ranking(**labelled(made_up(SMALL, 'hard'))).mAP
     assert figures['ranking']['mAP'] == mAP
     assert figures['ranking']['megabytes'] < 50  # without torch itself
     printed = table('small', 'hard', figures)

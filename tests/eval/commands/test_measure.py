@@ -165,7 +165,7 @@ def test_refinements(run, embedded):
 
 def test_multi_shot_ranks_tracklets(run, embedded):
     metrics = run('--multi-shot')
-    series = [set(zip(f.tracklets.tolist(), f.cameras.tolist(), strict=True)) for f in embedded[:2]]
+    series = [set(zip(f.tracklets, f.cameras, strict=True)) for f in embedded[:2]]
     assert metrics['images'] == {'query': len(series[0]), 'gallery': len(series[1])}
     assert len(series[1]) < len(embedded.gallery)
     same(metrics, measure(Embedded(*map(average_tracklets, embedded[:2])), Protocol()).ranking)
@@ -178,7 +178,7 @@ def test_reranking(run, embedded):
         (['--k1', 5, '--k2', 2, '--lambda-value', 0.5], (5, 2, 0.5)),
     ):
         distances = k_reciprocal(query.embeddings, gallery.embeddings, *values)
-        expected = evaluate_distances(distances, query.identities, gallery.identities, query.cameras, gallery.cameras)
+        expected = evaluate_distances(distances, query.labels(), gallery.labels())
         metrics = run('--rerank', *flags)
         same(metrics, expected)
         assert metrics['rerank'] == dict(zip(('k1', 'k2', 'lambda_value'), values, strict=True))
@@ -222,9 +222,7 @@ def test_intervals_thresholds_and_ranks(run, embedded):
     assert f'{100 * ranking.cmc[19]:.1f}' in row
     low, high = expected['mAP']
     assert f'{100 * low:.1f}-{100 * high:.1f}' in interval
-    v = evaluate_verification(
-        query.embeddings, gallery.embeddings, query.identities, gallery.identities, query.cameras, gallery.cameras
-    )
+    v = evaluate_verification(query.embeddings, gallery.embeddings, query.labels(), gallery.labels())
     assert metrics['verification']['auc'] == v.auc
     assert f'AUC {100 * v.auc:.2f} %, EER {100 * v.eer:.1f} % at distance {v.eer_threshold:.4f}' in metrics['out']
     assert f'TPR {100 * v.at(0.01).true_positive_rate:.1f} % at FPR 1 %' in metrics['out']
@@ -236,7 +234,7 @@ def test_breakdown(run, embedded):
     metrics = run('--breakdown')
     pairs, domains = by_camera_pair(*embedded[:2]), by_domain(*embedded[:2])
     found = metrics['breakdowns']
-    assert found['camera']['rows'] == [0, 1, 2] and found['domain']['columns'] == ['d0', 'd1', 'd2', 'all']
+    assert found['camera']['rows'] == ['0', '1', '2'] and found['domain']['columns'] == ['d0', 'd1', 'd2', 'all']
     assert found['camera']['mAP'][0][0] is None and found['camera']['mAP'][0][1] == pairs.mAP[0, 1]
     assert found['domain']['mAP'][2][3] == domains.mAP[2, 3]
     line = next(line.split() for line in metrics['out'].splitlines() if line.startswith('d2 '))

@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
     entry = {'architecture': 'msinet_x0_25', 'num_classes': 0, 'pretrained_cfg': config}
     (folder / 'config.json').write_text(json.dumps(entry))
     torch.save(model.state_dict(), folder / 'pytorch_model.bin')
-    records = [Record(path, 0) for path in [r.path for r in create_dataset('sample').query[:2]]]
+    records = [Record(path, 'a') for path in [r.path for r in create_dataset('sample').query[:2]]]
     a, b = extract(model, records, data_config=reid_data_config(model, 64, 32), workers=0).embeddings
     return folder, float(torch.dist(a, b))
 

@@ -4,6 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from labelled import named
 
 from msinet_eval.cli import main
 from msinet_eval.commands.search import _MEANINGS
@@ -17,9 +18,10 @@ def folder(tmp_path):
     rng = np.random.default_rng(0)
     for name, count in (('query', 6), ('gallery', 300)):
         embeddings = torch.from_numpy(rng.standard_normal((count, 8)).astype(np.float32))
-        labels = torch.arange(count)
         paths = tuple(f'{name}{i}.jpg' for i in range(count))
-        Features(embeddings, labels, labels % 4, paths).save(tmp_path / f'{name}.safetensors')
+        Features(embeddings, named(range(count)), named(i % 4 for i in range(count)), paths).save(
+            tmp_path / f'{name}.safetensors'
+        )
     return tmp_path
 
 

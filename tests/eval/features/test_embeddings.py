@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from labelled import labels_of
 from safetensors.torch import save_file
 
 from msinet_eval.cli import main
@@ -22,6 +23,13 @@ gallery,bert,hall,blue,4,mall,d.jpg
 gallery,anna,door,red,1,mall,e.jpg
 gallery,carl,hall,red,5,street,f.jpg
 """
+
+LABELLED = {
+    'query_ids': [0, 1],
+    'gallery_ids': [0, 1, 0, 2],
+    'query_cameras': [0, 0],
+    'gallery_cameras': [1, 1, 0, 1],
+}
 
 
 @pytest.fixture
@@ -46,10 +54,10 @@ def test_rows_are_in_the_order_of_their_part(files, labels, tmp_path):
     torch.testing.assert_close(query.embeddings, normalised(QUERY))
     torch.testing.assert_close(gallery.embeddings, normalised(GALLERY))
     assert gallery.embeddings.dtype == torch.float32
-    assert (query.identities.tolist(), gallery.identities.tolist()) == ([0, 1], [0, 1, 0, 2])
-    assert (query.cameras.tolist(), gallery.cameras.tolist()) == ([0, 0], [1, 1, 0, 1])
-    assert gallery.clothes.tolist() == [1, 0, 1, 1]
-    assert gallery.tracklets.tolist() == [2, 4, 1, 5]
+    assert (query.identities, gallery.identities) == (('anna', 'bert'), ('anna', 'bert', 'anna', 'carl'))
+    assert (query.cameras, gallery.cameras) == (('door', 'door'), ('hall', 'hall', 'door', 'hall'))
+    assert gallery.clothes == ('red', 'blue', 'red', 'red')
+    assert gallery.tracklets == ('2', '4', '1', '5')
     assert gallery.domains == ('mall', 'mall', 'mall', 'street')
     assert gallery.paths[1] == str(tmp_path / 'd.jpg')
 
@@ -61,7 +69,7 @@ def test_safetensors_and_other_delimiters(files, labels, tmp_path):
     pair = [tmp_path / 'q.safetensors', tmp_path / 'g.safetensors']
     expected, found = load_embeddings(files, labels), load_embeddings(pair, tmp_path / 'semicolons.csv')
     for a, b in zip(expected[:2], found[:2], strict=True):
-        assert torch.equal(a.embeddings, b.embeddings) and torch.equal(a.cameras, b.cameras)
+        assert torch.equal(a.embeddings, b.embeddings) and a.cameras == b.cameras
     save_file({'a': torch.zeros(2, 2), 'b': torch.zeros(2, 2)}, tmp_path / 'q.safetensors')
     with pytest.raises(InputError, match='holds a, b: one of them must be named embeddings'):
         load_embeddings(pair, labels)
@@ -70,7 +78,7 @@ def test_safetensors_and_other_delimiters(files, labels, tmp_path):
 def test_command_measures_them(files, labels, tmp_path, capsys):
     assert main(['--embeddings', *files, '--labels', labels, '--json', str(tmp_path / 'f.json')]) == 0
     metrics = json.loads((tmp_path / 'f.json').read_text())
-    expected = evaluate_ranking(normalised(QUERY), normalised(GALLERY), [0, 1], [0, 1, 0, 2], [0, 0], [1, 1, 0, 1])
+    expected = evaluate_ranking(normalised(QUERY), normalised(GALLERY), *labels_of(LABELLED))
     assert metrics['mAP'] == expected.mAP and metrics['cmc'] == expected.cmc.tolist()
     assert metrics['embeddings'] == files and metrics['images_per_second'] is None
     assert f'{100 * expected.mAP:.1f}' in capsys.readouterr().out
@@ -104,11 +112,11 @@ def test_without_cameras_a_remark_says_so(files, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('line', 'text', 'message'),
     [
-        (2, 'train,anna,door,red,1,mall,a.jpg', "line 2: part 'train' must be one of query, gallery"),
-        (3, 'gallery,,hall,red,2,mall,b.jpg', 'line 3: identity is empty'),
-        (4, 'query,bert,,red,3,mall,c.jpg', 'line 4: camera must be filled in all lines or in none'),
-        (5, 'gallery,bert,hall', 'line 5: not as many fields as columns'),
-        (6, 'gallery,anna,door,red,1,mall,e.jpg,x', 'line 6: not as many fields as columns'),
+        (2, 'train,anna,door,red,1,mall,a.jpg', "line 2, part: 'train' must be one of query, gallery"),
+        (3, 'gallery,,hall,red,2,mall,b.jpg', 'line 3, identity: empty'),
+        (4, 'query,bert,,red,3,mall,c.jpg', 'line 4, camera: empty, but other rows have one'),
+        (5, 'gallery,bert,hall', 'line 5, row: 4 fields too few'),
+        (6, 'gallery,anna,door,red,1,mall,e.jpg,x', 'line 6, row: 1 fields too many'),
         (1, 'part,camera', 'lacks the column identity; it has part, camera. Required are part, identity'),
         (7, '', 'has 3 rows of the part gallery for 4 embeddings'),
     ],
@@ -137,7 +145,7 @@ def test_wrong_files(files, labels, tmp_path):
         load_embeddings([tmp_path / 'nowhere.npy', files[1]], labels)
     with pytest.raises(InputError, match='embeddings end in .npy or .safetensors'):
         load_embeddings([tmp_path / 'query.txt', files[1]], labels)
-    with pytest.raises(InputError, match='cannot read these labels'):
+    with pytest.raises(InputError, match='cannot read this table'):
         load_embeddings(files, tmp_path / 'nowhere.csv')
 
 

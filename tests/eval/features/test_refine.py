@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from labelled import named
 
 from msinet_eval.features import refine as test_time
 from msinet_eval.features.refine import augment_database, average_tracklets, expand_queries, subtract_camera_means
@@ -15,8 +16,8 @@ def features(seed, count, dimensions=5, **labels):
     rng = np.random.default_rng(seed)
     embeddings = torch.from_numpy(rng.normal(size=(count, dimensions))).float()
     values = {
-        'identities': torch.from_numpy(rng.integers(0, 4, count)),
-        'cameras': torch.from_numpy(rng.integers(1, 4, count)),
+        'identities': named(rng.integers(0, 4, count)),
+        'cameras': named(rng.integers(1, 4, count)),
         **labels,
     }
     paths = tuple(f'{seed}_{i}.jpg' for i in range(count))
@@ -90,7 +91,7 @@ def test_expansion_finds_what_a_query_alone_does_not():
     query, gallery = (
         Features(
             embeddings=torch.tensor([[np.cos(a), np.sin(a)] for a in angles[part]], dtype=torch.float32),
-            identities=torch.tensor(ids),
+            identities=named(ids),
             cameras=None,
             paths=tuple(map(str, angles[part])),
         )
@@ -102,26 +103,26 @@ def test_expansion_finds_what_a_query_alone_does_not():
 
 def test_average_tracklets_equals_plain_loops():
     rng = np.random.default_rng(3)
-    tracklets = torch.from_numpy(rng.integers(0, 6, 40))
-    cameras = torch.from_numpy(rng.integers(1, 3, 40))
-    given = features(2, 40, tracklets=tracklets, cameras=cameras, identities=tracklets * 10 + cameras)
+    tracklets, cameras = named(rng.integers(0, 6, 40)), named(rng.integers(1, 3, 40))
+    identities = tuple(map(str.__add__, tracklets, cameras))
+    given = features(2, 40, tracklets=tracklets, cameras=cameras, identities=identities)
     averaged = average_tracklets(given)
     seen = {}
     for i in range(40):
-        seen.setdefault((int(cameras[i]), int(tracklets[i])), []).append(i)
+        seen.setdefault((cameras[i], tracklets[i]), []).append(i)
     expected = unit([given.embeddings[members].double().mean(0).numpy() for members in seen.values()])
     np.testing.assert_allclose(averaged.embeddings, expected, atol=1e-6)
     first = [members[0] for members in seen.values()]
     assert averaged.paths == tuple(given.paths[i] for i in first)
-    assert averaged.identities.tolist() == given.identities[first].tolist()
-    assert averaged.cameras.tolist() == cameras[first].tolist()
-    assert averaged.tracklets.tolist() == tracklets[first].tolist()
+    assert averaged.identities == tuple(identities[i] for i in first)
+    assert averaged.cameras == tuple(cameras[i] for i in first)
+    assert averaged.tracklets == tuple(tracklets[i] for i in first)
     assert len(average_tracklets(averaged)) == len(averaged)
     torch.testing.assert_close(average_tracklets(averaged).embeddings, averaged.embeddings)
 
 
 def test_average_tracklets_without_cameras():
-    labels = {'tracklets': torch.tensor([5, 5, 9]), 'cameras': None, 'identities': torch.tensor([1, 1, 2])}
+    labels = {'tracklets': named([5, 5, 9]), 'cameras': None, 'identities': named([1, 1, 2])}
     given = features(0, 3, **labels)
     averaged = average_tracklets(given)
     assert averaged.paths == ('0_0.jpg', '0_2.jpg') and averaged.cameras is None
@@ -129,10 +130,10 @@ def test_average_tracklets_without_cameras():
 
 
 def test_tracklets_that_cannot_be_averaged():
-    labels = {'tracklets': torch.tensor([7, 8, 7]), 'cameras': torch.tensor([1, 1, 1])}
+    labels = {'tracklets': named([7, 8, 7]), 'cameras': named([1, 1, 1])}
     with pytest.raises(InputError, match='tracklet 7 mixes identities: 0_2.jpg has 4, 0_0.jpg has 3'):
-        average_tracklets(features(0, 3, identities=torch.tensor([3, 3, 4]), **labels))
-    clothes = {'identities': torch.tensor([3, 3, 3]), 'clothes': torch.tensor([0, 1, 2])}
+        average_tracklets(features(0, 3, identities=named([3, 3, 4]), **labels))
+    clothes = {'identities': named([3, 3, 3]), 'clothes': named([0, 1, 2])}
     with pytest.raises(InputError, match='tracklet 7 mixes clothes: 0_2.jpg has 2'):
         average_tracklets(features(0, 3, **clothes, **labels))
     with pytest.raises(InputError, match='tracklets of these images are not known'):
@@ -142,7 +143,7 @@ def test_tracklets_that_cannot_be_averaged():
 def test_subtract_camera_means_equals_plain_loops(tiles):
     query, gallery = features(4, 9), features(5, 20)
     embeddings = [f.embeddings.double().numpy() for f in (query, gallery)]
-    both, cameras = np.concatenate(embeddings), torch.cat([query.cameras, gallery.cameras]).numpy()
+    both, cameras = np.concatenate(embeddings), np.array(query.cameras + gallery.cameras)
     means = np.array([both[cameras == camera].mean(0) for camera in cameras])
     expected = unit(both - means)
     changed = subtract_camera_means(query, gallery)
@@ -152,9 +153,9 @@ def test_subtract_camera_means_equals_plain_loops(tiles):
 
 
 def test_camera_means_take_out_what_a_camera_adds():
-    query, gallery = (features(seed, 60, cameras=torch.full((60,), seed)) for seed in (6, 7))
-    gallery = replace(gallery, embeddings=query.embeddings.clone(), identities=torch.arange(60))
-    query = replace(query, identities=torch.arange(60))
+    query, gallery = (features(seed, 60, cameras=(str(seed),) * 60) for seed in (6, 7))
+    gallery = replace(gallery, embeddings=query.embeddings.clone(), identities=named(range(60)))
+    query = replace(query, identities=named(range(60)))
     light = torch.full((5,), 0.6)
     dazzled = replace(query, embeddings=torch.nn.functional.normalize(query.embeddings + light, dim=1))
     before, after = rank(dazzled, gallery).mAP, rank(*subtract_camera_means(dazzled, gallery)).mAP
@@ -172,7 +173,7 @@ def test_clear_errors():
         (lambda: subtract_camera_means(query, features(1, 6, dimensions=3)), '5 dimensions, gallery embeddings 3'),
         (lambda: subtract_camera_means(query, features(1, 6, cameras=None)), 'need the cameras'),
         (
-            lambda: subtract_camera_means(query, features(1, 6, cameras=torch.tensor([1, 2, 3, 1, 2, 99]))),
+            lambda: subtract_camera_means(query, features(1, 6, cameras=named([1, 2, 3, 1, 2, 99]))),
             '1_5.jpg is the only image of camera 99',
         ),
     ):

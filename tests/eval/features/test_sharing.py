@@ -70,7 +70,7 @@ def test_labels_are_those_of_the_records_and_not_of_the_file(gallery, model, opt
     extract(model, gallery, file=tmp_path / 'f.safetensors', **options)
     renamed = [r._replace(identity=r.identity + 100) for r in gallery]
     again = extract(model, renamed, file=tmp_path / 'f.safetensors', **options)
-    assert again.identities.tolist() == [r.identity for r in renamed]
+    assert list(again.identities) == [r.identity for r in renamed]
 
 
 @pytest.mark.parametrize('batch_size', [3, 2])

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from labelled import named
 
 from msinet_eval.breakdown import by_camera_pair, by_domain
 from msinet_eval.features.types import Features
@@ -20,10 +21,10 @@ def features(seed, count, identities=6, cameras=3, domains=None, clothes=None, n
     embeddings = torch.from_numpy(centres[labels] + noise * rng.normal(size=(count, 8))).float()
     return Features(
         embeddings=torch.nn.functional.normalize(embeddings, dim=1),
-        identities=torch.from_numpy(labels),
-        cameras=torch.from_numpy(rng.integers(1, cameras + 1, count)) if cameras else None,
+        identities=named(labels),
+        cameras=named(rng.integers(1, cameras + 1, count)) if cameras else None,
         paths=tuple(f'{seed}_{i}.jpg' for i in range(count)),
-        clothes=torch.from_numpy(rng.integers(0, clothes, count)) if clothes else None,
+        clothes=named(rng.integers(0, clothes, count)) if clothes else None,
         domains=tuple(rng.choice(domains, count).tolist()) if domains else None,
     )
 
@@ -45,7 +46,7 @@ def measured():
 
 def oracle_samples(result, identities, ranks, samples, seed):
     """Draws identities one by one and takes the means of their queries, with plain loops."""
-    identities = np.asarray(identities)
+    identities = np.asarray(identities, int)
     valid = np.flatnonzero(np.isfinite(result.average_precision))
     known = np.unique(identities[valid])
     rng, rows = np.random.default_rng(seed), []
@@ -150,9 +151,9 @@ def assert_broken_down(breakdown, query, gallery, row_of, column_of, same_clothe
 def test_by_camera_pair(same_clothes_removed):
     query, gallery = features(3, 30, cameras=4, clothes=2), features(4, 50, cameras=3, clothes=2)
     pairs = by_camera_pair(query, gallery, same_clothes_removed=same_clothes_removed)
-    assert (pairs.rows, pairs.columns) == ((1, 2, 3, 4), (1, 2, 3))
+    assert (pairs.rows, pairs.columns) == (tuple('1234'), tuple('123'))
     assert np.isnan(np.diag(pairs.mAP)).all() and np.isfinite(pairs.mAP[3]).all()
-    row_of, column_of = (lambda i: int(query.cameras[i])), (lambda i: int(gallery.cameras[i]))
+    row_of, column_of = query.cameras.__getitem__, gallery.cameras.__getitem__
     assert_broken_down(pairs, query, gallery, row_of, column_of, same_clothes_removed)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from msinet_eval.metrics.calibration import Calibration, find_calibration
+from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.verification import OperatingPoint, evaluate_verification
 from msinet_timm.errors import InputError
 from msinet_timm.models import entries
@@ -20,7 +21,7 @@ def verification():
     labels = [rng.integers(0, 8, n) for n in (40, 120)]
     centres = rng.normal(size=(8, 5))
     query, gallery = (centres[i] + rng.normal(size=(len(i), 5)) for i in labels)
-    return evaluate_verification(query, gallery, *labels, false_positive_rates=(0.1, 1e-3, 1e-5))
+    return evaluate_verification(query, gallery, *map(Labels, labels), false_positive_rates=(0.1, 1e-3, 1e-5))
 
 
 def test_from_verification(verification):

@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import labelled, labels_of
 from safetensors.numpy import load_file
 
 from msinet_eval.metrics import ranking as metrics
+from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.counting import match_ranks
 from msinet_eval.metrics.nearest import NearestLists, nearest
 from msinet_eval.metrics.ranking import RankingResult, evaluate_distances, evaluate_ranking
@@ -114,14 +116,13 @@ def cases(draw):
     form=st.sampled_from(['features', 'array', 'tensor', 'on demand']),
 )
 def test_equals_brute_force(case, tile, max_rank, form):
-    labels = {name: value for name, value in case.items() if name not in ('query', 'gallery')}
     distances = ((case['query'][:, None] - case['gallery']) ** 2).sum(2)
     given_as = {'array': distances, 'tensor': torch.tensor(distances), 'on demand': OnDemand(distances)}
 
     def measure():
         if form == 'features':
-            return evaluate_ranking(**case, tile=tile, max_rank=max_rank)
-        return evaluate_distances(given_as[form], **labels, tile=tile, max_rank=max_rank)
+            return evaluate_ranking(**labelled(case), tile=tile, max_rank=max_rank)
+        return evaluate_distances(given_as[form], *labels_of(case), tile=tile, max_rank=max_rank)
 
     removed = [oracle_removed(case, i) for i in range(len(case['query']))]
     matches = case['query_ids'][:, None] == case['gallery_ids']
@@ -148,8 +149,8 @@ class OnDemand:
 @pytest.mark.parametrize('tile', [1, 200, 2**21])
 def test_equals_brute_force_with_ties(seed, tile):
     case = random_case(seed)
-    assert_like_oracle(evaluate_ranking(**case, tile=tile), case)
-    assert_like_oracle(evaluate_ranking(**without_cameras(case), tile=tile), without_cameras(case))
+    assert_like_oracle(evaluate_ranking(**labelled(case), tile=tile), case)
+    assert_like_oracle(evaluate_ranking(**labelled(without_cameras(case)), tile=tile), without_cameras(case))
 
 
 @pytest.mark.parametrize('seed', range(4))
@@ -157,7 +158,7 @@ def test_equals_brute_force_on_real_numbers(seed):
     case = random_case(seed, queries=40, gallery=300)
     rng = np.random.default_rng(seed)
     case['query'], case['gallery'] = (rng.normal(size=(n, 16)).astype(np.float32) for n in (40, 300))
-    assert_like_oracle(evaluate_ranking(**case), case)
+    assert_like_oracle(evaluate_ranking(**labelled(case)), case)
 
 
 def with_clothes(seed, clothes=3):
@@ -170,25 +171,25 @@ def with_clothes(seed, clothes=3):
 @pytest.mark.parametrize('tile', [200, 2**21])
 def test_clothes_equal_brute_force_with_and_without_cameras(seed, tile):
     case = with_clothes(seed)
-    assert_like_oracle(evaluate_ranking(**case, tile=tile), case)
-    assert_like_oracle(evaluate_ranking(**without_cameras(case), tile=tile), without_cameras(case))
-    assert evaluate_ranking(**case).mAP != evaluate_ranking(**random_case(seed)).mAP
+    assert_like_oracle(evaluate_ranking(**labelled(case), tile=tile), case)
+    assert_like_oracle(evaluate_ranking(**labelled(without_cameras(case)), tile=tile), without_cameras(case))
+    assert evaluate_ranking(**labelled(case)).mAP != evaluate_ranking(**labelled(random_case(seed))).mAP
 
 
 def test_clothes_of_other_identities_stay():
     result = evaluate_ranking(
-        [[0.0]], [[0.1], [0.2], [0.3]], [1], [1, 2, 1], query_clothes=[5], gallery_clothes=[5, 5, 6]
+        [[0.0]], [[0.1], [0.2], [0.3]], Labels([1], clothes=[5]), Labels([1, 2, 1], clothes=[5, 5, 6])
     )
     assert result.average_precision.tolist() == [0.5]
 
 
 def test_same_clothes_and_cameras_leave_nothing():
     with pytest.raises(InputError, match='have identities in common, under different cameras and clothes'):
-        evaluate_ranking(**with_clothes(0, clothes=1))
+        evaluate_ranking(**labelled(with_clothes(0, clothes=1)))
 
 
 def test_mean_and_spread_of_draws():
-    draws = [evaluate_ranking(**random_case(seed)) for seed in range(3)]
+    draws = [evaluate_ranking(**labelled(random_case(seed))) for seed in range(3)]
     mean = RankingResult.mean(draws)
     assert mean.mAP == pytest.approx(sum(d.mAP for d in draws) / 3)
     assert mean.mINP == pytest.approx(sum(d.mINP for d in draws) / 3)
@@ -203,18 +204,18 @@ def test_mean_and_spread_of_draws():
 def test_all_the_same_image():
     case = random_case(0)
     case['query'][:], case['gallery'][:] = 1, 1
-    assert_like_oracle(evaluate_ranking(**case), case)
+    assert_like_oracle(evaluate_ranking(**labelled(case)), case)
 
 
 def test_single_camera_leaves_nothing():
     case = random_case(0, cameras=1)
     with pytest.raises(InputError, match='no query has a match in the gallery'):
-        evaluate_ranking(**case)
-    assert evaluate_ranking(**without_cameras(case)).num_skipped < len(case['query'])
+        evaluate_ranking(**labelled(case))
+    assert evaluate_ranking(**labelled(without_cameras(case))).num_skipped < len(case['query'])
 
 
 def test_cameras_of_other_identities_stay():
-    result = evaluate_ranking([[0.0]], [[0.1], [0.2], [0.3]], [1], [1, 2, 1], [5], [5, 5, 6])
+    result = evaluate_ranking([[0.0]], [[0.1], [0.2], [0.3]], Labels([1], [5]), Labels([1, 2, 1], [5, 5, 6]))
     assert result.average_precision.tolist() == [0.5]
     assert result.cmc.tolist() == [0, 1, 1]
     assert result.mINP == 0.5
@@ -223,7 +224,7 @@ def test_cameras_of_other_identities_stay():
 @pytest.mark.parametrize('max_rank', [1, 4, 71, 500])
 def test_length_of_cmc(max_rank):
     case = random_case(1)
-    result = evaluate_ranking(**case, max_rank=max_rank)
+    result = evaluate_ranking(**labelled(case), max_rank=max_rank)
     assert len(result.cmc) == min(max_rank, 71)
     assert_like_oracle(result, case, max_rank=max_rank)
 
@@ -234,7 +235,7 @@ def test_published_figures(removal):
     case = {name: golden[name] for name in random_case(0)}
     if removal == 'all_kept':
         case = without_cameras(case)
-    result = evaluate_ranking(**case)
+    result = evaluate_ranking(**labelled(case))
     assert result.mAP == pytest.approx(golden[f'map.{removal}'].item(), abs=1e-6)
     np.testing.assert_allclose(result.cmc, golden[f'cmc.{removal}'], atol=1e-6)
 
@@ -248,7 +249,7 @@ def test_never_holds_more_distances_than_a_tile(monkeypatch):
 
     monkeypatch.setattr(metrics, 'match_ranks', spy)
     case = random_case(0)
-    evaluate_ranking(**case, tile=300)
+    evaluate_ranking(**labelled(case), tile=300)
     assert max(held) <= 300
     assert sum(held) == 23 * 71
 
@@ -256,7 +257,7 @@ def test_never_holds_more_distances_than_a_tile(monkeypatch):
 def test_distances_on_demand_are_asked_for_a_tile_at_a_time():
     case = random_case(0)
     distances = OnDemand(((case['query'][:, None] - case['gallery']) ** 2).sum(2))
-    evaluate_distances(distances, case['query_ids'], case['gallery_ids'], tile=300)
+    evaluate_distances(distances, *labels_of(case), tile=300)
     assert distances.largest == 300 // 71
 
 
@@ -264,12 +265,12 @@ def test_distances_on_demand_are_asked_for_a_tile_at_a_time():
 def test_distances_keep_their_precision(dtype):
     """Farther by less than float32 can tell, the match is the second."""
     far = np.nextafter(1, 2) if dtype == np.float64 else 2
-    assert evaluate_distances(np.array([[far, 1]], dtype), [1], [1, 2]).mAP == 0.5
+    assert evaluate_distances(np.array([[far, 1]], dtype), Labels([1]), Labels([1, 2])).mAP == 0.5
 
 
 def test_infinite_distances_come_last_in_order():
     distances = np.array([[np.inf, 1, np.inf, -np.inf, np.inf]], dtype=np.float32)
-    result = evaluate_distances(distances, [1], [0, 0, 1, 0, 1])
+    result = evaluate_distances(distances, Labels([1]), Labels([0, 0, 1, 0, 1]))
     assert result.average_precision.tolist() == [(1 / 4 + 2 / 5) / 2]
 
 
@@ -280,18 +281,18 @@ def test_infinite_distances_come_last_in_order():
         (np.zeros((0, 3)), r'got \[0, 3\]'),
         ([['a']], 'distances must be an array or tensor of numbers'),
         (np.array([[0, 1], [0, np.nan]]), '1 distances are NaN, the first is that of query 1 to gallery image 1'),
-        (np.zeros((3, 2)), r'query_ids must be one label for each of 3 images, got \[2\]'),
+        (np.zeros((3, 2)), r'query identities must be one for each of 3 images, got \[2\]'),
     ],
 )
 def test_wrong_distances(distances, message):
     with pytest.raises(InputError, match=message):
-        evaluate_distances(distances, [1, 2], [1, 2], tile=1)
+        evaluate_distances(distances, Labels([1, 2]), Labels([1, 2]), tile=1)
 
 
 def test_zeros_are_points_like_any_other():
     """Of a query without direction, all normalised images are equally near: the order is that of the gallery."""
     gallery = np.array([[0, 1], [0, 0], [1, 0], [-1, 0]], dtype=np.float32)
-    result = evaluate_ranking(np.zeros((1, 2)), gallery, [1], [0, 0, 1, 1])
+    result = evaluate_ranking(np.zeros((1, 2)), gallery, Labels([1]), Labels([0, 0, 1, 1]))
     assert result.average_precision.tolist() == [(1 / 3 + 2 / 4) / 2]
     assert nearest(np.zeros((1, 2)), gallery)[0][0].tolist() == [1, 0, 2, 3]
 
@@ -300,7 +301,7 @@ def test_zeros_are_points_like_any_other():
 def test_equals_brute_force_on_a_gpu():
     case = random_case(5)
     given = {**case, 'query': torch.as_tensor(case['query']).cuda()}
-    assert_like_oracle(evaluate_ranking(**given, tile=500), case)
+    assert_like_oracle(evaluate_ranking(**labelled(given), tile=500), case)
 
 
 def test_lower_precision_around_it_changes_nothing():
@@ -311,7 +312,7 @@ def test_lower_precision_around_it_changes_nothing():
     try:
         torch.set_float32_matmul_precision('medium')
         with torch.autocast('cpu', dtype=torch.bfloat16):
-            result = evaluate_ranking(**case)
+            result = evaluate_ranking(**labelled(case))
         assert torch.get_float32_matmul_precision() == 'medium'
     finally:
         torch.set_float32_matmul_precision(before)
@@ -324,14 +325,14 @@ def test_takes_tensors_lists_and_half_precision():
     tensors['query'] = tensors['query'].half().requires_grad_()
     lists = {name: value.tolist() for name, value in case.items()}
     for inputs in (tensors, lists):
-        assert_like_oracle(evaluate_ranking(**inputs), case)
+        assert_like_oracle(evaluate_ranking(**labelled(inputs)), case)
 
 
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('removal', [True, False])
 def test_nearest_follows_the_ranking(seed, removal):
     case = random_case(seed)
-    found = nearest(**(case if removal else without_cameras(case)), k=15)
+    found = nearest(**labelled(case if removal else without_cameras(case)), k=15)
     for i, (indices, distances) in enumerate(found):
         removed = (case['gallery_ids'] == case['query_ids'][i]) & (case['gallery_cameras'] == case['query_cameras'][i])
         expected = oracle_order(case['query'][i], case['gallery'], removed & removal)[:15]
@@ -345,7 +346,7 @@ def test_nearest_follows_the_ranking(seed, removal):
 def test_nearest_equals_brute_force(case, k, tile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys.modules[NearestLists.__module__], '_TILE', tile)  # the package has a function of that name
-        found = nearest(**case, k=k)
+        found = nearest(**labelled(case), k=k)
     assert len(found) == len(case['query'])
     for i, (indices, distances) in enumerate(found):
         expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(case, i))[:k]
@@ -358,13 +359,14 @@ def test_nearest_equals_brute_force(case, k, tile):
 def test_nearest_leaves_out_clothes(seed):
     case = with_clothes(seed)
     for inputs in (case, without_cameras(case)):
-        for i, (indices, _) in enumerate(nearest(**inputs, k=15)):
+        for i, (indices, _) in enumerate(nearest(**labelled(inputs), k=15)):
             expected = oracle_order(case['query'][i], case['gallery'], oracle_removed(inputs, i))[:15]
             assert indices.tolist() == expected.tolist()
 
 
 def test_nearest_gives_no_more_than_is_left():
-    ((indices, distances),) = nearest([[0.0]], [[3.0], [1.0], [2.0]], [1], [1, 2, 1], [5], [5, 5, 6], k=10)
+    labels = Labels([1], [5]), Labels([1, 2, 1], [5, 5, 6])
+    ((indices, distances),) = nearest([[0.0]], [[3.0], [1.0], [2.0]], *labels, k=10)
     assert indices.tolist() == [1, 2]
     assert distances.tolist() == [1, 2]
 
@@ -376,18 +378,23 @@ def test_nearest_gives_no_more_than_is_left():
         ({'gallery': np.zeros(71)}, r'gallery features must be \[images, dimensions\], not empty; got \[71\]'),
         ({'gallery': np.zeros((0, 3)), 'gallery_ids': []}, r'gallery features must be .* got \[0, 3\]'),
         ({'query': [['a']]}, 'query features must be an array or tensor of numbers'),
-        ({'query_ids': np.zeros(22, dtype=int)}, r'query_ids must be one label for each of 23 images, got \[22\]'),
-        ({'gallery_ids': np.zeros(71)}, 'gallery_ids must be integers, got torch.float64'),
-        ({'gallery_cameras': [None] * 71}, 'gallery_cameras must be an array or tensor of numbers'),
+        ({'query_ids': np.zeros(22, dtype=int)}, r'query identities must be one for each of 23 images, got \[22\]'),
+        ({'gallery_ids': np.zeros(71)}, 'gallery identities must be names or integers, got torch.float64'),
+        ({'gallery_cameras': [None] * 71}, 'gallery cameras must be names or integers'),
         ({'gallery_cameras': None}, 'cameras are known for only one of query and gallery'),
         ({'gallery_clothes': [1] * 71}, 'clothes are known for only one of query and gallery'),
+        (
+            {'gallery_ids': ['a'] * 71},
+            'identities of the gallery are names, but others are not',
+        ),
+        ({'query_cameras': ['a'] * 22 + [1]}, 'query cameras must be names or integers'),
         ({'query_ids': np.full(23, 99)}, 'no query has a match in the gallery'),
         ({'max_rank': 0}, 'max_rank and tile must be at least 1, got 0'),
     ],
 )
 def test_wrong_input(change, message):
     with pytest.raises(InputError, match=message):
-        evaluate_ranking(**{**random_case(0), **change})
+        evaluate_ranking(**labelled({**random_case(0), **change}))
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf, 1e30])
@@ -396,4 +403,4 @@ def test_features_that_are_not_finite(part, value):
     case = random_case(0)
     case[part][[4, 9], 1] = value
     with pytest.raises(InputError, match=f'{part} features of 2 images are not finite .* the first is number 4'):
-        evaluate_ranking(**case)
+        evaluate_ranking(**labelled(case))

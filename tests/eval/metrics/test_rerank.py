@@ -6,6 +6,7 @@ import torch
 from golden_figures import load_tensors
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from labelled import labels_of
 
 from msinet_eval.metrics.ranking import evaluate_distances
 from msinet_eval.metrics.rerank import ReRanking, k_reciprocal
@@ -80,9 +81,10 @@ def test_golden_figures(numbers):
     name = 'k1_{}_k2_{}_l{}'.format(*numbers)
     distances = k_reciprocal(golden['query'], golden['gallery'], *numbers)
     torch.testing.assert_close(distances, golden[f'rerank.{name}'], atol=1e-6, rtol=0)
-    labels = [golden[n] for n in ('query_ids', 'gallery_ids', 'query_cameras', 'gallery_cameras')]
     for rows in (distances, ReRanking(golden['query'], golden['gallery'], *numbers)):
-        assert evaluate_distances(rows, *labels).mAP == pytest.approx(float(golden[f'rerank_map.{name}']), abs=1e-6)
+        assert evaluate_distances(rows, *labels_of(golden)).mAP == pytest.approx(
+            float(golden[f'rerank_map.{name}']), abs=1e-6
+        )
 
 
 def test_slices_are_rows_of_the_whole():

@@ -5,8 +5,10 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from labelled import labelled
 
 from msinet_eval.metrics import verification
+from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.verification import evaluate_verification
 from msinet_timm.errors import InputError
 
@@ -50,7 +52,7 @@ def oracle_eer(same, different):
 
 def assert_like_oracle(case, rates=RATES, **kwargs):
     same, different = oracle_pairs(case)
-    result = evaluate_verification(**case, false_positive_rates=rates, **kwargs)
+    result = evaluate_verification(**labelled(case), false_positive_rates=rates, **kwargs)
     assert (result.same_pairs, result.different_pairs) == (len(same), len(different))
     signs = np.sign(different[None] - same[:, None])
     assert result.auc == pytest.approx((signs + 1).mean() / 2, abs=1e-12)
@@ -125,7 +127,7 @@ def test_equals_brute_force_with_clothes_and_without_cameras():
     assert_like_oracle(without)
     case['query_clothes'], case['gallery_clothes'] = rng.integers(0, 2, 17), rng.integers(0, 2, 41)
     pairs = assert_like_oracle(case).same_pairs
-    assert pairs < evaluate_verification(**random_case(5)).same_pairs
+    assert pairs < evaluate_verification(**labelled(random_case(5))).same_pairs
 
 
 @pytest.mark.parametrize('noise', [0.05, 0.4, 1.0, 3.0])
@@ -137,7 +139,7 @@ def test_equals_brute_force_with_a_far_outlier():
     case = real_case(7, 0.4)
     case['gallery'][3] *= 1000  # all other distances fall into few of the fine bins
     same, different = oracle_pairs(case)
-    result = evaluate_verification(**case, false_positive_rates=(0.3, 0.1, 0.01))
+    result = evaluate_verification(**labelled(case), false_positive_rates=(0.3, 0.1, 0.01))
     assert result.auc == pytest.approx((different[None] > same[:, None]).mean(), abs=1e-12)
     assert result.eer == pytest.approx(oracle_eer(same, different), abs=1e-12)
     points = oracle_points(same, different)
@@ -173,7 +175,7 @@ def test_any_small_case_equals_brute_force(case, tile, rates):
         assert_like_oracle(case, rates=tuple(rates), tile=tile)
     else:
         with pytest.raises(InputError, match='different identities' if len(same) else 'the same identity'):
-            evaluate_verification(**case)
+            evaluate_verification(**labelled(case))
 
 
 @settings(max_examples=12, deadline=None, derandomize=True)
@@ -183,7 +185,7 @@ def test_order_of_images_does_not_matter(case, seed):
     assume(len(same) and len(different))
     order = np.random.default_rng(seed).permutation(len(case['gallery']))
     shuffled = {name: value[order] if name.startswith('gallery') else value for name, value in case.items()}
-    first, second = evaluate_verification(**case), evaluate_verification(**shuffled)
+    first, second = evaluate_verification(**labelled(case)), evaluate_verification(**labelled(shuffled))
     assert (first.auc, first.eer, first.eer_threshold) == (second.auc, second.eer, second.eer_threshold)
     np.testing.assert_array_equal(first.different_histogram, second.different_histogram)
 
@@ -197,7 +199,7 @@ def line(same, different):
 
 def test_separable_data():
     case = line([1, 2, 3], range(5, 15))
-    result = evaluate_verification(**case, false_positive_rates=(0.1,))
+    result = evaluate_verification(**labelled(case), false_positive_rates=(0.1,))
     assert (result.auc, result.eer) == (1, 0)
     assert result.eer_threshold == pytest.approx(5, abs=1e-3)
     assert result.eer_threshold < 5
@@ -207,7 +209,7 @@ def test_separable_data():
 
 
 def test_rates_too_small_to_measure_say_so():
-    result = evaluate_verification(**line([1], range(2, 12)), false_positive_rates=(0.1, 0.09))
+    result = evaluate_verification(**labelled(line([1], range(2, 12))), false_positive_rates=(0.1, 0.09))
     assert np.isnan(result.at(0.09).threshold) and result.at(0.1).threshold > 0
     assert result.notes == (
         'a false positive rate of 0.09 cannot be measured: it needs 12 different pairs, there are 10',
@@ -215,7 +217,7 @@ def test_rates_too_small_to_measure_say_so():
 
 
 def test_nothing_is_the_same_where_all_images_look_alike():
-    result = evaluate_verification(**line([0, 0], [0] * 20), false_positive_rates=(0.1,))
+    result = evaluate_verification(**labelled(line([0, 0], [0] * 20)), false_positive_rates=(0.1,))
     assert result.auc == result.eer == 0.5
     assert result.at(0.1)[1:] == (0, 0, -1)
 
@@ -223,22 +225,22 @@ def test_nothing_is_the_same_where_all_images_look_alike():
 def test_tensors_give_the_same():
     case = random_case(1)
     tensors = {name: torch.from_numpy(value) for name, value in case.items()}
-    assert evaluate_verification(**tensors).auc == evaluate_verification(**case).auc
+    assert evaluate_verification(**labelled(tensors)).auc == evaluate_verification(**labelled(case)).auc
 
 
 def test_same_pairs_in_several_chunks(monkeypatch):
     case = random_case(2)
-    whole = evaluate_verification(**case)
+    whole = evaluate_verification(**labelled(case))
     monkeypatch.setattr(verification, '_CHUNK', 20)
     monkeypatch.setattr(verification, '_QUERIES', 3)
-    assert evaluate_verification(**case).auc == whole.auc
+    assert evaluate_verification(**labelled(case)).auc == whole.auc
 
 
 def test_does_not_hold_the_distances():
     """Memory that numpy and Python use is traced; the tensors' is bounded by the largest one made."""
     rng = np.random.default_rng(0)
     query, gallery = (torch.from_numpy(rng.normal(size=(n, 4)).astype(np.float32)) for n in (1000, 4000))
-    labels = rng.integers(0, 300, 1000), rng.integers(0, 300, 4000)
+    labels = (Labels(rng.integers(0, 300, n)) for n in (1000, 4000))
     sizes = []
 
     class Sizes(torch.utils._python_dispatch.TorchDispatchMode):
@@ -269,6 +271,6 @@ def test_clear_errors():
         ({'query_cameras': None}, 'only one of query and gallery'),
     ):
         with pytest.raises(InputError, match=message):
-            evaluate_verification(**{**case, **change})
+            evaluate_verification(**labelled({**case, **change}))
     with pytest.raises(InputError, match='asked for: 0.01, 0.001, 0.0001'):
-        evaluate_verification(**case).at(0.5)
+        evaluate_verification(**labelled(case)).at(0.5)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from labelled import named
 from PIL import Image
 
 from msinet_eval.features.extract import reid_data_config
@@ -158,7 +159,7 @@ def fabricate(folder, queries, gallery, identities, size, count=8):
     parts = []
     for number in (queries, gallery):
         embeddings = torch.nn.functional.normalize(torch.from_numpy(rng.normal(size=(number, 6))).float())
-        labels = [torch.from_numpy(rng.integers(0, high, number)) for high in (identities, 30)]
+        labels = [named(rng.integers(0, high, number)) for high in (identities, 30)]
         parts.append(Features(embeddings, *labels, tuple(paths[i % count] for i in range(number))))
     return parts
 
@@ -202,7 +203,7 @@ def test_drawn_galleries_and_one_identity(tmp_path):
     spread = evaluation.ranking.spread(lambda r: r.mAP)
     assert f'± {100 * spread:.1f} over draws' in text and 'means over 3 random draws' in text
 
-    alone = [replace(f, identities=torch.ones(len(f), dtype=torch.int64), cameras=None) for f in (query, gallery)]
+    alone = [replace(f, identities=('anna',) * len(f), cameras=None) for f in (query, gallery)]
     write_report(tmp_path / 'r.html', [Measured('one', measure(Embedded(*alone), Protocol()))])
     text = text_of((tmp_path / 'r.html').read_text(encoding='utf-8'))
     assert 'Distances of pairs' not in text and 'CMC' in text and 'nan' not in text

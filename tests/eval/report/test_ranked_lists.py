@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from labelled import named
 from PIL import Image
 
 from msinet_eval.features.types import Features
@@ -32,7 +33,7 @@ def features(tmp_path):
             shade = tuple(v - 20 * number for v in SHADES[part]) if part == 'gallery' else SHADES[part]
             Image.new('RGB', (30, 60), tuple(max(v, 0) for v in shade)).save(paths[-1])
         embeddings = torch.tensor(values)[:, None]
-        return Features(embeddings, torch.tensor(identities), torch.tensor(cameras), tuple(paths))
+        return Features(embeddings, named(identities), named(cameras), tuple(paths))
 
     query = create('query', [0.0, 10.0, 20.0], [1, 2, 3], [1, 1, 1])
     # the first image is of query 0's camera, and is taken out
@@ -72,8 +73,8 @@ def test_boxes_and_clothes_are_those_of_the_ranking(features):
             sheet.paste(shot, (60, 0))
         sheet.save(path)
     boxes = torch.tensor([[60, 0, 90, 60]] * 6)
-    query = replace(query, clothes=torch.tensor([7, 7, 7]))
-    gallery = replace(gallery, clothes=torch.tensor([1, 7, 7, 2, 2, 2]), boxes=boxes)
+    query = replace(query, clothes=named([7, 7, 7]))
+    gallery = replace(gallery, clothes=named([1, 7, 7, 2, 2, 2]), boxes=boxes)
     result = rank(query, gallery, same_clothes_removed=True)
     assert result.average_precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
     options = dict(queries=8, top=3, same_clothes_removed=True)
@@ -146,7 +147,7 @@ def test_lists_against_sorting_everything():
     generator = torch.Generator().manual_seed(0)
 
     def create(count):
-        labels = [torch.randint(0, high, (count,), generator=generator) for high in (3, 2, 2)]
+        labels = [named(torch.randint(0, high, (count,), generator=generator)) for high in (3, 2, 2)]
         return Features(torch.randn(count, 4, generator=generator), *labels[:2], ('',) * count, clothes=labels[2])
 
     query, gallery = create(6), create(40)
@@ -156,9 +157,9 @@ def test_lists_against_sorting_everything():
             distances = (gallery.embeddings - query.embeddings[asked]).norm(dim=1)
             expected, rank_, removed = [], 0, 0
             for index in distances.argsort().tolist():
-                same = bool(gallery.identities[index] == query.identities[asked])
-                out = same and bool(gallery.cameras[index] == query.cameras[asked])
-                out |= same and same_clothes and bool(gallery.clothes[index] == query.clothes[asked])
+                same = gallery.identities[index] == query.identities[asked]
+                out = same and gallery.cameras[index] == query.cameras[asked]
+                out |= same and same_clothes and gallery.clothes[index] == query.clothes[asked]
                 rank_, removed = rank_ + (not out), removed + out
                 if not out or removed <= 3:
                     expected.append((index, 'removed', 0) if out else (index, 'right' if same else 'wrong', rank_))

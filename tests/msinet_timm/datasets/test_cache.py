@@ -43,7 +43,7 @@ def records(tmp_path):
     folder = tmp_path / 'images'
     folder.mkdir()
     shapes = [(32, 16, 3), (31, 9, 3), (8, 4, 3), (16, 8, 3), (50, 60), (33, 17, 3)]
-    return [Record(write(folder / f'{n}.jpg', n, shape), n) for n, shape in enumerate(shapes)]
+    return [Record(write(folder / f'{n}.jpg', n, shape), str(n)) for n, shape in enumerate(shapes)]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ def save(path, pixels, **kwargs):
 
 
 def test_gives_image_and_index(tmp_path):
-    records = [Record(save(tmp_path / f'{v}.png', np.full((4, 2, 3), v)), v) for v in (10, 20, 30)]
+    records = [Record(save(tmp_path / f'{v}.png', np.full((4, 2, 3), v)), str(v)) for v in (10, 20, 30)]
     images, indices = next(iter(DataLoader(ReIDImages(records, pil_to_tensor), batch_size=3)))
     assert images.shape == (3, 3, 4, 2)
     assert images[:, 0, 0, 0].tolist() == [10, 20, 30]
@@ -120,7 +120,7 @@ def test_broken_file_is_named(tmp_path):
 @pytest.mark.parametrize('num_workers', [0, 1])
 def test_broken_file_gives_one_line_from_any_worker(tmp_path, num_workers):
     path = broken_files(tmp_path)[0]
-    loader = DataLoader(ReIDImages([Record(str(path), 0)], pil_to_tensor), num_workers=num_workers)
+    loader = DataLoader(ReIDImages([Record(str(path), '0')], pil_to_tensor), num_workers=num_workers)
 
     def read():
         try:
@@ -135,7 +135,7 @@ def test_broken_file_gives_one_line_from_any_worker(tmp_path, num_workers):
 
 
 def test_indices_reach_records_through_workers(tmp_path):
-    records = [Record(save(tmp_path / f'{v}.png', np.full((2, 2, 3), v)), v) for v in range(6)]
+    records = [Record(save(tmp_path / f'{v}.png', np.full((2, 2, 3), v)), str(v)) for v in range(6)]
     loader = DataLoader(ReIDImages(records, pil_to_tensor), batch_size=2, num_workers=1, shuffle=True)
     for images, indices in loader:
         assert torch.equal(images[:, 0, 0, 0], indices.to(torch.uint8))

@@ -85,7 +85,7 @@ def test_cached_pixels_are_those_of_the_transform(tmp_path, interpolation, paddi
     for number, shape in enumerate([(128, 64, 3), (200, 31, 3), (30, 50, 3), (64, 32, 3), (77, 200)]):
         path = tmp_path / f'{number}.jpg'
         Image.fromarray(rng.integers(0, 255, shape).astype(np.uint8)).save(path)
-        records.append(Record(str(path), number, box=(3, 2, 25, 28) if number == 2 else None))
+        records.append(Record(str(path), str(number), box=(3, 2, 25, 28) if number == 2 else None))
     config = CONFIG | {'interpolation': interpolation}
     cached = ImageCache('memory').images(
         records, config, PixelAugmentation(padding, jitter), RandomErasing(0.5, value=(0.1, 0.2, 0.3))

@@ -14,6 +14,7 @@ from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_train.cli import main, parse_args
 from msinet_train.data.loader import create_loader
+from msinet_train.data.sources import load_data
 from msinet_train.engine.loop import train
 
 SMALL = '--model msinet_x0_25 --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
@@ -87,7 +88,7 @@ def test_draft_decodes_at_a_lower_resolution(market, tmp_path, cached):
         args = settings(market, tmp_path, '--height', '16', '--width', '8', '--erasing', '0', '--padding', '0', *flags)
         cache = ImageCache(str(tmp_path)) if cached else None
         config = CONFIG | {'input_size': (3, 16, 8)}
-        loader = create_loader(args, create_dataset('market1501', str(market)), config, torch.device('cpu'), cache)
+        loader = create_loader(args, load_data(args), config, torch.device('cpu'), cache)
         torch.manual_seed(0)
         raw, _ = next(iter(loader))
         return loader.dataset.to_input(raw, torch.device('cpu'))

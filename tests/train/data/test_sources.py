@@ -5,7 +5,7 @@ import pytest
 from msinet_timm.datasets import Record, ReIDDataset
 from msinet_timm.errors import InputError
 from msinet_train.cli import parse_args
-from msinet_train.data.sources import load_data, union
+from msinet_train.data.sources import class_labels, load_data, union
 from msinet_train.engine.loop import train
 
 SMALL = '--model test_resnet --height 32 --width 16 --batch-size 8 --num-instance 2 --epochs 1 --workers 0'.split()
@@ -16,16 +16,17 @@ def dataset(name, *records):
 
 
 def test_union_keeps_identities_and_cameras_apart():
-    a = dataset('a', Record('1', 7, 3), Record('2', 2, 3), Record('3', 7, 1, domain='day'))
-    b = dataset('a', Record('4', 7, 3), Record('5', 0, None))
-    records = union([a, b])
+    a = dataset('a', Record('1', '17', '3'), Record('2', '2', '3'), Record('3', '17', '1', domain='day'))
+    b = dataset('a', Record('4', '17', '3'), Record('5', '0', None))
+    records = union({'a': a, 'a2': b})
     assert [(r.path, r.identity, r.camera, r.domain) for r in records] == [
-        ('1', 1, 1, 'a'),
-        ('2', 0, 1, 'a'),
-        ('3', 1, 0, 'a/day'),
-        ('4', 3, 2, 'a2'),
-        ('5', 2, None, 'a2'),
+        ('1', 'a/17', 'a/3', 'a'),
+        ('2', 'a/2', 'a/3', 'a'),
+        ('3', 'a/17', 'a/1', 'a/day'),
+        ('4', 'a2/17', 'a2/3', 'a2'),
+        ('5', 'a2/0', None, 'a2'),
     ]
+    assert class_labels(a.train, b.train).tolist() == [1, 0, 1, 3, 2]
 
 
 def settings(market, *flags):
@@ -37,7 +38,7 @@ def test_sources_and_targets(market):
     single = load_data(settings(market, '-ds', 'market1501'))
     sample = load_data(parse_args(['--recipe', 'demo']))
     assert data.num_classes == single.num_classes + sample.num_classes
-    assert sorted(set(data.labels)) == list(range(data.num_classes))
+    assert data.labels.unique().tolist() == list(range(data.num_classes))
     assert [r.path for r in data.train] == [r.path for r in (*single.train, *sample.train)]
     assert list(data.measured) == ['market1501', 'sample', 'market15012']
 

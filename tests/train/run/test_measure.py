@@ -1,6 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from labelled import named
 
 from msinet_eval.features.types import Features
 from msinet_eval.protocol import Evaluation, rank
@@ -11,15 +12,10 @@ from msinet_train.run.measure import calibrate
 def test_calibration_follows_the_rule_on_clothes(rule, share):
     """People are known by their clothes alone: that makes half of the same pairs easy, unless those are left out."""
     torch.manual_seed(0)
-    people = torch.arange(60)
+    people = named(range(60))
+    own, other = (tuple(f'{name} in {color}' for name in people) for color in ('red', 'blue'))
     looks = F.normalize(torch.randn(2, 60, 256), dim=2)
-    query = Features(looks[0], people, torch.zeros(60, dtype=int), [''] * 60, clothes=2 * people)
-    gallery = Features(
-        looks.flatten(0, 1),
-        people.repeat(2),
-        torch.ones(120, dtype=int),
-        [''] * 120,
-        clothes=torch.cat([2 * people, 2 * people + 1]),
-    )
+    query = Features(looks[0], people, ('door',) * 60, ('',) * 60, clothes=own)
+    gallery = Features(looks.flatten(0, 1), 2 * people, ('hall',) * 120, ('',) * 120, clothes=own + other)
     found = calibrate('people', Evaluation(rank(query, gallery), query, gallery, None), 'net', rule)
     assert found.true_positive_rate == pytest.approx(share, abs=0.05)
