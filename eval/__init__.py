@@ -1,7 +1,7 @@
 """Evaluation of ReID models: features, rankings, reports, and the command `msinet-eval`."""
 
 from .features import Features, extract
-from .metrics import RankingResult, evaluate_ranking
+from .metrics import Labels, RankingResult, evaluate_ranking
 from .protocol import Evaluation, evaluate
 
-__all__ = ['Evaluation', 'Features', 'RankingResult', 'evaluate', 'evaluate_ranking', 'extract']
+__all__ = ['Evaluation', 'Features', 'Labels', 'RankingResult', 'evaluate', 'evaluate_ranking', 'extract']

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -185,6 +186,19 @@ def test_files_that_are_no_features(gallery, tmp_path):
             Features.load(tmp_path / f'{name}.safetensors')
     with pytest.raises(InputError, match='cannot write features'):
         extract(Corner(), gallery, workers=0).save(tmp_path / 'nowhere' / 'features.safetensors')
+
+
+def test_files_of_numbers_are_read_as_names(tmp_path):
+    """As older versions wrote them: labels are tensors, domains a list."""
+    labels = {'identities': torch.tensor([7, 0, 7]), 'cameras': torch.tensor([1, 2, 3])}
+    texts = {'paths': json.dumps(['a', 'b', 'c']), 'domains': json.dumps(['day', 'day', 'night'])}
+    save_file({'embeddings': torch.ones(3, 2), **labels}, tmp_path / 'old.safetensors', texts)
+    found = Features.load(tmp_path / 'old.safetensors')
+    assert (found.identities, found.cameras, found.clothes) == (('7', '0', '7'), ('1', '2', '3'), None)
+    assert (found.paths, found.domains) == (('a', 'b', 'c'), ('day', 'day', 'night'))
+    found.save(tmp_path / 'new.safetensors')
+    again = Features.load(tmp_path / 'new.safetensors')
+    assert (again.identities, again.cameras, again.domains) == (found.identities, found.cameras, found.domains)
 
 
 def test_evaluate_removes_the_same_camera_where_cameras_are_known(market):

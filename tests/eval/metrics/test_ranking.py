@@ -188,6 +188,24 @@ def test_same_clothes_and_cameras_leave_nothing():
         evaluate_ranking(**labelled(with_clothes(0, clothes=1)))
 
 
+def test_names_rank_as_numbers_do():
+    case = with_clothes(0)
+    names = {name: [f'{v} of {name.partition("_")[2]}' for v in case[name]] for name in case if '_' in name}
+    for convert in (list, tuple, np.array, lambda values: np.array(values, object)):
+        found = evaluate_ranking(**labelled({**case, **{name: convert(values) for name, values in names.items()}}))
+        np.testing.assert_array_equal(found.average_precision, evaluate_ranking(**labelled(case)).average_precision)
+
+
+def test_names_mean_the_same_in_query_and_gallery():
+    """Though each side has names that the other lacks, and names of equal numbers are two."""
+    query, gallery = (
+        Labels(['01', 'zoe'], ['b', 'c']),
+        Labels(['1', 'anna', '01', 'zoe', 'zoe'], ['a', 'a', 'a', 'c', 'd']),
+    )
+    result = evaluate_distances(np.array([[1, 2, 3, 4, 5], [5, 4, 3, 2, 1]]), query, gallery)
+    assert result.average_precision.tolist() == [1 / 3, 1]
+
+
 def test_mean_and_spread_of_draws():
     draws = [evaluate_ranking(**labelled(random_case(seed))) for seed in range(3)]
     mean = RankingResult.mean(draws)

@@ -2,8 +2,9 @@
 
 import pytest
 
-from msinet_timm.datasets import Record, ReIDDataset, create_dataset, get_reader, list_datasets
+from msinet_timm.datasets import Record, ReIDDataset, create_dataset, get_reader, list_datasets, read_datasets
 from msinet_timm.datasets.readers.reader import Option, key_value, parse_options
+from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError
 
 NAMES = 'clonedperson cuhk03 folder ltcc market1501 msmt17 personx prcc randperson rendered sample shards table'.split()
@@ -97,3 +98,35 @@ def test_remarks_say_that_no_camera_is_known():
     off = 'no cameras known: images of the same camera count as matches'
     assert remarks(None, None, notes=('note',)) == ('note', off)
     assert remarks('1', '2') == remarks() == ()
+
+
+def test_names_are_in_order_and_each_of_its_own():
+    assert sort_names(['10', '9', '010', '9']) == ['9', '010', '10']
+    assert sort_names(['b10', '9', 'b9']) == ['9', 'b10', 'b9']
+    assert sort_names(['7' * 5000, '8']) == ['8', '7' * 5000]
+
+
+@pytest.fixture
+def vehicles(plant):
+    split = 'train_test_split'
+    tests = {f'{split}/test_list_{size}.txt': '0000002 9\n0000004 9\n' for size in (800, 1600, 2400)}
+    return str(plant({'image': ['0000002.jpg', '0000004.jpg'], f'{split}/train_list.txt': '0000002 7\n', **tests}))
+
+
+def test_several_at_once(vehicles):
+    found = read_datasets(['vehicleid', 'sample', 'vehicleid'], [vehicles], {'size': '1600'})
+    assert list(found) == ['vehicleid', 'sample', 'vehicleid2']
+    assert found['vehicleid2'].root == vehicles != found['sample'].root
+    assert found['vehicleid'].options == {'size': '1600'} and found['sample'].options == {}
+    with pytest.raises(InputError, match='2 folders for 3 data sets: give one for all, or one for each'):
+        read_datasets(['vehicleid', 'sample', 'vehicleid'], [vehicles, vehicles])
+    with pytest.raises(InputError, match="unknown option 'sizes': none of vehicleid, sample has it"):
+        read_datasets(['vehicleid', 'sample'], [vehicles], {'sizes': 'all'})
+
+
+def test_every_choice_of_an_option(vehicles):
+    found = read_datasets(['vehicleid', 'sample'], [vehicles], {'size': 'all'}, expand=True)
+    assert list(found) == ['vehicleid size=800', 'vehicleid size=1600', 'vehicleid size=2400', 'sample']
+    assert found['vehicleid size=1600'].options == {'size': '1600'}
+    with pytest.raises(InputError, match='option size=all must be one of: 800, 1600, 2400'):
+        read_datasets(['vehicleid'], [vehicles], {'size': 'all'})

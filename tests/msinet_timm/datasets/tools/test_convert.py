@@ -2,6 +2,7 @@
 
 import os
 from collections import Counter
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -89,6 +90,49 @@ def test_identity_0_that_is_no_distractor_moves_away_from_0(paint, tmp_path):
     convert(dataset, 'market1501', tmp_path / 'out')
     back = create_dataset('market1501', str(tmp_path / 'out'))
     assert [r.identity for r in all_records(back)] == list('15848')
+
+
+@pytest.fixture
+def named(paint):
+    """Names of which two are equal numbers, and a camera that is none."""
+
+    def records(*names):
+        return tuple(Record(str(paint(f'{n}.png')), name, camera) for n, (name, camera) in enumerate(names))
+
+    train, query = records(('1', 'door'), ('01', 'door')), records(('anna b', 'hall'))
+    return ReIDDataset('set', '/', train, query, records(('anna b', '7'), ('Anna b', '7')))
+
+
+@pytest.mark.parametrize('layout', ['folder', 'csv', 'shards'])
+def test_names_come_back(named, tmp_path, layout):
+    target = tmp_path / ('people.csv' if layout == 'csv' else 'out')
+    convert(named, layout, target)
+    assert content(create_dataset({'csv': 'table'}.get(layout, layout), str(target))) == content(named)
+
+
+def test_names_become_numbers_in_the_layout_of_market1501(named, tmp_path, caplog):
+    caplog.set_level('INFO')
+    convert(named, 'market1501', tmp_path / 'out')
+    back = all_records(create_dataset('market1501', str(tmp_path / 'out')))
+    # in the order of texts: 01, 1, Anna b, anna b, and 7, door, hall
+    assert [(r.identity, r.camera) for r in back] == [('1', '2'), ('2', '2'), ('4', '3'), ('3', '1'), ('4', '1')]
+    assert caplog.text.count('each identity gets that of its place in the order of their names') == 1
+
+
+@pytest.mark.parametrize(
+    ('layout', 'name', 'message'),
+    [
+        ('folder', 'a/b', "'a/b' cannot be the name of a folder of images: rename it, or convert to csv or shards"),
+        ('folder', '-1', "'-1' cannot be the name of a folder"),
+        ('folder', '.anna', "'.anna' cannot be the name of a folder"),
+        ('csv', 'anna ', "0.png: identity 'anna ' begins or ends with white space, which tables do not keep"),
+    ],
+)
+def test_names_that_a_layout_cannot_hold(named, tmp_path, layout, name, message):
+    dataset = replace(named, train=(named.train[0]._replace(identity=name),))
+    with pytest.raises(InputError, match=message):
+        convert(dataset, layout, tmp_path / ('people.csv' if layout == 'csv' else 'out'))
+    assert not (tmp_path / 'people.csv').exists() and not (tmp_path / 'out').exists()
 
 
 def test_boxes_become_images_or_stay_boxes(paint, tmp_path):
