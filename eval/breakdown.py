@@ -48,15 +48,13 @@ def by_camera_pair(
     Args:
         query: who asks.
         gallery: what is ranked, and split by camera.
-        same_clothes_removed: as for `msinet_eval.protocol.rank`. Likewise `device`.
+        same_clothes_removed: as for `msinet_eval.protocol.rank`.
+        device: where to compute; None for the CPU.
 
     Raises:
         InputError: cameras are not known, or as `evaluate_ranking`.
     """
-    if query.cameras is None or gallery.cameras is None:
-        raise InputError('metrics by camera pair need the cameras of query and gallery, which are not known')
-    of_query, of_gallery = (_groups(features.cameras) for features in (query, gallery))
-    return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)
+    return _break_down(query, gallery, 'cameras', same_clothes_removed, device)
 
 
 def by_domain(
@@ -71,34 +69,42 @@ def by_domain(
     Args:
         query: who asks.
         gallery: what is ranked, and split by domain.
-        same_clothes_removed: as for `msinet_eval.protocol.rank`. Likewise `device`.
+        same_clothes_removed: as for `msinet_eval.protocol.rank`.
+        device: where to compute; None for the CPU.
 
     Raises:
         InputError: domains are not known, or as `evaluate_ranking`.
     """
-    if query.domains is None or gallery.domains is None:
-        raise InputError('metrics by domain need the domains of query and gallery, which are not known')
-    of_query, of_gallery = (_groups(features.domains) for features in (query, gallery))
-    of_gallery = {**of_gallery, 'all': torch.arange(len(gallery))}
-    return _break_down(query, gallery, of_query, of_gallery, same_clothes_removed, device)
+    return _break_down(query, gallery, 'domains', same_clothes_removed, device, [('all', torch.arange(len(gallery)))])
 
 
-def _groups(names: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Indices of each name, names in order."""
+def _groups(names: Sequence[str]) -> list[tuple[str, torch.Tensor]]:
+    """Names in order, each with its indices."""
     found: dict[str, list[int]] = {}
     for index, name in enumerate(names):
         found.setdefault(name, []).append(index)
-    return {name: torch.tensor(found[name]) for name in sort_names(found)}
+    return [(name, torch.tensor(found[name])) for name in sort_names(found)]
 
 
 def _break_down(
-    query: Features, gallery: Features, of_query: dict, of_gallery: dict, same_clothes_removed: bool, device
+    query: Features,
+    gallery: Features,
+    kind: str,
+    same_clothes_removed: bool,
+    device: str | torch.device | None,
+    more: Sequence[tuple[str, torch.Tensor]] = (),
 ) -> Breakdown:
-    shape = len(of_query), len(of_gallery)
+    """By an attribute of features; `more` are further columns, and indices of their images."""
+    names = [getattr(features, kind) for features in (query, gallery)]
+    if None in names:
+        raise InputError(f'metrics by {kind} need the {kind} of query and gallery, which are not known')
+    rows, columns = map(_groups, names)
+    columns += more
+    shape = len(rows), len(columns)
     mAP, rank1, queries = np.full(shape, np.nan), np.full(shape, np.nan), np.zeros(shape, dtype=np.int64)
     labels = number_labels(*(features.labels(same_clothes_removed) for features in (query, gallery)))
-    for column, found in enumerate(of_gallery.values()):
-        for row, asking in enumerate(of_query.values()):
+    for column, (_, found) in enumerate(columns):
+        for row, (_, asking) in enumerate(rows):
             chosen = [_take(*part) for part in zip(labels, (asking, found), strict=True)]
             if not _has_match(*chosen):
                 continue
@@ -106,7 +112,7 @@ def _break_down(
             result = evaluate_ranking(*embeddings, *chosen)
             mAP[row, column], rank1[row, column] = result.mAP, result.cmc[0]
             queries[row, column] = result.num_valid
-    return Breakdown(tuple(of_query), tuple(of_gallery), mAP, rank1, queries)
+    return Breakdown(*(tuple(name for name, _ in groups) for groups in (rows, columns)), mAP, rank1, queries)
 
 
 def _take(labels: Labels, indices: torch.Tensor) -> Labels:

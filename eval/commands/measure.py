@@ -19,7 +19,7 @@ from msinet_eval.protocol import Evaluation, Refine, embed_dataset, measure, par
 from msinet_timm.commands import find_device
 from msinet_timm.datasets import ReIDDataset, parse_options, read_datasets
 from msinet_timm.datasets.cache import open_cache
-from msinet_timm.datasets.records import PARTS, sort_names
+from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
@@ -99,11 +99,7 @@ def _rerank_options(args: argparse.Namespace) -> dict | None:
 
 def _measure_embeddings(args: argparse.Namespace, device: torch.device) -> Iterator[Row]:
     embedded = load_embeddings(args.embeddings, args.labels)
-    notes = (
-        ()
-        if embedded.gallery.cameras is not None
-        else ('no cameras known: images of the same camera count as matches',)
-    )
+    notes = (NO_CAMERAS,) if embedded.gallery.cameras is None else ()
     dataset = _force_protocol(ReIDDataset('embeddings', '', (), (), (), notes=notes), args.protocol)
     yield _measure(args, device, ' and '.join(Path(file).name for file in args.embeddings), dataset, embedded)
 

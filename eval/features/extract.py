@@ -13,7 +13,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.cached_images import CachedImages
 from msinet_timm.datasets.images import ReIDImages
-from msinet_timm.datasets.records import cameras_known
+from msinet_timm.datasets.records import check_cameras
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
@@ -84,7 +84,7 @@ def extract(
     """
     if not records:
         raise InputError('no images to embed')
-    cameras_known(records)
+    check_cameras(records)
     if transform and (cache or file):
         raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
     if amp not in (None, *AMP):

@@ -35,17 +35,16 @@ def average_tracklets(features: Features) -> Features:
             'tracklets, or a table with a column tracklet'
         )
     cameras = features.cameras or (None,) * len(features)
-    numbers: dict[tuple, int] = {}
-    keys = zip(cameras, features.tracklets, strict=True)
-    group = torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
-    count = len(numbers)
-    first = torch.full((count,), len(features)).scatter_reduce(0, group, torch.arange(len(features)), 'amin')
+    firsts: dict[tuple, int] = {}
+    tracklets = zip(cameras, features.tracklets, strict=True)
+    first = [firsts.setdefault(tracklet, index) for index, tracklet in enumerate(tracklets)]
     for kind in ('identities', 'clothes'):
         names = getattr(features, kind)
         if names is not None:
-            _check_one_name(features, names, first[group].tolist(), kind)
-    means = _group_means(features.embeddings, group, count)
-    return replace(features.subset(first), embeddings=normalize(means, dim=1))
+            _check_one_name(features, names, first, kind)
+    chosen, group = torch.tensor(first).unique(return_inverse=True)
+    means = _group_means(features.embeddings, group, len(chosen))
+    return replace(features.subset(chosen), embeddings=normalize(means, dim=1))
 
 
 def expand_queries(
@@ -82,7 +81,7 @@ def augment_database(
     Args:
         gallery: all at once: each image is averaged with others as they were.
         k: number of neighbours, at least 1.
-        alpha: as for `expand_queries`. Likewise `device`.
+        alpha: as for `expand_queries`, and so `device`.
 
     Raises:
         InputError: numbers out of their range, or a gallery of no more than k images.

@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 from msinet_timm.errors import InputError
 
-__all__ = ['PARTS', 'Counts', 'Protocol', 'ReIDDataset', 'Record', 'cameras_known', 'sort_names']
+__all__ = ['NO_CAMERAS', 'PARTS', 'Counts', 'Protocol', 'ReIDDataset', 'Record', 'check_cameras', 'sort_names']
 
 #: Of a data set, in this order.
 PARTS = ('train', 'query', 'gallery')
+#: What a reader of metrics must know then.
+NO_CAMERAS = 'no cameras known: images of the same camera count as matches'
 #: Known size of the parts of a data set: part -> (identities, images); None where the number is not known.
 Counts = Mapping[str, tuple[int | None, int]]
 
@@ -51,16 +53,11 @@ def _by_value(number: str) -> tuple[int, str, str]:
     return len(digits), digits, number
 
 
-def cameras_known(records: Sequence[Record]) -> bool:
-    """Whether the cameras of images are known.
-
-    Raises:
-        InputError: those of some images only.
-    """
-    without = [r.path for r in records if r.camera is None]
-    if without and any(r.camera is not None for r in records):
-        raise InputError(f'{without[0]} has no camera but other images have: give all of them one, or none')
-    return not without
+def check_cameras(records: Sequence[Record]) -> None:
+    """Raises `InputError` if cameras are known for some images only."""
+    without = next((r.path for r in records if r.camera is None), None)
+    if without is not None and any(r.camera is not None for r in records):
+        raise InputError(f'{without} has no camera but other images have: give all of them one, or none')
 
 
 @dataclass(frozen=True)
@@ -110,5 +107,5 @@ class ReIDDataset:
         """The notes, and a warning where no camera is known."""
         tested = self.query + self.gallery
         if tested and all(r.camera is None for r in tested):
-            return (*self.notes, 'no cameras known: images of the same camera count as matches')
+            return (*self.notes, NO_CAMERAS)
         return self.notes

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
 
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, cameras_known
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_cameras
 from msinet_timm.errors import InputError
 
 from .clothes import clothes_protocol
@@ -74,7 +74,7 @@ def own_dataset(
     records = {part: tuple(parts.get(part, ())) for part in PARTS}
     if bool(records['query']) != bool(records['gallery']):
         raise InputError(f'{root} has only one of the {places} query and gallery: give both, or neither')
-    cameras_known([record for part in records.values() for record in part])
+    check_cameras([record for part in records.values() for record in part])
     rules = clothes_protocol(protocol, records['query'] + records['gallery'])
     notes += (f'{protocol} protocol',) if rules.same_clothes_removed else ()
     return ReIDDataset(name, root, **records, protocol=rules, notes=notes)

@@ -1,16 +1,15 @@
 """Is a data set sound? Counts, identities that cannot be learnt or found, and images that should not be there."""
 
 import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import read_image
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
+
+from .verify import map_images
 
 __all__ = ['Finding', 'check_dataset', 'summarize']
 
@@ -94,7 +93,7 @@ def _found(kind: str, text: str, identities: Iterable[str]) -> list[Finding]:
 def _check_images(dataset: ReIDDataset) -> Iterable[Finding]:
     records = dataset.train + dataset.query + dataset.gallery
     unreadable, tiny, same = [], [], defaultdict(list)
-    for record, (problem, side, digest) in zip(records, _inspect_all(records), strict=True):
+    for record, (problem, side, digest) in zip(records, map_images(_inspect, records, 'check'), strict=True):
         if problem:
             unreadable.append(problem)
             continue
@@ -110,15 +109,6 @@ def _check_images(dataset: ReIDDataset) -> Iterable[Finding]:
         wrong = sum(len({r.identity for r in group}) > 1 for group in groups)
         text = f'groups of identical images: {len(groups):,}, {wrong:,} of them of different identities'
         yield Finding('duplicate', text, tuple(' = '.join(r.path for r in group) for group in groups))
-
-
-def _inspect_all(records: Sequence[Record]) -> Iterable[tuple[str, int, bytes]]:
-    """What `_inspect` gives, in order; threads help since decoding and hashing release Python's lock."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool, progress(total=len(records), unit='image') as bar:
-        for start in range(0, len(records), 1024):
-            for result in pool.map(_inspect, records[start : start + 1024]):
-                yield result
-                bar.update()
 
 
 def _inspect(record: Record) -> tuple[str, int, bytes]:

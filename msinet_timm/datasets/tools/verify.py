@@ -2,16 +2,19 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TypeVar
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
-__all__ = ['SKIP_BROKEN', 'drop_broken']
+__all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images']
+
+T = TypeVar('T')
 
 _logger = logging.getLogger(__name__)
 
@@ -38,7 +41,7 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = PARTS) -> ReIDDatas
     problems: dict[str, list[str]] = {part: [] for part in parts}
     for part in parts:
         records = getattr(dataset, part)
-        for record, problem in zip(records, _problems(records, part), strict=True):
+        for record, problem in zip(records, map_images(_problem, records, f'check {part}'), strict=True):
             if problem:
                 problems[part].append(problem)
             else:
@@ -66,15 +69,15 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = PARTS) -> ReIDDatas
     )
 
 
-def _problems(records: Sequence[Record], description: str):
-    """What keeps each image from being read, or None; threads help since decoding releases Python's lock."""
+def map_images(function: Callable[[Record], T], records: Sequence[Record], description: str) -> Iterator[T]:
+    """What a function gives for each image, in order; threads help since decoding and hashing release Python's lock."""
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-        progress(total=len(records), desc=f'check {description}', unit='img') as bar,
+        progress(total=len(records), desc=description, unit='img') as bar,
     ):
         for start in range(0, len(records), 1024):
-            for problem in pool.map(_problem, records[start : start + 1024]):
-                yield problem
+            for result in pool.map(function, records[start : start + 1024]):
+                yield result
                 bar.update()
 
 
