@@ -162,21 +162,27 @@ def _coarsen(edges: np.ndarray, same: np.ndarray, different: np.ndarray, most: i
     return np.append(edges[starts], edges[last]), *counts
 
 
+def _shorten(name: str) -> str:
+    return name if len(name) <= 14 else f'{name[:7]}…{name[-6:]}'
+
+
 @_styled
 def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[str], gallery_cameras: Sequence[str]):
     """A heat map with numbers: how well each camera's queries are found in each other camera.
 
     Args:
         values: [Q, G] mAP, 0-1; NaN where a pair of cameras has no match.
-        query_cameras: [Q] names.
+        query_cameras: [Q] names; the middle of long ones is left out.
         gallery_cameras: [G] names.
     """
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.patches import Rectangle
 
     rows, columns = values.shape
-    width = 4.6 if columns <= 10 else 9.6
-    height = max(3.3 if rows > 4 else 2.6, 0.7 + 0.34 * rows)
+    sides = [[_shorten(name) for name in names] for names in (query_cameras, gallery_cameras)]
+    left, bottom = (0.08 * max(0, max(map(len, names)) - 3) for names in sides)  # room for names beyond short ones
+    width = (4.6 if columns <= 10 else 9.6) + left
+    height = max(3.3 if rows > 4 else 2.6, 0.7 + 0.34 * rows) + bottom
     figure, axes = _create(width, height)
     shades = LinearSegmentedColormap.from_list('reid', ['#fff7ec', '#b9dfd3', '#3f9e93', '#0b4f6c'])
     known = values[np.isfinite(values)]
@@ -196,13 +202,14 @@ def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[str], gallery
             text = f'{100 * value:.0f}'
             axes.text(column + 0.5, row + 0.5, text, ha='center', va='center', color=ink)
     axes.set(xlim=(0, columns), ylim=(rows, 0), xlabel='camera of the gallery', ylabel='of the query')
-    axes.set_xticks(np.arange(columns) + 0.5, gallery_cameras, parse_math=False)
-    axes.set_yticks(np.arange(rows) + 0.5, query_cameras, parse_math=False)
+    axes.set_xticks(np.arange(columns) + 0.5, sides[1], parse_math=False, rotation=90 if bottom else 0)
+    axes.set_yticks(np.arange(rows) + 0.5, sides[0], parse_math=False)
     axes.tick_params(length=0)
     axes.grid(False)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    figure.subplots_adjust(left=0.55 / width, right=1 - 0.1 / width, top=1 - 0.1 / height, bottom=0.5 / height)
+    left, bottom = (0.55 + left) / width, (0.5 + bottom) / height
+    figure.subplots_adjust(left=left, right=1 - 0.1 / width, top=1 - 0.1 / height, bottom=bottom)
     return figure
 
 
