@@ -216,7 +216,7 @@ def _skipped(evaluation: Evaluation) -> Iterator[str]:
     """Remarks on queries without a match, and why."""
     ranking, query, gallery, _ = evaluation
     missing = sort_names(set(query.identities) - set(gallery.identities))
-    skipped = sum(name in missing for name in query.identities)
+    skipped = ranking.skipped.get('identity not in gallery', 0)
     if missing:
         listed = ', '.join(missing[:8]) + (', ...' if len(missing) > 8 else '')
         yield (

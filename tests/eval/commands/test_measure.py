@@ -281,7 +281,7 @@ def test_several_models_and_data_sets(market, folder, tmp_path, capsys):
     assert json.loads(single.read_text())['mAP'] == metrics[3]['mAP']
     assert len(Features.load(tmp_path / 'f' / 'color_histogram-on-table' / 'query.safetensors')) == 18
     assert main([*models, '-ds', 'market1501', 'table', 'sample', '--data-dir', 'a', 'b']) == 2
-    assert '--data-dir: give one folder, or one for each of 3 data sets' in capsys.readouterr().err
+    assert '--data-dir: 2 folders for 3 data sets: give one for all, or one for each' in capsys.readouterr().err
 
 
 def test_options_go_to_the_data_sets_that_have_them(market, folder, tmp_path, capsys):
@@ -294,7 +294,7 @@ def test_options_go_to_the_data_sets_that_have_them(market, folder, tmp_path, ca
     out = capsys.readouterr().out
     assert 'color_histogram on table protocol=' not in out and 'clothes-changing protocol' in out
     assert main([*base, '--data-option', 'size=800']) == 2
-    assert '--data-option size: none of market1501, table has this option' in capsys.readouterr().err
+    assert "--data-option: unknown option 'size': none of market1501, table has it" in capsys.readouterr().err
 
 
 def test_all_choices_of_an_option(tmp_path, capsys):
