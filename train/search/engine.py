@@ -26,7 +26,7 @@ from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes, start_processes
 from msinet_train.data.loader import create_loader
-from msinet_train.data.sources import TrainingData, class_labels, load_data
+from msinet_train.data.sources import TrainingData, load_data
 from msinet_train.engine.loop import load_checkpoint
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
 from msinet_train.run.folder import RunFolder
@@ -111,8 +111,7 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
     if args.order == 2 and args.opt != 'momentum':
         raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {args.opt}: leave out --opt')
     data = load_data(args)
-    split = twins_split(data.train)
-    halves = {half: TrainingData(records, class_labels(records)) for half, records in split._asdict().items()}
+    halves = twins_split(data)._asdict()
     identities = args.batch_size // args.num_instance * processes.count
     fewest = min(part.num_classes for part in halves.values())
     if fewest < identities:

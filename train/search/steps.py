@@ -5,7 +5,6 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
 """
 
 import argparse
-from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,9 +15,9 @@ from timm.optim import create_optimizer_v2
 from timm.task import TrainingTask
 
 from msinet_timm.datasets import Record
-from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError
 from msinet_timm.models.supernet import MSISuperNet
+from msinet_train.data.sources import TrainingData
 from msinet_train.distributed import is_distributed
 from msinet_train.losses.class_memory import ClassMemory
 
@@ -26,54 +25,55 @@ __all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers',
 
 
 class TwinsSplit(NamedTuple):
-    """Images for the two halves of a search.
+    """The two halves of a search, each with classes of its own from 0.
 
     Attributes:
         train: what the weights learn from.
         valid: what the architecture learns from. Two fifths of the identities are in both, none of the images is.
     """
 
-    train: tuple[Record, ...]
-    valid: tuple[Record, ...]
+    train: TrainingData
+    valid: TrainingData
 
 
-def twins_split(records: Sequence[Record]) -> TwinsSplit:
+def twins_split(data: TrainingData) -> TwinsSplit:
     """Splits a training set as the published search does.
 
-    Of n identities in the order of their names, the first fifth trains only; of each of the next two fifths, the first
-    half of the images trains and the rest validates; the others validate only.
+    Of n classes in order, the first fifth trains only; of each of the next two fifths, the first half of the images
+    trains and the rest validates; the others validate only.
 
     Args:
-        records: images of at least five identities, in any order.
+        data: images of at least five identities, in any order.
 
     Raises:
         InputError: fewer identities, or one to be shared that has a single image.
     """
-    images: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        images[record.identity].append(record)
+    images: list[list[Record]] = [[] for _ in range(data.num_classes)]
+    for record, label in zip(data.train, data.labels.tolist(), strict=True):
+        images[label].append(record)
     fifth = len(images) // 5
     if not fifth:
         raise InputError(
             f'a search splits its identities in fifths: it needs at least 5 of them, the training set has {len(images)}'
         )
     train, valid = [], []
-    for number, identity in enumerate(sort_names(images)):
-        found = images[identity]
-        if number < fifth:
+    for label, found in enumerate(images):
+        if label < fifth:
             half = len(found)
-        elif number < 3 * fifth:
+        elif label < 3 * fifth:
             half = len(found) // 2
             if not half:
                 raise InputError(
-                    f'{found[0].path}: the only image of identity {identity}, which both halves of the search share: '
-                    'each of the first three fifths of the identities needs two images; add one, or leave it out'
+                    f'{found[0].path}: the only image of identity {found[0].identity}, which both halves of the search '
+                    'share: each of the first three fifths of the identities needs two images; add one, or leave it out'
                 )
         else:
             half = 0
-        train += found[:half]
-        valid += found[half:]
-    return TwinsSplit(tuple(train), tuple(valid))
+        train += [(record, label) for record in found[:half]]
+        valid += [(record, label - fifth) for record in found[half:]]
+    return TwinsSplit(
+        *(TrainingData(r, torch.tensor(n)) for r, n in (zip(*half, strict=True) for half in (train, valid)))
+    )
 
 
 class SearchTask(TrainingTask):

@@ -8,7 +8,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
-from msinet_train.data.sources import class_labels
+from msinet_train.data.sources import TrainingData, class_labels
 from msinet_train.search.steps import SearchTask, architecture_step, twins_split, weight_step
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
@@ -32,6 +32,10 @@ def optimizers(task, lr=0.1, momentum=0.9, weight_decay=0.01):
     return weights, torch.optim.Adam([net.arch_weights], 0.01)
 
 
+def split(records):
+    return twins_split(TrainingData(tuple(records), class_labels(records)))
+
+
 def test_published_split():
     golden = load_json('search_split.json')
     records = [
@@ -39,27 +43,25 @@ def test_published_split():
         for i in range(golden['identities'])
         for k in range(golden['images_per_identity'])
     ]
-    split = twins_split(records)
-    for half in ('train', 'valid'):
-        images = getattr(split, half)
-        labels = class_labels(images).tolist()
-        assert [[r.path, label, int(r.camera)] for r, label in zip(images, labels, strict=True)] == golden[half]
+    for half, found in split(records)._asdict().items():
+        labelled = zip(found.train, found.labels.tolist(), strict=True)
+        assert [[r.path, label, int(r.camera)] for r, label in labelled] == golden[half]
 
 
 def test_split_of_any_labels_and_order():
     records = [Record(f'{i}_{k}.jpg', str(10 * i + 7)) for k in range(3) for i in (4, 0, 3, 1, 2)]
-    train, valid = twins_split(records)
-    assert [(r.path, label) for r, label in zip(train, class_labels(train).tolist(), strict=True)] == [
+    train, valid = split(records)
+    assert [(r.path, label) for r, label in zip(train.train, train.labels.tolist(), strict=True)] == [
         ('0_0.jpg', 0), ('0_1.jpg', 0), ('0_2.jpg', 0), ('1_0.jpg', 1), ('2_0.jpg', 2)
     ]  # fmt: skip
-    assert class_labels(valid).tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
+    assert valid.labels.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
 def test_split_needs_identities_and_images():
     with pytest.raises(InputError, match='at least 5 of them, the training set has 4'):
-        twins_split([Record('a.jpg', i) for i in 'abcd'])
+        split([Record('a.jpg', i) for i in 'abcd'])
     with pytest.raises(InputError, match='2.jpg: the only image of identity 2'):
-        twins_split([Record(f'{i}.jpg', str(i)) for i in range(5) for _ in range(1 + (i != 2))])
+        split([Record(f'{i}.jpg', str(i)) for i in range(5) for _ in range(1 + (i != 2))])
 
 
 def test_published_figures():
