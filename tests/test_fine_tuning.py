@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.records import sort_names
 
 TEXT = (Path(__file__).parent.parent / 'docs' / 'fine-tuning.md').read_text(encoding='utf-8')
 COMMANDS = [
@@ -30,7 +31,7 @@ def folder(tmp_path_factory):
     """A folder that holds `crops`: identities, in them cameras."""
     folder = tmp_path_factory.mktemp('fine-tuning')
     records = create_dataset('sample').train
-    chosen = sorted({r.identity for r in records})[:24]
+    chosen = sort_names(r.identity for r in records)[:24]
     for record in records:
         if record.identity in chosen:
             place = folder / 'crops' / f'person{record.identity}' / f'camera{record.camera}'

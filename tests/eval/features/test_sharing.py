@@ -68,7 +68,7 @@ def test_file_is_written_once_and_then_read(gallery, model, options, tmp_path):
 
 def test_labels_are_those_of_the_records_and_not_of_the_file(gallery, model, options, tmp_path):
     extract(model, gallery, file=tmp_path / 'f.safetensors', **options)
-    renamed = [r._replace(identity=r.identity + 100) for r in gallery]
+    renamed = [r._replace(identity=f'{r.identity} again') for r in gallery]
     again = extract(model, renamed, file=tmp_path / 'f.safetensors', **options)
     assert list(again.identities) == [r.identity for r in renamed]
 
