@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
     def record(part, identity, number):
         path = root / f'{part}{identity}_{number}.jpg'
         Image.fromarray(rng.integers(0, 255, (24, 12, 3), dtype=np.uint8)).save(path)
-        return Record(str(path), identity, number)
+        return Record(str(path), str(identity), str(number))
 
     train = tuple(record('t', identity, n) for identity in range(12) for n in range(7 + identity))
     test = tuple(record('g', identity, n) for identity in range(20, 30) for n in range(2))
@@ -215,7 +215,7 @@ def test_processes_share_out_shards(shards, count):
 
 def stub(identities, shard_size=10):
     """Records of shards that are not there."""
-    return [Record(f'/s/train-{n // shard_size:06d}.tar/{n}.jpg', i) for n, i in enumerate(identities)]
+    return [Record(f'/s/train-{n // shard_size:06d}.tar/{n}.jpg', str(i)) for n, i in enumerate(identities)]
 
 
 def drawn(records, *args, epoch=0, **kwargs):
@@ -228,7 +228,7 @@ def test_few_images_are_repeated_all_of_them():
     records = stub([0, 1, 2, 2, 3, 3, 3, 3])
     (batch,) = drawn(records, 4, 3)
     count = Counter(r.path for r in batch)
-    assert [sorted(count[r.path] for r in records if r.identity == i) for i in range(4)][:3] == [[3], [3], [1, 2]]
+    assert [sorted(count[r.path] for r in records if r.identity == str(i)) for i in range(4)][:3] == [[3], [3], [1, 2]]
     assert sum(count[r.path] for r in records[4:]) == 3
 
 
@@ -309,7 +309,7 @@ def test_shards_that_break_while_they_are_used(folder, model, tmp_path, how, mes
 def test_a_broken_image_is_named(folder, model, tmp_path):
     with open(tmp_path / 'a.jpg', 'wb') as file:
         file.write(b'no image')
-    record = Record(str(tmp_path / 'a.jpg'), 1, 1)
+    record = Record(str(tmp_path / 'a.jpg'), '1', '1')
     convert(ReIDDataset('set', '/', (), (record,), (record,)), 'shards', tmp_path / 'set')
     dataset = create_dataset('shards', str(tmp_path / 'set'))
     for workers in (0, 1):
