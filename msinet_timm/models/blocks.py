@@ -67,7 +67,7 @@ class Cell(nn.Module):
     Args:
         in_chs: channels of the input.
         out_chs: channels of the output.
-        interactions: names of the two interactions.
+        interactions: the two interactions: names, or classes of others, see `create_interaction`.
         mid_chs: channels of each branch; None for a quarter of the output's.
     """
 
@@ -75,7 +75,7 @@ class Cell(nn.Module):
         self,
         in_chs: int,
         out_chs: int,
-        interactions: tuple[str, str],
+        interactions: tuple[str | type[nn.Module], str | type[nn.Module]],
         mid_chs: int | None = None,
         device=None,
         dtype=None,

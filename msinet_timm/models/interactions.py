@@ -6,6 +6,8 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
     - https://arxiv.org/abs/2303.07065
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn as nn
 
@@ -89,16 +91,18 @@ INTERACTIONS = {
 }
 
 
-def create_interaction(name: str, channels: int, device=None, dtype=None) -> nn.Module:
-    """Makes an interaction by name.
+def create_interaction(name: str | Callable[..., nn.Module], channels: int, device=None, dtype=None) -> nn.Module:
+    """Makes an interaction.
 
     Args:
-        name: a key of `INTERACTIONS`.
+        name: a key of `INTERACTIONS`, or a class of another interaction that takes channels, device and dtype.
         channels: channels of each branch.
 
     Raises:
         ValueError: no interaction has that name.
     """
+    if callable(name):
+        return name(channels, device=device, dtype=dtype)
     if name not in INTERACTIONS:
         raise ValueError(f'unknown interaction {name!r}: it must be one of {", ".join(INTERACTIONS)}')
     if name in ('none', 'exc'):

@@ -21,7 +21,8 @@ from timm.models._features import feature_take_indices
 
 from .blocks import Cell, ConvBlock, Neck
 from .genotype import UNIFORM, Genotype, check_genotype_name, find_genotype, named_genotypes
-from .weights import checked_filter_fn, checkpoint_filter_fn, is_published, load_default_cfgs, untrained_cfg
+from .weights import checkpoint_filter_fn  # noqa: F401  timm looks for it beside the network
+from .weights import checked_filter_fn, fit_state_dict, load_default_cfgs, untrained_cfg
 
 __all__ = ['Embedding', 'MSINet', 'register_genotype']
 
@@ -123,6 +124,7 @@ class MSINet(nn.Module):
         self._reset_necks(**dd)
         self._reset_classifiers(**dd)
         self.apply(self._init_weights)
+        self.register_load_state_dict_pre_hook(fit_state_dict)
 
     @property
     def _model_args(self) -> dict[str, Any]:
@@ -197,23 +199,6 @@ class MSINet(nn.Module):
         for module in (*renewed, *self.get_classifier()):
             module.apply(self._init_weights).train(self.training)
 
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False):
-        """As torch's, and takes state dicts of the published implementation as well.
-
-        Raises:
-            RuntimeError: weights that do not fit, as those of the training form do not fit a fused network.
-        """
-        fused = isinstance(self.stem, nn.Sequential)
-        if strict and fused != ('stem.0.weight' in state_dict):
-            raise RuntimeError(
-                'weights of the training form do not fit a fused MSINet: load them before it is reparameterized'
-                if fused
-                else 'weights of a fused MSINet fit only one that is reparameterized as well'
-            )
-        if is_published(state_dict):
-            state_dict = checkpoint_filter_fn(state_dict, self)
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
-
     def forward_intermediates(
         self,
         x: torch.Tensor,
@@ -239,35 +224,43 @@ class MSINet(nn.Module):
         """
         if output_fmt != 'NCHW':
             raise ValueError('MSINet gives its maps as NCHW only')
-        intermediates: list[torch.Tensor] = []
-        num_taps = (len(self.stages) + 1) // 2 + 1
-        take_indices, max_index = feature_take_indices(num_taps, indices)
-
-        x = self.stem(x)
-        if 0 in take_indices:
-            intermediates.append(x)
-        if torch.jit.is_scripting() or not stop_early:  # TorchScript cannot slice a Sequential
-            stages = self.stages
-        else:
-            stages = self.stages[: max(0, 2 * max_index - 1)]
-        if not stop_early or max_index > 0:
-            x = self.maxpool(x)
-        before_last = x
-        for i, stage in enumerate(stages):
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
-            else:
-                x = stage(x)
-            if i == 3:
-                before_last = x
-            if i % 2 == 0 and i // 2 + 1 in take_indices:
-                intermediates.append(x)
-
+        depth = (len(self.stages) + 1) // 2
+        take_indices, max_index = feature_take_indices(depth + 1, indices)
+        if stop_early:
+            depth = max_index
+        x, before_last, intermediates = self._forward_stages(x, depth, take_indices)
         if intermediates_only:
             return intermediates
-        if self.lateral is not None and len(stages) == 5:
+        if self.lateral is not None and depth == 3:
             x = torch.cat([x, self.lateral(before_last)], dim=1)
         return x, intermediates
+
+    def _forward_stages(
+        self, x: torch.Tensor, depth: int, taps: list[int]
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
+        """Images to the last map, the one before the third stage, and those at the taps.
+
+        Args:
+            x: images [B, in_chans, H, W].
+            depth: how many stages to run; 0 for the stem alone.
+            taps: which maps to keep: 0 for the stem's, then the number of the stage.
+        """
+        x = self.stem(x)
+        maps = [x] if 0 in taps else []
+        if depth > 0:
+            x = self.maxpool(x)
+        before_last = x
+        for i, stage in enumerate(self.stages):
+            if i < 2 * depth - 1:  # TorchScript can neither slice a Sequential nor break out of it
+                if i == 4:
+                    before_last = x
+                if self.grad_checkpointing and not torch.jit.is_scripting():
+                    x = checkpoint_seq(stage, x)
+                else:
+                    x = stage(x)
+                if i % 2 == 0 and i // 2 + 1 in taps:
+                    maps.append(x)
+        return x, before_last, maps
 
     def prune_intermediate_layers(
         self,
@@ -300,15 +293,7 @@ class MSINet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, in_chans, H, W] to the map [B, num_features, H/16, W/16]: the last stage's, then the lateral's."""
-        x = self.maxpool(self.stem(x))
-        before_last = x
-        for i, stage in enumerate(self.stages):
-            if self.grad_checkpointing and not torch.jit.is_scripting():
-                x = checkpoint_seq(stage, x)
-            else:
-                x = stage(x)
-            if i == 3:
-                before_last = x
+        x, before_last, _ = self._forward_stages(x, (len(self.stages) + 1) // 2, [])
         if self.lateral is not None:
             x = torch.cat([x, self.lateral(before_last)], dim=1)
         return x

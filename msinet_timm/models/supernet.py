@@ -5,7 +5,6 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
 """
 
 from collections import OrderedDict
-from typing import Any
 
 import torch
 import torch.nn as nn
@@ -15,7 +14,7 @@ from .blocks import Cell, ConvBlock
 from .genotype import NUM_CELLS, Genotype
 from .interactions import INTERACTIONS, create_interaction
 from .msinet import WIDTHS, Embedding, MSINet
-from .weights import is_published, published_names
+from .weights import fit_state_dict
 
 __all__ = ['MSISuperNet', 'MixedInteraction']
 
@@ -61,10 +60,7 @@ class MixedCell(Cell):
     """
 
     def __init__(self, in_chs: int, out_chs: int, mid_chs: int, device=None, dtype=None) -> None:
-        dd = {'device': device, 'dtype': dtype}
-        super().__init__(in_chs, out_chs, ('none', 'none'), mid_chs, **dd)
-        self.interaction1 = MixedInteraction(mid_chs, **dd)
-        self.interaction2 = MixedInteraction(mid_chs, **dd)
+        super().__init__(in_chs, out_chs, (MixedInteraction, MixedInteraction), mid_chs, device, dtype)
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Map [B, in_chs, H, W] and the weights of both places, [2, 4], to the map [B, out_chs, H, W]."""
@@ -131,6 +127,7 @@ class MSISuperNet(nn.Module):
         self.global_classifier = nn.Linear(prev, num_classes, bias=False, **dd)
         self.apply(MSINet._init_weights)
         nn.init.normal_(self.global_classifier.weight, std=0.001)
+        self.register_load_state_dict_pre_hook(fit_state_dict)
 
     def mixture(self) -> torch.Tensor:
         """The weight of each interaction at each place: [12, 4], rows that sum to 1."""
@@ -147,13 +144,6 @@ class MSISuperNet(nn.Module):
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
-
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True, assign: bool = False):
-        """As torch's, and takes state dicts of the published search, whose architecture weights are not in them."""
-        if is_published(state_dict):
-            own = {'arch_weights': self.arch_weights.detach()}
-            state_dict = own | {name: t for name, t in published_names(state_dict) if not name.startswith('_criterion')}
-        return super().load_state_dict(state_dict, strict=strict, assign=assign)
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, in_chans, H, W] to the last stage's map [B, num_features, H/16, W/16]."""

@@ -19,9 +19,10 @@ __all__ = [
     'CheckpointError',
     'checked_filter_fn',
     'checkpoint_filter_fn',
+    'fit_state_dict',
     'is_published',
     'load_default_cfgs',
-    'published_names',
+    'untrained_cfg',
 ]
 
 _logger = logging.getLogger(__name__)
@@ -123,12 +124,8 @@ def _published_name(name: str) -> str:
     return f'{_PUBLISHED_TRUNK[part]}.{rest}'
 
 
-def published_names(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Tensors of a published checkpoint under our names, without what we have no part for.
-
-    Raises:
-        CheckpointError: a bias that the published training freezes at zero isn't.
-    """
+def _published_names(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tensors of a published checkpoint under our names, without what we have no part for."""
     for name, tensor in state_dict.items():
         if name in _FROZEN_BIASES:
             if tensor.any():
@@ -136,7 +133,7 @@ def published_names(state_dict: dict[str, torch.Tensor]) -> Iterator[tuple[str, 
                     f'checkpoint: {name} is not zero, but MSINet has no such bias (the published training freezes it '
                     'at zero); this file was not made by it and cannot be represented'
                 )
-        elif not name.startswith('align_module.'):
+        elif not name.startswith(('align_module.', '_criterion.')):
             yield _published_name(name), tensor
 
 
@@ -173,8 +170,10 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     """
     state_dict = clean_state_dict(state_dict.get('state_dict', state_dict))
     if is_published(state_dict):
-        state_dict = dict(published_names(state_dict))
+        state_dict = dict(_published_names(state_dict))
     own = model.state_dict()
+    if 'arch_weights' in own:  # of a supernet: the published search keeps them elsewhere
+        state_dict.setdefault('arch_weights', own['arch_weights'])
     if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):
         _fill_local_branch(state_dict, own)
     for name in [name for name in {**own, **state_dict} if name.startswith(_CLASSIFIERS)]:
@@ -215,3 +214,23 @@ def checked_filter_fn(
     """
     check_source(model.pretrained_cfg, cache_dir)
     return checkpoint_filter_fn(state_dict, model)
+
+
+def fit_state_dict(model: nn.Module, state_dict: dict[str, Any], prefix: str, metadata: Any, strict: bool, *_) -> None:
+    """Lets `model.load_state_dict` take published checkpoints: see `nn.Module.register_load_state_dict_pre_hook`.
+
+    Raises:
+        RuntimeError: weights of the training form for a fused network, or the other way round.
+        CheckpointError: as `checkpoint_filter_fn`.
+    """
+    fused = isinstance(model.stem, nn.Sequential)
+    if strict and fused != (f'{prefix}stem.0.weight' in state_dict):
+        raise RuntimeError(
+            'weights of the training form do not fit a fused MSINet: load them before it is reparameterized'
+            if fused
+            else 'weights of a fused MSINet fit only one that is reparameterized as well'
+        )
+    if not prefix and is_published(state_dict):
+        fitting = checkpoint_filter_fn(dict(state_dict), model)
+        state_dict.clear()
+        state_dict.update(fitting)
