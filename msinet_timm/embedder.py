@@ -1,22 +1,19 @@
 """From images, or a detector's boxes in a video frame, to embeddings: what a program needs of a model."""
 
 import copy
-import logging
 import math
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import timm
 import torch
 import torch.nn as nn
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
-from timm.models import is_model_pretrained
 
 from msinet_timm.datasets.images import load_image
-from msinet_timm.hub.folder import find_folder, load_folder
+from msinet_timm.hub.load import load_model
 
 from . import memory
 from .commands import find_device
@@ -24,8 +21,6 @@ from .errors import InputError
 from .forms import create_form
 
 __all__ = ['Embedder']
-
-_logger = logging.getLogger(__name__)
 
 ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
@@ -80,7 +75,7 @@ class Embedder:
         self.device = find_device(device)
         if keep_memory and self.device.type == 'cpu':
             memory.keep_memory()
-        network = copy.deepcopy(model) if isinstance(model, nn.Module) else _load(str(model))
+        network = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
         if getattr(network, 'num_classes', 0) and hasattr(network, 'reset_classifier'):
             network.reset_classifier(0)
         network.eval().to(self.device)
@@ -183,20 +178,6 @@ class Embedder:
             shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise InputError(f'{type(network).__name__} gives {shape} for an image instead of one vector')
         return found.size(1)
-
-
-def _load(name: str) -> nn.Module:
-    if name.startswith('local-dir:') or not (':' in name or timm.is_model(name)):
-        return load_folder(find_folder(name))
-    pretrained = ':' in name or is_model_pretrained(name)
-    if not pretrained:
-        _logger.warning("'%s' has no pretrained weights and stays UNTRAINED: give the folder of a trained one", name)
-    try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0)
-    except InputError:
-        raise
-    except Exception as e:  # downloads and files fail in too many ways to list
-        raise InputError(f"cannot create model '{name}': {' '.join(str(e).split())[:400]}") from e
 
 
 def _check_array(image: np.ndarray, name: str) -> None:

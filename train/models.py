@@ -1,15 +1,14 @@
 """Models to train: any timm model, as branches with a neck and a classifier each."""
 
-import sys
-
 import timm
 import torch
 import torch.nn as nn
-from timm.models import group_parameters, is_model_pretrained, load_state_dict, resolve_model_input_args
+from timm.models import group_parameters, is_model_pretrained
 
-from msinet_timm.errors import InputError
-from msinet_timm.hub.folder import locate_folder
+from msinet_timm.errors import InputError, one_line
+from msinet_timm.hub.load import load_model, resolve_name
 from msinet_timm.models.blocks import Neck
+from msinet_timm.models.checkpoints import fill
 from msinet_timm.models.msinet import Embedding, MSINet
 
 __all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen']
@@ -89,72 +88,36 @@ def create_training_model(
         pretrained: whether to start from the weights that belong to the name; None does so for places
             (`hf-hub:`, folders), but not for plain names, which then start at random.
         checkpoint: file of weights to start from instead.
-        height: of the input in pixels, instead of the model's own. Likewise `width`.
+        height: of the input in pixels, instead of the model's own.
+        width: of the input in pixels, instead of the model's own.
 
     Raises:
         InputError: no model of that name, one that cannot be built so, or weights that are missing or don't fit.
     """
-    name = _resolve(name)
-    wanted = bool(':' in name if pretrained is None else pretrained) and not checkpoint
-    if wanted and ':' not in name and not is_model_pretrained(name):
+    if pretrained and not checkpoint and timm.is_model(name) and not is_model_pretrained(name):
         raise InputError(
             f'--pretrained: {name} has no pretrained weights; give a file of initial weights by --checkpoint, or say '
             '--no-pretrained to start at random'
         )
     try:
-        arguments = resolve_model_input_args(name, num_classes=num_classes)
-        _, own_height, own_width = arguments['pretrained_cfg']['input_size']
-        size = (3, height or own_height, width or own_width)
-        # for networks that are built for one input size, this asks for another
-        arguments = resolve_model_input_args(name, {'input_size': size}, num_classes=num_classes)
-        model = timm.create_model(pretrained=wanted, **arguments, **(dict(genotype=genotype) if genotype else {}))
-        if checkpoint:
-            _fill(model, checkpoint)
-        if not hasattr(model, 'forward_branches'):
-            model.reset_classifier(0)
-            model = GlobalBranch(model, num_classes, size)
-    except InputError:
-        raise
-    except Exception as e:  # downloads, files and networks fail in too many ways to list
-        raise InputError(f'--model {name}: cannot be created: {" ".join(str(e).split()) or type(e).__name__}') from e
-    return model
-
-
-def _resolve(name: str) -> str:
-    """The name as `timm.create_model` takes it."""
-    if ':' in name or timm.is_model(name):
-        return name
-    if folder := locate_folder(name):
-        return f'local-dir:{folder}'
-    raise InputError(
-        f'--model {name}: unknown; choose one of {", ".join(timm.list_models("msinet*"))}, any other of '
-        'timm.list_models(), hf-hub:NAME, or the folder of a model or run'
-    )
-
-
-def _fill(model: nn.Module, path: str) -> None:
-    """Loads initial weights; every tensor but the classifiers' must be in the file, and its classifiers are ignored."""
-    try:
-        state_dict = load_state_dict(path, weights_only=True)
-    except FileNotFoundError as e:
-        raise InputError(f'--checkpoint {path}: no such file') from e
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
-        raise InputError(f'--checkpoint {path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
-    if any(k.startswith('backbone.') for k in state_dict):  # a checkpoint of GlobalBranch
-        state_dict = {k.removeprefix('backbone.'): v for k, v in state_dict.items() if k.startswith('backbone.')}
-    convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    if convert:
-        state_dict = convert(state_dict, model)
-    classifiers = model.pretrained_cfg.get('classifier') or ()
-    heads = tuple(f'{name}.' for name in ([classifiers] if isinstance(classifiers, str) else classifiers))
-    own = model.state_dict()
-    state_dict = {k: v for k, v in state_dict.items() if not k.startswith(heads)}
-    strange = [k for k, v in state_dict.items() if k not in own or own[k].shape != v.shape]
-    missing = [k for k in own if k not in state_dict and not k.startswith(heads)]
-    if strange or missing:
-        problem = f'holds {strange[0]}, which does not fit' if strange else f'lacks {missing[0]}'
-        raise InputError(f'--checkpoint {path}: not of {type(model).__name__} ({problem}); choose the --model it is of')
-    model.load_state_dict(state_dict, strict=False)
+        wanted = not checkpoint and (':' in resolve_name(name) if pretrained is None else pretrained)
+        options = {'num_classes': num_classes, 'height': height, 'width': width, 'genotype': genotype}
+        model = load_model(name, pretrained=wanted, **options)
+    except InputError as e:
+        raise InputError(f'--model {name}: {e}') from e
+    if checkpoint:
+        try:
+            fill(model, checkpoint, part='backbone.')  # of a `GlobalBranch`
+        except InputError as e:
+            raise InputError(f'--checkpoint {e}') from e
+    if not hasattr(model, 'forward_branches'):
+        model.reset_classifier(0)
+        _, own_height, own_width = model.pretrained_cfg['input_size']
+        try:
+            model = GlobalBranch(model, num_classes, (3, height or own_height, width or own_width))
+        except Exception as e:  # networks fail in too many ways to list
+            raise InputError(f'--model {name}: cannot be trained: {one_line(e)}') from e
+    return model.train()
 
 
 def freeze(model: nn.Module, stages: int) -> None:

@@ -129,7 +129,7 @@ def find_calibration(model: str | Path) -> Calibration | None:
     name = str(model)
     entry = find_entry(name)
     if entry is not None:
-        threshold = entry['threshold']
+        threshold = entry.threshold
         return None if threshold is None else _from_entry(threshold, entry.place, model=entry.name)
     folder = Path(name.removeprefix('local-dir:'))
     if folder.is_file():

@@ -39,9 +39,9 @@ def _list(args: argparse.Namespace) -> None:
     rows = [('name', 'weights', 'size', 'on', 'mAP %', 'Rank-1 %')]
     for entry in load_entries().values():
         place = 'package' if entry.weights else 'Hub'
-        size = f'{entry["size"] / 1e6:.1f} MB' if entry['size'] else ''
-        head = (entry.name + ' *' * bool(entry.get('default')), place if entry.available else 'none yet', size)
-        results = [(r['dataset'], f'{100 * r["mAP"]:.1f}', f'{100 * r["rank1"]:.1f}') for r in entry['results']]
+        size = f'{entry.size / 1e6:.1f} MB' if entry.size else ''
+        head = (entry.name + ' *' * entry.default, place if entry.available else 'none yet', size)
+        results = [(r['dataset'], f'{100 * r["mAP"]:.1f}', f'{100 * r["rank1"]:.1f}') for r in entry.results]
         rows += [(*(head if number == 0 else ('',) * 3), *r) for number, r in enumerate(results or [('', '', '')])]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
@@ -59,8 +59,9 @@ def _add_convert(subparsers) -> None:
 
 def _convert(args: argparse.Namespace) -> None:
     from msinet_timm.hub.convert import convert
+    from msinet_timm.models.checkpoints import SUFFIXES
 
-    ending = next((e for e in ('.pth.tar', '.pth', '.pt', '.tar', '.safetensors') if args.file.endswith(e)), '')
+    ending = next((e for e in ('.pth.tar', *SUFFIXES) if args.file.endswith(e)), '')
     output = args.output or args.file.removesuffix(ending) + ('' if ending else '_model')
     folder = convert(args.file, output, args.model)
     print(f"timm.create_model('local-dir:{folder}', pretrained=True)")
@@ -98,7 +99,8 @@ def _add_card(subparsers) -> None:
 
 def _card(args: argparse.Namespace) -> None:
     from msinet_timm.hub.card import PREVIEW, update_card
-    from msinet_timm.hub.folder import find_folder, load_folder
+    from msinet_timm.hub.folder import find_folder
+    from msinet_timm.hub.load import load_folder
     from msinet_timm.hub.preview import draw_preview
     from msinet_timm.models.entries import find_entry
 
@@ -141,7 +143,7 @@ def _ship(args: argparse.Namespace) -> None:
     from msinet_timm.hub.convert import ship
 
     entry = ship(args.folder, args.name, args.package)
-    print(f'{entry.folder / entry.file_name}\n{entry.weights}')
+    print(f'{entry.folder / entry.name}.json\n{entry.weights}')
 
 
 def create_main(measure=None) -> Callable[..., int]:

@@ -1,6 +1,7 @@
 """Model cards: what a set of weights is, how good it is and how it is used, in the Hub's format."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import torch.nn as nn
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
 from msinet_timm.models.entries import Entry
 
@@ -34,21 +35,6 @@ PREVIEW = 'preview.png'
 _TASK = 'object-re-identification'
 _METRICS = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
 
-_USE = """```python
-import timm
-import msinet_timm  # only needed for MSINet's models
-
-model = timm.create_model('local-dir:THIS_FOLDER', pretrained=True, num_classes=0).eval()  # or hf-hub:OWNER/NAME
-transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
-embedding = model(transform(image)[None])  # normalise to length 1; the smaller the distance, the more alike
-```"""
-
-_LIMITS = """It tells people or vehicles apart that look like those it was trained on, in images cropped to one of
-them. Other cameras, places, seasons and angles lower its metrics: measure it on your own images before you
-rely on it. It goes by appearance, clothes above all, and is no proof of identity. Its metrics come from the data sets
-named here, with their choice of people and places; how it does for groups of people that are rare there is not known.
-Whoever follows people with it needs a legal ground and their trust."""
-
 
 @dataclass(frozen=True)
 class Result:
@@ -56,9 +42,12 @@ class Result:
 
     Attributes:
         dataset: its name.
-        mAP: 0 to 1. So are `rank1` and `mINP`; None where a metric is not known.
+        mAP: mean average precision, 0 to 1.
+        rank1: share of queries whose nearest image is right, 0 to 1.
+        mINP: mean inverse negative penalty, 0 to 1; None where it is not known.
         protocol: rules of the measurement.
-        query: number of queries. So is `gallery` of gallery images; None where it is not known.
+        query: number of queries; None where it is not known.
+        gallery: number of gallery images; None where it is not known.
     """
 
     dataset: str
@@ -115,51 +104,28 @@ def write_card(
         license: of the weights.
     """
     data = ModelCardData(
-        **(dict(license=license) if license else {}),
+        license=license,
         library_name='timm',
         pipeline_tag='image-feature-extraction',
         tags=['timm', 'image-feature-extraction', _TASK, *training_data],
         training_data=list(training_data),
-        **(
-            dict(model_name=title, eval_results=[item for r in results for item in r.eval_results()]) if results else {}
-        ),
+        model_name=title if results else None,
+        eval_results=[item for r in results for item in r.eval_results()] or None,
     )
-    notes = ''.join(f'- {remark}\n' for remark in remarks) + ('\n' if remarks else '')
     height, width = input_size
-    return f"""---
-{data.to_yaml()}
----
-# {title}
-
-{about}
-
-{''.join(f'- {fact}{chr(10)}' for fact in facts)}
-## Results
-
-{_table(results)}{notes}## Use
-
-{_USE}
-
-Input: RGB images of {height}x{width} (height x width), each resized as a whole.
-
-## Limits
-
-{_LIMITS}
-""" + (f'\n## Settings\n\n```yaml\n{settings}```\n' if settings else '')
-
-
-def _table(results: Sequence[Result]) -> str:
-    if not results:
-        return 'Not measured.\n\n'
-    lines = [
-        '| data set | queries | gallery | mAP % | Rank-1 % | mINP % |',
-        '| --- | --- | --- | --- | --- | --- |',
-    ]
-    for r in results:
-        counts = ['' if n is None else f'{n:,}' for n in (r.query, r.gallery)]
-        metrics = ['' if value is None else f'{100 * value:.1f}' for value in (r.mAP, r.rank1, r.mINP)]
-        lines.append(f'| {" | ".join([r.dataset, *counts, *metrics])} |')
-    return '\n'.join([*lines, '', ''])
+    card = ModelCard.from_template(
+        data,
+        template_path=str(Path(__file__).with_name('card.md')),
+        title=title,
+        about=about,
+        facts=facts,
+        results=results,
+        remarks=remarks,
+        height=height,
+        width=width,
+        settings=settings,
+    )
+    return f'{str(card).rstrip()}\n'
 
 
 def complete_card(
@@ -220,7 +186,7 @@ def read_card(folder: Path) -> ModelCard | None:
     try:
         return ModelCard(path.read_text(encoding='utf-8'))
     except Exception as e:  # YAML and the Hub's checks fail in many ways
-        raise InputError(f'{path}: cannot read the metadata of this card ({" ".join(str(e).split())[:300]})') from e
+        raise InputError(f'{path}: cannot read the metadata of this card ({one_line(e)})') from e
 
 
 def _threshold(folder: Path) -> dict[str, Any] | None:
@@ -243,21 +209,36 @@ def folder_facts(folder: Path, card: ModelCard | None) -> dict[str, Any]:
     return {'results': results, 'threshold': _threshold(folder)}
 
 
-def new_entry(folder: Path, model: nn.Module, card: ModelCard | None, title: str) -> dict[str, Any]:
-    """The fields of an entry for which there is no template, but those that depend on the place of the weights."""
+def new_entry(name: str, model: nn.Module, card: ModelCard | None, repository: str) -> Entry:
+    """An entry of weights for which there is no template; what depends on their file is None.
+
+    Args:
+        name: `architecture.tag`.
+        model: with these weights.
+        card: of their folder.
+        repository: `OWNER/NAME` on the Hub.
+    """
     data = card.data.to_dict() if card else {}
-    source = model.pretrained_cfg.get('origin_url') or 'https://github.com/vimar-gu/MSINet'
-    return {
-        'description': f'{title}, trained on {", ".join(data.get("training_data") or ["data that its card names"])}.',
-        'num_classes': model.num_classes,
-        'preprocessing': model_preprocessing(model),
-        'training_data': [{'name': n, 'license': 'not stated', 'url': None} for n in data.get('training_data') or []],
-        'recipe': None,
-        'paper_url': 'https://arxiv.org/abs/2303.07065',
-        'origin_url': source,
-        'license': data.get('license') or 'unknown',
-        **folder_facts(folder, card),
-    }
+    trained_on = data.get('training_data') or []
+    architecture, tag = name.split('.', 1)
+    return Entry(
+        architecture=architecture,
+        genotype=re.fullmatch(r'msinet_(?:(.+)_)?x\d_\d+', architecture)[1] or 'msmt',
+        tag=tag,
+        description=f'{repository}, trained on {", ".join(trained_on or ["data that its card names"])}.',
+        hf_hub_id=repository,
+        sha256=None,
+        size=None,
+        num_classes=model.num_classes,
+        preprocessing=model_preprocessing(model),
+        training_data=[{'name': n, 'license': 'not stated', 'url': None} for n in trained_on],
+        recipe=None,
+        results=[],
+        threshold=None,
+        paper_url='https://arxiv.org/abs/2303.07065',
+        origin_url=model.pretrained_cfg.get('origin_url') or 'https://github.com/vimar-gu/MSINet',
+        license=data.get('license') or 'unknown',
+    )
 
 
 def update_card(
@@ -273,15 +254,15 @@ def update_card(
     """
     card = read_card(folder)
     config = read_config(folder)
-    license = license or (entry and entry['license'])
+    license = license or (entry and entry.license)
     if card is None:
         _, height, width = config.get('pretrained_cfg', {}).get('input_size', (3, 256, 128))
         text = write_card(
             repository.rpartition('/')[2] if repository else folder.absolute().name,
-            entry['description'] if entry else f'`{config["architecture"]}`.',
+            entry.description if entry else f'`{config["architecture"]}`.',
             (height, width),
-            training_data=[d['name'] for d in entry['training_data']] if entry else (),
-            facts=[f'Trained on: {d["name"]} ({d["license"]})' for d in entry['training_data']] if entry else (),
+            training_data=[d['name'] for d in entry.training_data] if entry else (),
+            facts=[f'Trained on: {d["name"]} ({d["license"]})' for d in entry.training_data] if entry else (),
             license=license or 'unknown',
         )
     else:

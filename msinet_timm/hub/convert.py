@@ -1,19 +1,21 @@
 """`msinet-hub convert` and `ship`: checkpoints into model folders, model folders into weights inside the package."""
 
+import copy
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 import torch.nn as nn
 from safetensors.torch import save_file
-from timm.models import clean_state_dict, load_state_dict
 
 from msinet_timm.errors import InputError
+from msinet_timm.models.checkpoints import fill, read_checkpoint
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
 from msinet_timm.models.genotype import Genotype, named_genotypes
-from msinet_timm.models.weights import checkpoint_filter_fn, is_published
+from msinet_timm.models.msinet import WIDTHS
+from msinet_timm.models.weights import is_published
 
 from .card import folder_facts, read_card
 from .folder import (
@@ -21,18 +23,18 @@ from .folder import (
     check_model,
     embedding_shift,
     find_folder,
-    load_folder,
     model_preprocessing,
     save_folder,
     write_example,
 )
+from .load import load_folder
 from .verify import example_of
 
 __all__ = ['convert', 'ship']
 
 _logger = logging.getLogger(__name__)
 
-_STEMS = {64: 'msinet_x1_0', 48: 'msinet_x0_75', 32: 'msinet_x0_5', 16: 'msinet_x0_25'}
+_STEMS = {stem: f'msinet_{size}' for size, (stem, *_) in WIDTHS.items()}
 _IMAGENET = 1000
 LARGEST = 5_000_000
 LARGEST_SHIFT = 1e-3
@@ -54,11 +56,11 @@ def convert(file: str | Path, output: str | Path, model: str | None = None) -> P
         InputError: not a file of tensors, another network's, or the folder is taken.
     """
     file, output = Path(file), Path(output)
-    if not file.is_file():
-        raise InputError(f'{file}: no such checkpoint')
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f'{output}: exists already; choose another --output')
-    state = _read(file)
+    state = read_checkpoint(file)
+    if not is_published(state) and 'stem.conv.weight' not in state:
+        raise InputError(f'{file}: no checkpoint of MSINet; its tensors are {", ".join(list(state)[:4])}, ...')
     classifier = state.get('classifier.weight', state.get('global_classifier.weight'))
     imagenet = classifier is not None and len(classifier) == _IMAGENET
     name = model or _guess(file, state, imagenet)
@@ -66,12 +68,9 @@ def convert(file: str | Path, output: str | Path, model: str | None = None) -> P
         torch.manual_seed(0)
         network = _create(name, _IMAGENET if imagenet else 0)
         try:
-            network.load_state_dict(checkpoint_filter_fn(state, network))
-        except RuntimeError as e:  # torch's too, for tensors of other shapes
-            problem = ' '.join(str(e).split())[:400]
-            raise InputError(f'{file}: {problem}; it was taken for {name}: say by --model which network it is') from e
-    if classifier is not None and not imagenet:
-        _logger.info('%s: its classifier of %d identities is left out', file, len(classifier))
+            fill(network, file, classifiers=True)
+        except InputError as e:
+            raise InputError(f'{e}; it was taken for {name}: say by --model which network it is') from e
     check_model(network.eval(), file)
     save_folder(network, output)
     write_example(network, output / EXAMPLE)
@@ -84,17 +83,7 @@ def _create(name: str, num_classes: int) -> nn.Module:
     return timm.create_model(name, pretrained=False, num_classes=num_classes)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        state = clean_state_dict(load_state_dict(str(file), weights_only=True))
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
-        raise InputError(f'{file}: cannot be read as tensors alone: {" ".join(str(e).split())[:300]}') from e
-    if not is_published(state) and 'stem.conv.weight' not in state:
-        raise InputError(f'{file}: no checkpoint of MSINet; its tensors are {", ".join(list(state)[:4])}, ...')
-    return state
-
-
-def _guess(file: Path, state: dict[str, Any], imagenet: bool) -> str:
+def _guess(file: Path, state: dict[str, torch.Tensor], imagenet: bool) -> str:
     width = len(state.get('conv1.conv.weight', state.get('stem.conv.weight', ())))
     if width not in _STEMS:
         raise InputError(f'{file}: a stem of {width} channels is of no width known; say by --model which network it is')
@@ -135,16 +124,8 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
             raise InputError(
                 f'{folder}: {partial.stat().st_size:,} bytes in half precision, but {LARGEST:,} at most ship'
             )
-        shipped = timm.create_model(
-            entry['architecture'],
-            pretrained=True,
-            num_classes=entry['num_classes'],
-            pretrained_cfg_overlay=dict(
-                state_dict={k: v.clone() for k, v in halved.items()},
-                num_classes=entry['num_classes'],
-                **{k: tuple(v) if isinstance(v, list) else v for k, v in model_preprocessing(model).items()},
-            ),
-        ).eval()
+        shipped = copy.deepcopy(model)
+        shipped.load_state_dict(halved)
         shift = embedding_shift(model, shipped)
         if not shift < LARGEST_SHIFT:
             raise InputError(
@@ -155,18 +136,17 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
         partial.unlink(missing_ok=True)
     write_example(shipped, example_of(path))
     _logger.info('half precision moves embeddings by %.1e; %s has %d bytes', shift, path, path.stat().st_size)
-    known = folder_facts(folder, read_card(folder))
-    return write_entry(
-        {
-            **{k: v for k, v in entry.items() if k != 'revision'},
-            **known,
-            'file': f'weights/{path.name}',
-            'sha256': sha256_of(path),
-            'size': path.stat().st_size,
-            'preprocessing': model_preprocessing(model),
-        },
-        package / entry.file_name,
+    shipped_entry = replace(
+        entry,
+        **folder_facts(folder, read_card(folder)),
+        revision=None,
+        file=f'weights/{path.name}',
+        sha256=sha256_of(path),
+        size=path.stat().st_size,
+        preprocessing=model_preprocessing(model),
     )
+    write_entry(shipped_entry, package / f'{name}.json')
+    return shipped_entry
 
 
 def _is_large(tensor: torch.Tensor) -> bool:
@@ -176,9 +156,9 @@ def _is_large(tensor: torch.Tensor) -> bool:
 
 def _check_network(model: nn.Module, entry: Entry, folder: Path) -> None:
     """Raises an InputError unless a model is the network of an entry, so that the entry's name can load its weights."""
-    own = timm.create_model(entry['architecture'], num_classes=entry['num_classes'])
+    own = timm.create_model(entry.architecture, num_classes=entry.num_classes)
     shapes = {name: tensor.shape for name, tensor in own.state_dict().items()}
     same = {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
-    genotype = named_genotypes().get(entry['genotype'])
+    genotype = named_genotypes().get(entry.genotype)
     if not same or Genotype(getattr(model, 'genotype', ())) != genotype:
         raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')

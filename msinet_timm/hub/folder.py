@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn as nn
 from PIL import Image, ImageOps
@@ -14,12 +13,12 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
 
 __all__ = [
     'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'embed_images', 'embedding_shift', 'find_folder',
-    'load_folder', 'locate_folder', 'model_preprocessing', 'read_config', 'save_folder', 'write_config',
+    'model_preprocessing', 'read_config', 'save_folder', 'write_config',
     'write_example',
 ]  # fmt: skip
 
@@ -63,38 +62,17 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return config
 
 
-def locate_folder(path: str | Path) -> Path | None:
-    """A model folder; a run's folder stands for its `best` model. None where there is no model."""
-    return next((f for f in (Path(path), Path(path) / 'best') if (f / CONFIG).is_file()), None)
-
-
 def find_folder(name: str | Path) -> Path:
-    """As `locate_folder`, also of a name that begins with `local-dir:`.
+    """A model folder, with or without `local-dir:`; a run's folder stands for its `best` model.
 
     Raises:
         InputError: it holds no model.
     """
     path = Path(str(name).removeprefix('local-dir:'))
-    if folder := locate_folder(path):
-        return folder
+    for folder in (path, path / 'best'):
+        if (folder / CONFIG).is_file():
+            return folder
     raise InputError(f'{path}: neither a model folder (no {CONFIG}) nor a run (no best/{CONFIG})')
-
-
-def load_folder(folder: Path) -> nn.Module:
-    """The model of a folder, in evaluation mode.
-
-    Raises:
-        InputError: unknown architecture; weights that are missing, a pickle, broken, or of other names and shapes.
-    """
-    config = read_config(folder)
-    if not (folder / WEIGHTS).is_file():
-        raise InputError(f'{folder}: {WEIGHTS} is missing; msinet-hub convert makes it of a PyTorch checkpoint')
-    if not timm.is_model(config['architecture']):
-        raise InputError(f'{folder / CONFIG}: architecture {config["architecture"]} is no model that timm knows')
-    try:
-        return timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    except Exception as e:  # files are broken in too many ways to list
-        raise InputError(f'{folder}: cannot load this model: {" ".join(str(e).split())[:400]}') from e
 
 
 def model_preprocessing(model: nn.Module) -> dict[str, Any]:
@@ -154,8 +132,8 @@ def deviation(model: nn.Module, path: Path) -> float:
         stored = load_file(path)
         image = Image.fromarray(stored['input'].numpy())
         expected = stored['output']
-    except Exception as e:  # as in load_folder
-        raise InputError(f'{path}: cannot read the stored example ({" ".join(str(e).split())[:300]})') from e
+    except Exception as e:  # files are broken in too many ways to list
+        raise InputError(f'{path}: cannot read the stored example ({one_line(e)})') from e
     found = _run(model, [image])
     if found.shape != expected.shape:
         return float('inf')

@@ -2,16 +2,15 @@
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch.nn as nn
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
 from msinet_timm.models.genotype import Genotype, named_genotypes
 
@@ -22,11 +21,12 @@ from .folder import (
     WEIGHTS,
     check_model,
     find_folder,
-    load_folder,
+    model_preprocessing,
     read_config,
     write_config,
     write_example,
 )
+from .load import load_folder
 from .preview import draw_preview
 
 __all__ = ['Published', 'publish']
@@ -73,7 +73,7 @@ def publish(
         raise InputError(f'--repo {repository}: give OWNER/NAME')
     model = load_folder(folder)
     check_model(model, folder)
-    template = next((e for e in load_entries().values() if e['hf_hub_id'] == repository), None)
+    template = next((e for e in load_entries().values() if e.hf_hub_id == repository), None)
     name = _entry_name(model, repository, template)
     if template and name != template.name:
         raise InputError(f'{folder}: --repo {repository} is for the network of {template.place}, and this is another')
@@ -105,7 +105,7 @@ def _entry_name(model: nn.Module, repository: str, template: Entry | None) -> st
     if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in model.state_dict().items()}:
         return None
     if template:
-        return f'{architecture}.{template["tag"]}'
+        return f'{architecture}.{template.tag}'
     tag = repository.rpartition('/')[2].removeprefix(f'{architecture}.')
     return f'{architecture}.{re.sub(r"[^A-Za-z0-9_-]+", "_", tag).strip("_-") or "weights"}'
 
@@ -134,15 +134,15 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         # where nothing has changed there may be no commit
         return commit.oid or api.model_info(repository).sha
     except (LocalTokenNotFoundError, HFValidationError) as e:
-        raise InputError(f'--repo {repository}: {" ".join(str(e).split())[:300]}') from e
+        raise InputError(f'--repo {repository}: {one_line(e)}') from e
     except HfHubHTTPError as e:
         status = getattr(e.response, 'status_code', None)
         hint = '; log in by: hf auth login' if status in (401, 403) else ''
-        raise InputError(f'--repo {repository}: the Hub refuses: {" ".join(str(e).split())[:300]}{hint}') from e
+        raise InputError(f'--repo {repository}: the Hub refuses: {one_line(e)}{hint}') from e
     except InputError:
         raise
     except Exception as e:  # connections fail in too many ways to list
-        raise InputError(f'--repo {repository}: the Hub cannot be reached: {" ".join(str(e).split())[:300]}') from e
+        raise InputError(f'--repo {repository}: the Hub cannot be reached: {one_line(e)}') from e
 
 
 def _entry_path(
@@ -167,23 +167,17 @@ def _write(
     path: Path, name: str, folder: Path, model: nn.Module, repository: str, revision: str, template: Entry | None
 ) -> Path:
     card = read_card(folder)
-    architecture, tag = name.split('.', 1)
-    infix = re.fullmatch(r'msinet_(?:(.+)_)?x\d_\d+', architecture)[1]
-    fields: dict[str, Any] = dict(template) if template else new_entry(folder, model, card, repository)
-    fields = {k: v for k, v in fields.items() if k != 'file'}
-    fields |= {
-        'architecture': architecture,
-        'genotype': infix or 'msmt',
-        'tag': tag,
-        'hf_hub_id': repository,
-        'revision': revision,
-        'sha256': sha256_of(folder / WEIGHTS),
-        'size': (folder / WEIGHTS).stat().st_size,
-        'num_classes': model.num_classes,
-        'preprocessing': new_entry(folder, model, card, repository)['preprocessing'],
+    entry = replace(
+        template or new_entry(name, model, card, repository),
+        file=None,
+        revision=revision,
+        sha256=sha256_of(folder / WEIGHTS),
+        size=(folder / WEIGHTS).stat().st_size,
+        num_classes=model.num_classes,
+        preprocessing=model_preprocessing(model),
         **folder_facts(folder, card),
-    }
+    )
     if card and card.data.license:
-        fields['license'] = card.data.license
-    write_entry(fields, path)
+        entry.license = card.data.license
+    write_entry(entry, path)
     return path

@@ -4,15 +4,15 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import timm
 import torch.nn as nn
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.models.entries import ChecksumError, Entry, check_file, find_entry, load_entries, sha256_of
 
-from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, load_folder, model_preprocessing
+from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, model_preprocessing
+from .load import load_folder, load_model
 
 __all__ = ['Check', 'example_of', 'find_weights', 'load_weights', 'verify']
 
@@ -67,7 +67,7 @@ def find_weights(name: str) -> tuple[Entry | None, Path, Path | None]:
         return None, folder / WEIGHTS, _existing(folder / EXAMPLE)
     entry = find_entry(name)
     if name.startswith('hf-hub:'):
-        return (entry if entry and entry['sha256'] else None), *_download(name.removeprefix('hf-hub:'))
+        return (entry if entry and entry.sha256 else None), *_download(name.removeprefix('hf-hub:'))
     if entry is None:
         known = ', '.join(load_entries())
         raise InputError(f'{name}: give a folder, hf-hub:OWNER/NAME or one of {known}')
@@ -87,7 +87,7 @@ def _download(hub_id: str) -> tuple[Path, Path | None]:
     try:
         _, weights = [Path(hf_hub_download(repository, f, revision=revision or None)) for f in (CONFIG, WEIGHTS)]
     except Exception as e:  # networks and repositories fail in too many ways to list
-        raise InputError(f'hf-hub:{hub_id}: cannot be downloaded: {" ".join(str(e).split())[:300]}') from e
+        raise InputError(f'hf-hub:{hub_id}: cannot be downloaded: {one_line(e)}') from e
     with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
         return weights, Path(hf_hub_download(repository, EXAMPLE, revision=revision or None))
     return weights, None
@@ -102,28 +102,24 @@ def _check_hash(weights: Path, entry: Entry | None, name: str) -> Check:
         check_file(weights, entry, name)
     except ChecksumError as e:
         return Check('hash', False, str(e))
-    return Check('hash', True, f'{entry["sha256"]}, as {entry.place} records')
+    return Check('hash', True, f'{entry.sha256}, as {entry.place} records')
 
 
 def load_weights(weights: Path, entry: Entry | None) -> nn.Module:
     """The model of what `find_weights` has found, in evaluation mode; their hash is not judged here.
 
     Raises:
-        InputError: as `load_folder`.
+        InputError: as `load_folder` or `load_model`.
     """
     if entry is None or not entry.weights:
         return load_folder(weights.parent)
-    try:
-        # as a state dict, as the sum has been judged already
-        overlay = dict(state_dict=timm.models.load_state_dict(str(weights)))
-        return timm.create_model(entry.name, pretrained=True, pretrained_cfg_overlay=overlay).eval()
-    except Exception as e:  # as in load_folder
-        raise InputError(f'{weights}: cannot load this model: {" ".join(str(e).split())[:400]}') from e
+    # as a checkpoint, as the sum has been judged already
+    return load_model(entry.name, weights, num_classes=None)
 
 
 def _check_preprocessing(model: nn.Module, entry: Entry | None) -> Check:
     found = model_preprocessing(model)
     if entry is None:
         return Check('preprocessing', None, ', '.join(f'{k} {v}' for k, v in found.items()))
-    wrong = [f'{k} {found[k]} instead of {v}' for k, v in entry['preprocessing'].items() if found[k] != v]
+    wrong = [f'{k} {found[k]} instead of {v}' for k, v in entry.preprocessing.items() if found[k] != v]
     return Check('preprocessing', not wrong, '; '.join(wrong) or f'as {entry.place} records')

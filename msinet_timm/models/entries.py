@@ -2,171 +2,174 @@
 
 import hashlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, Literal, TypedDict
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.dataclasses import strict, validate_typed_dict, validated_field
+from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
 
 __all__ = [
     'ChecksumError',
     'Entry',
-    'check_entry',
     'check_file',
     'check_source',
     'entries_folder',
     'find_entry',
     'load_entries',
+    'read_entry',
     'sha256_of',
     'write_entry',
 ]
 
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
+Number = int | float
 
 
-def _number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value <= high
+def _rule(holds: Callable[[Any], bool], words: str) -> Callable[[Any], None]:
+    """What a value must be besides its type; None, where the type allows it, always is."""
+
+    def check(value: Any) -> None:
+        if value is not None and not holds(value):
+            raise ValueError(f'must be {words}, got {value!r}')
+
+    return check
 
 
-def _whole(value: Any, low: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= low
+def _pattern(pattern: str, words: str) -> Callable[[Any], None]:
+    return _rule(lambda value: re.fullmatch(pattern, value) is not None, words)
 
 
-def _matches(pattern: str) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, str) and re.fullmatch(pattern, value) is not None
+def _like(schema: type) -> Callable[[Any], None]:
+    """An object, or each in a list of objects, with the fields of a `TypedDict`."""
+
+    def check(value: Any) -> None:
+        for place, item in enumerate(value if isinstance(value, list) else [value] if value is not None else []):
+            number = f'[{place}] ' * isinstance(value, list)
+            if missing := schema.__annotations__.keys() - item.keys():
+                raise ValueError(f'{number}fields are missing: {", ".join(sorted(missing))}')
+            try:
+                validate_typed_dict(schema, item)
+            except (StrictDataclassError, TypeError) as e:
+                raise ValueError(number + one_line(e)) from e
+
+    return check
 
 
-def _three(check: Callable[..., bool], *limits: float) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, list) and len(value) == 3 and all(check(v, *limits) for v in value)
+_text = _rule(str.strip, 'a text')
+_url = _pattern(r'https?://\S+', 'a URL')
+_share = _rule(lambda v: 0 <= v <= 1, 'a number from 0 to 1')
+_sizes = _rule(lambda v: len(v) == 3 and min(v) >= 1, '[channels, height, width]')
+_means = _rule(lambda v: len(v) == 3 and 0 <= min(v) and max(v) <= 1, 'three numbers from 0 to 1')
+_deviations = _rule(lambda v: len(v) == 3 and 0 < min(v) and max(v) <= 1, 'three numbers greater than 0, up to 1')
 
 
-class _Field(NamedTuple):
-    """What a field must be: a check and its words, or the fields of the object, or of each object in a list."""
+class Preprocessing(TypedDict):
+    """How images are prepared, in timm's words."""
 
-    check: Callable[[Any], bool] | Mapping[str, '_Field']
-    words: str = ''
-    null: bool = False
-    optional: bool = False
-    many: bool = False
-
-
-_TEXT = _Field(_text, 'a text')
-_URL = _Field(_matches(r'https?://\S+'), 'a URL')
-_SHARE = _Field(lambda v: _number(v, 0, 1), 'a number from 0 to 1')
-
-_FIELDS = {
-    'architecture': _Field(_matches(r'msinet_[a-z0-9_]+'), 'the name of one of this package\'s models'),
-    'genotype': _Field(_matches(r'[a-z][a-z0-9_]*'), 'the name of a genotype'),
-    'tag': _Field(_matches(r'[A-Za-z0-9][A-Za-z0-9_-]*'), 'letters, digits, - and _'),
-    'default': _Field(lambda v: v is True, 'true, or left out', optional=True),
-    'description': _TEXT,
-    'hf_hub_id': _Field(_matches(r'[\w.-]+/[\w.-]+'), 'OWNER/NAME'),
-    'revision': _Field(_matches('[0-9a-f]{40}'), 'a commit: 40 hexadecimal digits', optional=True),
-    'file': _Field(_matches(r'weights/[\w.-]+\.safetensors'), 'weights/NAME.safetensors', optional=True),
-    'sha256': _Field(_matches('[0-9a-f]{64}'), '64 hexadecimal digits, lower case', null=True),
-    'size': _Field(lambda v: _whole(v, 1), 'a number of bytes', null=True),
-    'num_classes': _Field(lambda v: _whole(v, 0), 'a whole number, 0 or more'),
-    'preprocessing': _Field(
-        {
-            'input_size': _Field(_three(_whole, 1), '[channels, height, width]'),
-            'interpolation': _Field(lambda v: v in ('bilinear', 'bicubic'), 'bilinear or bicubic'),
-            'crop_pct': _Field(lambda v: _number(v, 1e-3, 1), 'a number greater than 0, up to 1'),
-            'crop_mode': _Field(lambda v: v in ('squash', 'center', 'border'), 'squash, center or border'),
-            'mean': _Field(_three(_number, 0, 1), 'three numbers from 0 to 1'),
-            'std': _Field(_three(_number, 1e-6, 1), 'three numbers greater than 0, up to 1'),
-        }
-    ),
-    'training_data': _Field({'name': _TEXT, 'license': _TEXT, 'url': _URL._replace(null=True)}, many=True),
-    'recipe': _TEXT._replace(null=True),
-    'results': _Field(
-        {'dataset': _TEXT, 'protocol': _TEXT, 'mAP': _SHARE, 'rank1': _SHARE, 'mINP': _SHARE._replace(null=True)},
-        many=True,
-    ),
-    'threshold': _Field(
-        {
-            'threshold': _Field(lambda v: _number(v, 1e-9), 'a number greater than 0'),
-            'false_positive_rate': _SHARE,
-            'true_positive_rate': _SHARE,
-            'dataset': _TEXT,
-        },
-        null=True,
-    ),
-    'paper_url': _URL,
-    'origin_url': _URL,
-    'license': _TEXT,
-}  # fmt: skip
+    input_size: Annotated[list[int], _sizes]
+    interpolation: Literal['bilinear', 'bicubic']
+    crop_pct: Annotated[Number, _rule(lambda v: 0 < v <= 1, 'a number greater than 0, up to 1')]
+    crop_mode: Literal['squash', 'center', 'border']
+    mean: Annotated[list[Number], _means]
+    std: Annotated[list[Number], _deviations]
 
 
-def _check(place: str, value: Any, fields: Mapping[str, _Field]) -> None:
-    """Raises an InputError that names the first wrong field; `place` is the file, and the object in it."""
-    if not isinstance(value, dict):
-        raise InputError(f'{place}: must be an object with the fields {", ".join(fields)}')
-    missing = sorted(name for name, field in fields.items() if not field.optional and name not in value)
-    unknown = sorted(value.keys() - fields.keys())
-    if missing or unknown:
-        listed = [f'{kind} {", ".join(names)}' for kind, names in (('missing', missing), ('unknown', unknown)) if names]
-        raise InputError(f'{place}: fields are {" and ".join(listed)}')
-    for name, found in value.items():
-        field = fields[name]
-        if found is None and field.null:
-            continue
-        if field.many:
-            if not isinstance(found, list):
-                raise InputError(f'{place}: {name} must be a list, got {found!r}')
-            for number, item in enumerate(found):
-                _check(f'{place}: {name}[{number}]', item, field.check)
-        elif isinstance(field.check, dict):
-            _check(f'{place}: {name}', found, field.check)
-        elif not field.check(found):
-            raise InputError(f'{place}: {name} must be {field.words}{" or null" * field.null}, got {found!r}')
+class TrainingData(TypedDict):
+    """A data set that the weights have seen."""
+
+    name: Annotated[str, _text]
+    license: Annotated[str, _text]
+    url: Annotated[str | None, _url]
 
 
-class Entry(dict):
-    """An entry's fields by name, checked; `file_name` says which file of `hub_configs/` it is."""
+class Metrics(TypedDict):
+    """What the weights reach on a data set: each metric from 0 to 1."""
 
-    def __init__(self, fields: dict[str, Any], file_name: str, folder: Path) -> None:
-        super().__init__(fields)
-        self.file_name = file_name
-        self.folder = folder
+    dataset: Annotated[str, _text]
+    protocol: Annotated[str, _text]
+    mAP: Annotated[Number, _share]
+    rank1: Annotated[Number, _share]
+    mINP: Annotated[Number | None, _share]
+
+
+class Threshold(TypedDict):
+    """A calibrated distance."""
+
+    threshold: Annotated[Number, _rule(lambda v: 0 < v < float('inf'), 'a number greater than 0')]
+    false_positive_rate: Annotated[Number, _share]
+    true_positive_rate: Annotated[Number, _share]
+    dataset: Annotated[str, _text]
+
+
+@dataclass(kw_only=True)
+class Entry:
+    """What is known of a set of weights: the fields of its file, in their order. `check` says what they must be."""
+
+    architecture: str = validated_field(_pattern(r'msinet_[a-z0-9_]+', "the name of one of this package's models"))
+    genotype: str = validated_field(_pattern(r'[a-z][a-z0-9_]*', 'the name of a genotype'))
+    tag: str = validated_field(_pattern(r'[A-Za-z0-9][A-Za-z0-9_-]*', 'letters, digits, - and _'))
+    #: Whether the bare name of the architecture stands for these weights.
+    default: bool = False
+    description: str = validated_field(_text)
+    hf_hub_id: str = validated_field(_pattern(r'[\w.-]+/[\w.-]+', 'OWNER/NAME'))
+    #: Commit on the Hub.
+    revision: str | None = validated_field(_pattern('[0-9a-f]{40}', 'a commit: 40 hexadecimal digits'), default=None)
+    #: Of weights in the package.
+    file: str | None = validated_field(
+        _pattern(r'weights/[\w.-]+\.safetensors', 'weights/NAME.safetensors'), default=None
+    )
+    #: None where there are no weights yet.
+    sha256: str | None = validated_field(_pattern('[0-9a-f]{64}', '64 hexadecimal digits, lower case, or null'))
+    #: Bytes of the weights.
+    size: int | None = validated_field(_rule(lambda v: v >= 1, 'a number of bytes, or null'))
+    num_classes: int = validated_field(_rule(lambda v: v >= 0, 'a whole number, 0 or more'))
+    preprocessing: dict = validated_field(_like(Preprocessing))
+    training_data: list[dict] = validated_field(_like(TrainingData))
+    recipe: str | None = validated_field(_text)
+    results: list[dict] = validated_field(_like(Metrics))
+    threshold: dict | None = validated_field(_like(Threshold))
+    paper_url: str = validated_field(_url)
+    origin_url: str = validated_field(_url)
+    license: str = validated_field(_text)
+    #: Where the file is, and what `file` is relative to; None for this installation's.
+    folder: Path | None = field(default=None, compare=False, repr=False)
 
     @property
     def name(self) -> str:
         """As timm calls the weights: `architecture.tag`."""
-        return f'{self["architecture"]}.{self["tag"]}'
+        return f'{self.architecture}.{self.tag}'
 
     @property
     def place(self) -> str:
         """For messages."""
-        return f'hub_configs/{self.file_name}'
+        return f'hub_configs/{self.name}.json'
 
     @property
     def weights(self) -> Path | None:
         """The file that comes with the package; None where there is none."""
-        path = self.folder / self['file'] if self.get('file') else None
+        path = (self.folder or entries_folder()) / self.file if self.file else None
         return path if path and path.is_file() else None
 
     @property
     def hub_id(self) -> str:
         """The Hub id, with the commit where one is recorded: weights published later leave this version alone."""
-        return self['hf_hub_id'] + (f'@{self["revision"]}' if self.get('revision') else '')
+        return self.hf_hub_id + (f'@{self.revision}' if self.revision else '')
 
     @property
     def available(self) -> bool:
         """Whether there are weights: in the package, or on the Hub, their SHA-256 recorded."""
-        return self['sha256'] is not None and (not self.get('file') or self.weights is not None)
+        return self.sha256 is not None and (not self.file or self.weights is not None)
 
     def cfg(self) -> dict[str, Any]:
         """Of these fields, those that timm's `PretrainedCfg` has; the weights' place only where there are weights."""
-        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in self['preprocessing'].items()}
+        preprocessing = {k: tuple(v) if isinstance(v, list) else v for k, v in self.preprocessing.items()}
         _, height, width = preprocessing['input_size']
         places = {}
         if self.available:
@@ -174,12 +177,43 @@ class Entry(dict):
         return {
             **preprocessing,
             **places,
-            'num_classes': self['num_classes'],
+            'num_classes': self.num_classes,
             'pool_size': (height // 16, width // 16),
-            'description': self['description'],
-            'license': self['license'],
-            'origin_url': self['origin_url'],
+            'description': self.description,
+            'license': self.license,
+            'origin_url': self.origin_url,
         }
+
+    def as_fields(self) -> dict[str, Any]:
+        """The fields of the file, without optional ones that say nothing."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name != 'folder'}
+        return {name: v for name, v in found.items() if v or name not in ('default', 'revision', 'file')}
+
+    def check(self) -> None:
+        """Checks all fields.
+
+        Raises:
+            InputError: one is wrong; names the file and the field.
+        """
+        try:
+            _CheckedEntry(**vars(self))
+        except StrictDataclassError as e:
+            problem = re.sub(r"Validation error for field '(\w+)': \w+Error: ", r'\1: ', one_line(e))
+            raise InputError(f'{self.place}: {problem}') from e
+        infix = '' if self.genotype == 'msmt' else f'_{self.genotype}'
+        if not re.fullmatch(rf'msinet{infix}_x\d_\d+', self.architecture):
+            raise InputError(f'{self.place}: genotype {self.genotype} is not that of {self.architecture}')
+        if (self.sha256 is None) != (self.size is None):
+            raise InputError(f'{self.place}: sha256 and size belong together: record both or neither')
+        for needed in ('file', 'revision'):
+            if getattr(self, needed) and self.sha256 is None:
+                raise InputError(f'{self.place}: {needed} needs the sha256 of the weights')
+
+
+@strict
+@dataclass(kw_only=True)
+class _CheckedEntry(Entry):
+    """An entry that can be made of right fields only."""
 
 
 def entries_folder() -> Path:
@@ -187,34 +221,21 @@ def entries_folder() -> Path:
     return Path(str(resources.files('msinet_timm.hub_configs')))
 
 
-def check_entry(text: str, file_name: str, folder: Path | None = None) -> Entry:
-    """Parses and checks an entry.
-
-    Args:
-        text: JSON.
-        file_name: for messages; must be `architecture.tag.json`.
-        folder: that `file` is relative to; None for the package's.
+def read_entry(path: Path) -> Entry:
+    """The entry in a file, whose fields are there; what they are is not checked.
 
     Raises:
-        InputError: no JSON, or a field is missing, unknown or wrong; names file and field.
+        InputError: no JSON, a field is missing or unknown, or it is the file of another name; names the file.
     """
-    place = f'hub_configs/{file_name}'
+    place = f'hub_configs/{path.name}'
     try:
-        fields = json.loads(text)
+        entry = Entry(**json.loads(path.read_text(encoding='utf-8')), folder=path.parent)
     except ValueError as e:
         raise InputError(f'{place}: no JSON ({e})') from e
-    _check(place, fields, _FIELDS)
-    entry = Entry(fields, file_name, folder or entries_folder())
-    if file_name != f'{entry.name}.json':
+    except TypeError as e:  # Python's words name the fields
+        raise InputError(f'{place}: {one_line(e).removeprefix("Entry.__init__() ")}') from e
+    if path.name != f'{entry.name}.json':
         raise InputError(f'{place}: architecture and tag are those of {entry.name}.json')
-    infix = '' if entry['genotype'] == 'msmt' else f'_{entry["genotype"]}'
-    if not re.fullmatch(rf'msinet{infix}_x\d_\d+', entry['architecture']):
-        raise InputError(f'{place}: genotype {entry["genotype"]} is not that of {entry["architecture"]}')
-    if (entry['sha256'] is None) != (entry['size'] is None):
-        raise InputError(f'{place}: sha256 and size belong together: record both or neither')
-    for needed in ('file', 'revision'):
-        if entry.get(needed) and entry['sha256'] is None:
-            raise InputError(f'{place}: {needed} needs the sha256 of the weights')
     return entry
 
 
@@ -225,48 +246,40 @@ def load_entries(folder: Path | None = None) -> dict[str, Entry]:
         folder: with the JSON files; None for the package's.
 
     Raises:
-        InputError: as `check_entry`, or an architecture has two defaults.
+        InputError: as `read_entry`, or an architecture has two defaults.
     """
-    folder = folder or entries_folder()
-    entries: dict[str, Entry] = {}
-    defaults: dict[str, str] = {}
-    for path in sorted(folder.glob('*.json')):
-        entry = check_entry(path.read_text(encoding='utf-8'), path.name, folder)
-        entries[entry.name] = entry
-        if entry.get('default'):
-            other = defaults.setdefault(entry['architecture'], path.name)
-            if other != path.name:
-                raise InputError(f'{entry.place}: default is true in {other} as well')
+    entries = {path.stem: read_entry(path) for path in sorted((folder or entries_folder()).glob('*.json'))}
+    defaults: dict[str, Entry] = {}
+    for entry in entries.values():
+        if entry.default and (other := defaults.setdefault(entry.architecture, entry)) is not entry:
+            raise InputError(f'{entry.place}: default is true in {other.name}.json as well')
     return entries
 
 
 def find_entry(name: str) -> Entry | None:
     """The entry that a name means: `architecture.tag`, an `architecture` (its default), or `hf-hub:OWNER/NAME`."""
     for entry in load_entries().values():
-        if name in (entry.name, f'hf-hub:{entry["hf_hub_id"]}', f'hf-hub:{entry.hub_id}') or (
-            entry.get('default') and name == entry['architecture']
+        if name in (entry.name, f'hf-hub:{entry.hf_hub_id}', f'hf-hub:{entry.hub_id}') or (
+            entry.default and name == entry.architecture
         ):
             return entry
     return None
 
 
-def write_entry(fields: dict[str, Any], path: Path) -> Entry:
-    """Checks an entry and writes it, its fields in the usual order.
+def write_entry(entry: Entry, path: Path) -> None:
+    """Checks an entry and writes it.
 
     Raises:
         InputError: a field is wrong, or the file cannot be written.
     """
-    ordered = {name: fields[name] for name in _FIELDS if name in fields}
-    ordered |= {name: value for name, value in fields.items() if name not in ordered}
-    entry = check_entry(json.dumps(ordered), f'{fields.get("architecture")}.{fields.get("tag")}.json', path.parent)
+    entry.check()
     # short lists and objects on one line, as a person would write them
-    text = ',\n'.join(f'  {json.dumps(name)}: {_lines(value)}' for name, value in ordered.items())
+    text = ',\n'.join(f'  {json.dumps(name)}: {_lines(value)}' for name, value in entry.as_fields().items())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_text(path, f'{{\n{text}\n}}\n')
     except OSError as e:
         raise InputError(f'{path}: cannot write the entry ({e.strerror})') from e
-    return entry
 
 
 def _lines(value: Any) -> str:
@@ -304,9 +317,9 @@ def check_file(path: Path, entry: Entry, source: str) -> None:
         ChecksumError: it is another file; the message has both sums.
     """
     found = sha256_of(path)
-    if found != entry['sha256']:
+    if found != entry.sha256:
         raise ChecksumError(
-            f'{source}: {path} has the SHA-256 {found}, but {entry.place} records {entry["sha256"]}: it is damaged, or '
+            f'{source}: {path} has the SHA-256 {found}, but {entry.place} records {entry.sha256}: it is damaged, or '
             'not the published file. Delete it to download it again. If newer weights have been published, update '
             'msinet-timm, or ask for them by their commit: hf-hub:OWNER/NAME@COMMIT'
         )
@@ -333,11 +346,11 @@ def check_source(cfg: Mapping[str, Any], cache_dir: str | Path | None = None) ->
         file = cfg.get('file')
         hub_id = None if file else cfg.get('hf_hub_id')
     for entry in load_entries().values():
-        if not entry['sha256']:
+        if not entry.sha256:
             continue
         if file and file == str(entry.weights):
             check_file(entry.weights, entry, entry.name)
-        elif hub_id and not entry.weights and hub_id in (entry['hf_hub_id'], entry.hub_id):
+        elif hub_id and not entry.weights and hub_id in (entry.hf_hub_id, entry.hub_id):
             check_file(_cached(hub_id, cfg.get('hf_hub_filename'), cache_dir), entry, f'hf-hub:{hub_id}')
 
 

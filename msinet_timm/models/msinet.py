@@ -21,10 +21,10 @@ from timm.models._features import feature_take_indices
 
 from .blocks import Cell, ConvBlock, Neck
 from .genotype import UNIFORM, Genotype, check_genotype_name, find_genotype, named_genotypes
-from .weights import checkpoint_filter_fn  # noqa: F401  timm looks for it beside the network
-from .weights import checked_filter_fn, fit_state_dict, load_default_cfgs, untrained_cfg
+from .weights import checked_filter_fn, checkpoint_filter_fn, fit_state_dict, load_default_cfgs, untrained_cfg
 
-__all__ = ['Embedding', 'MSINet', 'register_genotype']
+# timm looks for checkpoint_filter_fn beside the network
+__all__ = ['Embedding', 'MSINet', 'checkpoint_filter_fn', 'register_genotype']
 
 LOCAL_WIDTH = 128
 WIDTHS = {

@@ -63,7 +63,14 @@ def load_default_cfgs() -> dict[str, dict[str, Any]]:
     Raises:
         InputError: an entry is malformed; names the file and the field.
     """
-    return {name + ('*' if entry.get('default') else ''): _cfg(**entry.cfg()) for name, entry in load_entries().items()}
+    cfgs = {}
+    for name, entry in load_entries().items():
+        try:
+            cfgs[name + '*' * entry.default] = _cfg(**entry.cfg())
+        except Exception:
+            entry.check()  # which says what is wrong with a file that somebody has changed
+            raise
+    return cfgs
 
 
 # The published implementation's names, piece by piece. It numbers cells and transitions together.

@@ -83,7 +83,7 @@ def test_names_without_a_calibration(tmp_path):
 def test_finds_the_hub_entry_of_a_model(tmp_path, monkeypatch):
     values = {'threshold': 0.7, 'false_positive_rate': 0.001, 'true_positive_rate': 0.5, 'dataset': 'veri776'}
     for tag, more in (('people', {'default': True}), ('veri776', {'threshold': values, 'hf_hub_id': 'us/vehicles'})):
-        template = dict(load_entries()['msinet_x1_0.market1501'], hf_hub_id='us/people')
+        template = dict(load_entries()['msinet_x1_0.market1501'].as_fields(), hf_hub_id='us/people')
         entry = {**template, 'tag': tag, **more}
         (tmp_path / f'msinet_x1_0.{tag}.json').write_text(json.dumps(entry))
     monkeypatch.setattr(entries, 'entries_folder', lambda: tmp_path)
@@ -92,7 +92,7 @@ def test_finds_the_hub_entry_of_a_model(tmp_path, monkeypatch):
     assert find_calibration('msinet_x1_0') is find_calibration('us/vehicles') is None  # the bare name is of people
     entry['threshold'] = 0.7
     (tmp_path / 'msinet_x1_0.veri776.json').write_text(json.dumps(entry))
-    with pytest.raises(InputError, match='hub_configs/msinet_x1_0.veri776.json: threshold: must be an object'):
+    with pytest.raises(InputError, match='hub_configs/msinet_x1_0.veri776.json: a calibration is .* got 0.7'):
         find_calibration('msinet_x1_0.veri776')
 
 

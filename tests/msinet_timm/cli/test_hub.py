@@ -106,15 +106,15 @@ def test_publish(hub, folder, package, capsys):
         assert image.width > 4 * 96 and len(image.getcolors(1 << 20)) > 1000
 
     entry = load_entries(package)[NAME]
-    assert entry['sha256'] == sha256_of(folder / 'best' / 'model.safetensors') and entry['size'] == len(
+    assert entry.sha256 == sha256_of(folder / 'best' / 'model.safetensors') and entry.size == len(
         files['model.safetensors']
     )
     commit = hub.repositories[REPO]['branches']['main']
-    assert entry['revision'] == commit and entry['default'] and entry['recipe'] == 'scratch'
-    assert entry['results'] == [
+    assert entry.revision == commit and entry.default and entry.recipe == 'scratch'
+    assert entry.results == [
         dict(dataset='market1501', protocol='standard', mAP=0.5, rank1=0.75, mINP=0.25)
-    ] and entry['preprocessing']['input_size'] == [3, 64, 32]
-    assert entry['threshold'] == {k: v for k, v in CALIBRATION.items() if k != 'model'}
+    ] and entry.preprocessing['input_size'] == [3, 64, 32]
+    assert entry.threshold == {k: v for k, v in CALIBRATION.items() if k != 'model'}
     assert str(package / f'{NAME}.json') in printed and commit in printed
     line = printed.splitlines()[-1]
     assert line == f"timm.create_model('hf-hub:{REPO}', pretrained=True)"
@@ -133,7 +133,7 @@ def test_publish_again(hub, folder, package, tmp_path, capsys):
     assert commits[0] == old and len(commits) == 2
     assert torch.equal(output(timm.create_model(f'hf-hub:{REPO}', pretrained=True)), output(second))
     assert torch.equal(output(timm.create_model(f'hf-hub:{REPO}@{old}', pretrained=True)), output(first))
-    assert load_entries(package)[NAME]['revision'] == commits[1]
+    assert load_entries(package)[NAME].revision == commits[1]
     main(['publish', str(folder), '--repo', REPO])
     assert (folder / 'best' / 'README.md').read_text() == card  # nothing is said twice
 
@@ -206,7 +206,7 @@ with torch.no_grad():
 def test_wrong_hash(hub, folder, package, name, kwargs):
     """Other weights in the repository than the recorded ones never reach a model."""
     main(['publish', str(folder), '--repo', REPO])
-    recorded = load_entries(package)[NAME]['sha256']
+    recorded = load_entries(package)[NAME].sha256
     other = folder.parent / 'other'
     make_folder(other, seed=1)
     entry = json.loads((package / f'{NAME}.json').read_text())
@@ -275,7 +275,7 @@ def test_entry_elsewhere(hub, folder, package, tmp_path, capsys, caplog):
 
     (package.parent / 'setup.cfg').touch()
     main(['publish', str(folder), '--repo', f'me/{NAME}'])
-    assert load_entries(package)[NAME]['sha256'] is None and 'entry of other weights' in caplog.text
+    assert load_entries(package)[NAME].sha256 is None and 'entry of other weights' in caplog.text
 
 
 def test_models_without_an_entry(hub, tmp_path, package, capsys):

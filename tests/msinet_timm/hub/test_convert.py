@@ -76,7 +76,7 @@ def test_convert_of_identities(tmp_path, caplog, names):
     torch.save(names(model), tmp_path / 'a.pth')
     assert main(['convert', str(tmp_path / 'a.pth'), '--model', 'msinet_x0_25']) == 0
     loaded = timm.create_model(f'local-dir:{tmp_path}/a', pretrained=True)
-    assert 'classifier of 7 identities is left out' in caplog.text
+    assert 'classifier of 7 classes is left out' in caplog.text
     model.reset_classifier(0)
     assert torch.equal(output(loaded), output(model))
 
@@ -135,7 +135,7 @@ def test_ship(tmp_path, package, capsys):
     assert main(['ship', str(tmp_path / 'run'), '--name', NAME, '--package', str(package)]) == 0
     entry = load_entries(package)[NAME]
     assert capsys.readouterr().out.split() == [str(package / f'{NAME}.json'), str(entry.weights)]
-    assert entry['sha256'] == sha256_of(entry.weights) and entry['preprocessing']['input_size'] == [3, 64, 32]
+    assert entry.sha256 == sha256_of(entry.weights) and entry.preprocessing['input_size'] == [3, 64, 32]
     shipped = load_file(entry.weights)
     assert shipped['lateral.weight'].dtype == torch.float16
     assert shipped['stem.conv.weight'].dtype == shipped['stem.bn.running_var'].dtype == torch.float32
@@ -174,7 +174,7 @@ print(json.dumps([out, shapes, listed, error, code]))
     expected = torch.nn.functional.normalize(output(model))[0]
     assert 0 < (torch.nn.functional.normalize(torch.tensor(out), dim=0) - expected).norm() < 1e-3
     assert shapes == [5, 16, 64, 96, 128] and listed == [NAME] and code == 1
-    assert f'but hub_configs/{NAME}.json records {entry["sha256"]}' in error
+    assert f'but hub_configs/{NAME}.json records {entry.sha256}' in error
 
 
 def test_ship_refuses(tmp_path, package, monkeypatch, capsys):
@@ -183,7 +183,7 @@ def test_ship_refuses(tmp_path, package, monkeypatch, capsys):
     def refused(message, name=NAME):
         assert main(['ship', str(folder), '--name', name, '--package', str(package)]) == 2
         assert message in capsys.readouterr().err
-        assert not list((package / 'weights').glob(f'{NAME}*')) and load_entries(package)[NAME]['sha256'] is None
+        assert not list((package / 'weights').glob(f'{NAME}*')) and load_entries(package)[NAME].sha256 is None
 
     save_folder(create(0), folder)
     refused('has no entry of this name', 'msinet_x0_25.nothing')
@@ -205,4 +205,4 @@ def test_the_published_size_can_ship(tmp_path, package):
     """2.3 M parameters fit into 5 MB."""
     save_folder(create(0, 'msinet_x1_0'), tmp_path / 'm')
     entry = ship(tmp_path / 'm', 'msinet_x1_0.sample', package)
-    assert 4_000_000 < entry['size'] < 5_000_000
+    assert 4_000_000 < entry.size < 5_000_000

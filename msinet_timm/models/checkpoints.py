@@ -1,4 +1,4 @@
-"""Weights from a file into a model that embeds, and what to say when they are another network's."""
+"""Weights from a file into a model, and what to say when they are another network's."""
 
 import difflib
 import logging
@@ -8,16 +8,19 @@ from pathlib import Path
 
 import timm
 import torch
-from timm.models import load_checkpoint, load_state_dict
+from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 
-__all__ = ['family', 'fill', 'is_checkpoint', 'one_line', 'read_family']
+from .weights import is_published
+
+__all__ = ['SUFFIXES', 'family', 'fill', 'is_checkpoint', 'read_checkpoint']
 
 _logger = logging.getLogger(__name__)
 
-_SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
+#: Endings of checkpoints.
+SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
 _LISTED = 3
 
 # Families of networks by the end of a tensor's name, before which other libraries put words like `backbone.`
@@ -42,36 +45,56 @@ _SIBLINGS = 12  # networks of one file that are tried, about 0.1 s each
 
 def is_checkpoint(name: str) -> bool:
     """Whether a text names a file of weights, there or not."""
-    return Path(name).is_file() or (name.lower().endswith(_SUFFIXES) and not timm.is_model(name) and ':' not in name)
+    return Path(name).is_file() or (name.lower().endswith(SUFFIXES) and not timm.is_model(name) and ':' not in name)
 
 
-def fill(model: nn.Module, path: Path) -> None:
-    """Loads weights into a model without classifiers; every tensor of the model must be in the file.
-
-    A classifier in the file is left out, which is logged.
+def read_checkpoint(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, averaged ones (`state_dict_ema`) where there are any.
 
     Args:
-        model: timm's, made with `num_classes=0`.
-        path: .safetensors or PyTorch's; of the latter nothing but tensors is read.
+        path: .safetensors or PyTorch's; of the latter nothing but tensors is read: an unsafe pickle is refused.
 
     Raises:
-        InputError: missing, unsafe or broken file, or another network's, with the names that tell so.
+        InputError: missing, unsafe or broken file.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f'{path}: no such checkpoint')
-    if path.suffix.lower() not in _SUFFIXES:
-        raise InputError(f'{path}: checkpoints end in one of {", ".join(_SUFFIXES)}')
-
-    def fit(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-        return _fit(state, model, path)
-
     try:
-        # never anything but tensors: an unsafe pickle is refused, not run
-        load_checkpoint(model, str(path), filter_fn=fit, weights_only=True)
+        return load_state_dict(str(path), weights_only=True)
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        if path.suffix.lower() not in SUFFIXES:
+            raise InputError(f'{path}: checkpoints end in one of {", ".join(SUFFIXES)}') from e
+        raise InputError(f'{path}: cannot be read as tensors alone: {one_line(e)}') from e
+
+
+def fill(model: nn.Module, path: str | Path, classifiers: bool = False, part: str = '') -> None:
+    """Loads a checkpoint into a model; every tensor of the model but the classifiers' must be in the file.
+
+    Names of other implementations are converted as timm does it for pretrained weights.
+
+    Args:
+        model: timm's.
+        path: see `read_checkpoint`.
+        classifiers: load those, too. Otherwise the model keeps its own; where it has none, a log message tells that
+            the file's are left out.
+        part: where the file has names that begin so, take those alone, without this beginning.
+
+    Raises:
+        InputError: as `read_checkpoint`, or another network's, with the names that tell so.
+    """
+    state = read_checkpoint(path)
+    if part and any(name.startswith(part) for name in state):
+        state = {name.removeprefix(part): t for name, t in state.items() if name.startswith(part)}
+    try:
+        model.load_state_dict(_fit(state, model, classifiers), strict=False)
     except InputError as e:
         raise InputError(f'{path}: {e}') from e
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+    except Exception as e:  # values that are no tensors, and what filters make of them
         raise InputError(f'{path}: cannot load this checkpoint into {type(model).__name__}: {one_line(e)}') from e
+    heads = (*_classifier_prefixes(model), 'classifier.') if is_published(state) else _classifier_prefixes(model)
+    if not model.num_classes and (left := [len(t) for name, t in state.items() if name.startswith(heads)]):
+        _logger.info('%s: its classifier of %d classes is left out', path, left[0])
 
 
 def family(names: Iterable[str]) -> tuple[str, str]:
@@ -84,38 +107,25 @@ def family(names: Iterable[str]) -> tuple[str, str]:
     return '', ''
 
 
-def read_family(path: str | Path) -> tuple[str, str]:
-    """The `family` of a checkpoint.
-
-    Raises:
-        InputError: the file cannot be read.
-    """
-    try:
-        return family(load_state_dict(str(path), weights_only=True))
-    except Exception as e:  # as in `fill`
-        raise InputError(f'{path}: cannot read this checkpoint: {one_line(e)}') from e
-
-
-def _fit(state: dict[str, Tensor], model: nn.Module, path: Path) -> dict[str, Tensor]:
-    """Converts other implementations' names as timm does for pretrained weights, and drops classifiers."""
+def _fit(state: dict[str, Tensor], model: nn.Module, classifiers: bool) -> dict[str, Tensor]:
+    """The tensors under the model's names and of its shapes, with or without its classifiers'."""
     own = model.state_dict()
     families = family(state)[0], family(own)[0]
     if all(families) and families[0] != families[1]:
         raise InputError(_mismatch(state, model))
     convert = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
-    converted = state
-    if convert:
-        try:
-            converted = convert(state, model)
-        except ValueError as e:  # where a conversion checks the names itself
-            raise InputError(_mismatch(state, model, one_line(e))) from e
-    prefixes = _classifier_prefixes(model)
-    fitting = {name: tensor for name, tensor in converted.items() if name in own or not name.startswith(prefixes)}
-    dropped = [len(tensor) for name, tensor in state.items() if name.removeprefix('module.').startswith(prefixes)]
-    if own.keys() ^ fitting.keys() or any(fitting[name].shape != own[name].shape for name in own):
+    try:
+        converted = convert(state, model) if convert else state
+    except ValueError as e:  # where a conversion checks the names itself
+        raise InputError(_mismatch(state, model, one_line(e))) from e
+    heads = _classifier_prefixes(model)
+
+    def counts(name: str) -> bool:
+        return not name.startswith(heads) or (classifiers and name in own)
+
+    fitting = {name: tensor for name, tensor in converted.items() if counts(name)}
+    if {n: t.shape for n, t in fitting.items()} != {n: t.shape for n, t in own.items() if counts(n)}:
         raise InputError(_mismatch(fitting, model))
-    if dropped and not getattr(model, 'num_classes', 0):
-        _logger.info('%s: its classifier of %d classes is left out', path, dropped[0])
     return fitting
 
 
@@ -131,7 +141,8 @@ def _mismatch(state: dict[str, Tensor], model: nn.Module, problem: str | None = 
 
 
 def _list_differences(state: dict[str, Tensor], model: nn.Module) -> str:
-    own = model.state_dict()
+    heads = _classifier_prefixes(model)
+    own = {name: tensor for name, tensor in model.state_dict().items() if name in state or not name.startswith(heads)}
     missing = [name for name in own if name not in state]
     surplus = [name for name in state if name not in own]
     shapes = [
@@ -172,11 +183,3 @@ def _sibling(state: dict[str, Tensor], model: nn.Module) -> str:
 def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
     classifiers = model.pretrained_cfg.get('classifier') or ()
     return tuple(f'{c}.' for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
-
-
-def one_line(error: Exception, limit: int = 400) -> str:
-    """An error's text without line breaks, shortened."""
-    text = ' '.join(str(error).split())
-    if not text or isinstance(error, KeyError):  # whose text is only the key
-        text = f'{type(error).__name__} {text}'.strip()
-    return text if len(text) <= limit else f'{text[:limit]} ...'

@@ -1,0 +1,122 @@
+"""From a name, a folder or a checkpoint to a model."""
+
+import difflib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models import is_model_pretrained, resolve_model_input_args
+from torch import nn
+
+from msinet_timm.errors import InputError, one_line
+from msinet_timm.models.checkpoints import fill
+
+from .folder import CONFIG, WEIGHTS, find_folder, read_config
+
+__all__ = ['load_folder', 'load_model', 'resolve_name']
+
+_logger = logging.getLogger(__name__)
+
+
+def resolve_name(name: str | Path, also: Iterable[str] = ()) -> str:
+    """The name as `timm.create_model` takes it.
+
+    Args:
+        name: as for `load_model`.
+        also: names that the caller knows besides, for the hint.
+
+    Raises:
+        InputError: no such model or folder; the message has names that are alike.
+    """
+    name = str(name)
+    source, _, place = name.partition(':') if ':' in name else ('', '', name)
+    if timm.is_model(name) or source not in ('', 'local-dir'):
+        return name
+    if source or Path(name).is_dir():
+        return f'local-dir:{find_folder(place)}'
+    close = difflib.get_close_matches(name.partition('.')[0], [*timm.list_models(), *also], n=3, cutoff=0.5)
+    hint = f'did you mean {", ".join(close)}?' if close else 'timm.list_models() lists the names;'
+    raise InputError(
+        f"unknown model '{name}': it is neither a name that timm knows nor a folder; {hint} A model on the Hub is "
+        f'hf-hub:{name if "/" in name else "OWNER/NAME"}'
+    )
+
+
+def load_model(
+    name: str | Path,
+    checkpoint: str | Path | None = None,
+    *,
+    pretrained: bool | None = None,
+    num_classes: int | None = 0,
+    height: int | None = None,
+    width: int | None = None,
+    also: Iterable[str] = (),
+    **model_args: Any,
+) -> nn.Module:
+    """Creates a model with its weights.
+
+    Args:
+        name: a timm model, also `hf-hub:...`; a folder with `config.json` and weights, with or without `local-dir:`; or
+            a run's folder, which stands for its `best` model.
+        checkpoint: file of weights instead of the pretrained ones, see `msinet_timm.models.checkpoints.fill`.
+        pretrained: whether to load the weights that belong to the name; None does so where there are any, and warns
+            where there are none.
+        num_classes: of the classifiers; None for the model's own, which a checkpoint then has, too.
+        height: of the input in pixels, instead of the model's own.
+        width: of the input in pixels, instead of the model's own.
+        also: names that the caller knows besides, for the hint to an unknown one.
+        **model_args: other arguments of the model, such as `genotype`.
+
+    Returns:
+        The model in evaluation mode on the CPU.
+
+    Raises:
+        InputError: unknown name, weights that are missing, unsafe or do not fit, or an input size that does not fit.
+    """
+    name = resolve_name(name, also)
+    known = ':' in name or is_model_pretrained(name)
+    size = None
+    try:
+        model_args = {'num_classes': num_classes, **model_args}
+        arguments = resolve_model_input_args(name, **model_args)
+        if height or width:
+            _, own_height, own_width = arguments['pretrained_cfg']['input_size']
+            size = (3, height or own_height, width or own_width)
+            # for networks that are built for one input size, this asks for another
+            arguments = resolve_model_input_args(name, {'input_size': size}, **model_args)
+        wanted = not checkpoint and (known if pretrained is None else pretrained)
+        model = timm.create_model(pretrained=wanted, **arguments).eval()
+        if size:
+            with torch.inference_mode():
+                model(torch.zeros(1, *size))  # fails now, with a network's own words, if it does not take this size
+    except InputError:
+        raise
+    except Exception as e:  # downloads, files and networks fail in too many ways to list
+        at = f' for input {size[1]} x {size[2]}' if size else ''
+        offline = '; offline, give a checkpoint file of it' if isinstance(e, OSError) and ':' not in name else ''
+        raise InputError(f"cannot create model '{name}'{at}: {one_line(e)}{offline}") from e
+    if checkpoint:
+        fill(model, checkpoint, classifiers=num_classes is None)
+    elif pretrained is None and not known:
+        _logger.warning(
+            "'%s' has no pretrained weights and stays UNTRAINED: give a checkpoint file of it, or the folder of a "
+            'trained model', name,
+        )  # fmt: skip
+    return model
+
+
+def load_folder(folder: Path) -> nn.Module:
+    """The model of a folder that could be published, with its classifiers.
+
+    Raises:
+        InputError: unknown architecture; weights that are missing, a pickle, broken, or of other names and shapes.
+    """
+    config = read_config(folder)
+    if not (folder / WEIGHTS).is_file():
+        raise InputError(f'{folder}: {WEIGHTS} is missing; msinet-hub convert makes it of a PyTorch checkpoint')
+    if not timm.is_model(config['architecture']):
+        raise InputError(f'{folder / CONFIG}: architecture {config["architecture"]} is no model that timm knows')
+    return load_model(f'local-dir:{folder}', num_classes=None)
