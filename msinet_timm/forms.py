@@ -1,6 +1,6 @@
 """A model in the forms that it can run in, from as it is to compiled for this machine.
 
-All forms give what the model gives in evaluation mode; in bfloat16 they do so to about three digits.
+All forms give what the model gives in evaluation mode; in bf16 (torch.bfloat16) they do so to about three digits.
 """
 
 import copy
@@ -15,7 +15,7 @@ from timm.utils import reparameterize_model
 
 from msinet_timm.models.msinet import MSINet
 
-__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form', 'in_bfloat16']
+__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form', 'in_bf16']
 
 #: What `create_form` makes, and what each is.
 FORMS = {
@@ -59,10 +59,9 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
 
     Args:
         model: takes [B, 3, H, W] and gives [B, D]; the form runs on its device.
-        form: key of `FORMS`. `'torchscript'` and `'compiled'` take a while: the one now, the other on the first batch
-            of each shape.
-        precision: key of `PRECISIONS`. In `'bf16'` the weights are bfloat16; norms that are not folded, and the
-            pooling and what is behind it of an MSINet, stay in float32.
+        form: key of `FORMS`. `'torchscript'` takes a while now, `'compiled'` on the first batch of each shape.
+        precision: key of `PRECISIONS`. With `'bf16'`, weights are in it as well. Norms that are not folded stay in
+            float32, and of an MSINet also the pooling and what follows it.
         example: images [B, 3, H, W] that tracing and compilation go by; None for one of the model's input size.
 
     Raises:
@@ -77,7 +76,7 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
     run = reparameterize_model(model) if form not in ('eager', 'channels_last') else copy.deepcopy(model)
     run = run.eval().requires_grad_(False)
     if precision == 'bf16':
-        run = in_bfloat16(run)
+        run = in_bf16(run)
     if form != 'eager':
         run = run.to(memory_format=torch.channels_last)
     made = Form(run, form, precision, device)
@@ -92,7 +91,7 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
 
 def _check_machine(form: str, precision: str, device: torch.device) -> None:
     if precision == 'bf16' and device.type == 'cuda' and not torch.cuda.is_bf16_supported():
-        raise ValueError(f'{torch.cuda.get_device_name(device)} does not compute in bfloat16: use float32')
+        raise ValueError(f'{torch.cuda.get_device_name(device)} does not compute in bf16: use float32')
     if form != 'compiled':
         return
     if device.type == 'cpu':
@@ -107,7 +106,7 @@ def _check_machine(form: str, precision: str, device: torch.device) -> None:
 
 
 class _BF16Model(nn.Module):
-    """A model that computes in bfloat16, between float32 images and float32 embeddings."""
+    """A model that computes in bf16, between float32 images and float32 embeddings."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -119,7 +118,7 @@ class _BF16Model(nn.Module):
 
 
 class _BF16MSINet(_BF16Model):
-    """An MSINet whose trunk is in bfloat16 and whose head is in float32: means of many pixels would lose digits."""
+    """An MSINet whose trunk is in bf16 and whose head is in float32: means of many pixels would lose digits."""
 
     def __init__(self, model: MSINet) -> None:
         super().__init__(model)
@@ -130,10 +129,10 @@ class _BF16MSINet(_BF16Model):
         return self.model.forward_head(self.model.forward_features(images.to(torch.bfloat16)).float())
 
 
-def in_bfloat16(model: nn.Module) -> nn.Module:
-    """Turns a model into one that computes in bfloat16, from images [B, 3, H, W] to float32 [B, D]; changes it.
+def in_bf16(model: nn.Module) -> nn.Module:
+    """Turns a model into one that computes in bf16, from images [B, 3, H, W] to float32 [B, D]; changes it.
 
-    Norms, and the pooling of an MSINet and what is behind it, stay in float32.
+    Norms stay in float32, and of an MSINet also the pooling and what follows it.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     model = _BF16MSINet(model) if isinstance(model, MSINet) else _BF16Model(model)

@@ -13,8 +13,9 @@ from typing import Any
 import torch.nn as nn
 
 from msinet_timm.errors import InputError
+from msinet_timm.models.entries import PREPROCESSING
 
-__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'needs', 'new_file', 'quiet']
+__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'new_file', 'quiet']
 
 #: Endings by format.
 SUFFIXES = {
@@ -28,7 +29,6 @@ SUFFIXES = {
 METADATA = 'msinet_timm'
 #: What belongs to a file, by its ending.
 _BESIDE = {'.xml': ('.bin',), '.pte': ('.pte.json',)}
-_PREPROCESSING = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std')
 
 
 def format_of(path: Path) -> str:
@@ -91,19 +91,6 @@ def new_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def needs(extra: str) -> Iterator[None]:
-    """Turns a failing import into the way out.
-
-    Raises:
-        InputError: a package is missing; names the extra that brings it.
-    """
-    try:
-        yield
-    except ImportError as e:
-        raise InputError(f'{e.name or e} is not installed: pip install "msinet-timm[{extra}]"') from e
-
-
-@contextmanager
 def quiet() -> Iterator[None]:
     """Keeps exporters from telling their progress and deprecations, which say nothing about the model."""
     before = logging.root.manager.disable
@@ -133,7 +120,7 @@ def describe(
         'architecture': (getattr(model, 'pretrained_cfg', None) or {}).get('architecture') or type(model).__name__,
         'genotype': getattr(model, 'genotype', None),
         'input': {'dtype': 'uint8' if preprocessing else 'float32', 'shape': ['batch', channels, *sizes]},
-        'preprocessing': {k: data_config[k] for k in _PREPROCESSING if k in data_config} | {'inside': preprocessing},
+        'preprocessing': {k: data_config[k] for k in PREPROCESSING if k in data_config} | {'inside': preprocessing},
         'msinet_timm': version('msinet-timm'),
         **facts,
     }

@@ -13,9 +13,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs, one_line
+from msinet_timm.forms import PRECISIONS
 
-from .files import METADATA, format_of, needs, quiet
+from .files import METADATA, format_of, quiet
 
 __all__ = ['WRITERS', 'Exported', 'load_exported', 'openvino_core']
 
@@ -86,14 +87,14 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
     open_file = _OPENERS[format_of(path)]
     if not path.is_file():
         raise InputError(f'{path}: no such file')
-    if precision not in (None, 'float32', 'bf16'):
-        raise InputError(f"precision '{precision}' must be float32 or bf16")
+    if precision not in (None, *PRECISIONS):
+        raise InputError(f"precision '{precision}' must be {' or '.join(PRECISIONS)}")
     try:
         run, metadata = open_file(path, threads, precision)
     except InputError:
         raise
     except Exception as e:  # runtimes raise their own types
-        raise InputError(f'{path}: cannot open this file: {" ".join(str(e).split())[:300]}') from e
+        raise InputError(f'{path}: cannot open this file: {one_line(e)}') from e
     own = metadata.get('precision', precision)
     if precision and precision != own and path.suffix != '.xml':
         raise InputError(f'{path} computes in {own}: export it once more for {precision}')
@@ -101,7 +102,7 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
 
 
 def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('onnx'):
+    with needs('onnx', 'this format'):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -119,7 +120,7 @@ def openvino_core() -> Any:
     OpenVINO gives the thread a stack for signals, and gives back the one before when it ends: where several end in
     another order than they began, the next signal (of a child process, say) finds a stack that is gone, and kills.
     """
-    with needs('openvino'):
+    with needs('openvino', 'this format'):
         import openvino
     return openvino.Core()
 
@@ -158,7 +159,7 @@ def _open_torchscript(path: Path, threads: int | None, precision: str | None) ->
 
 
 def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('executorch'):
+    with needs('executorch', 'this format'):
         from executorch.runtime import Runtime
     program = Runtime.get().load_program(path.read_bytes())
     method = program.load_method('forward')
@@ -209,7 +210,7 @@ def _axes(dynamic_size: bool) -> dict[int, str]:
 def _onnx(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('onnx'):
+    with needs('onnx', 'this format'):
         import onnx  # noqa: F401 - torch needs both here
         import onnxscript  # noqa: F401
     program = torch.onnx.export(
@@ -228,7 +229,7 @@ def _onnx(
 def _openvino(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('openvino'):
+    with needs('openvino', 'this format'):
         import openvino
         from openvino import opset13 as ops
         from openvino.frontend.pytorch import ConversionExtension
@@ -269,7 +270,7 @@ def _torchscript(
 def _executorch(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('executorch'):
+    with needs('executorch', 'this format'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     # memory is planned ahead, so that a batch needs a limit

@@ -13,12 +13,13 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.images import load_image
+from msinet_timm.datasets.readers.layout import IMAGE_SUFFIXES
 from msinet_timm.errors import InputError
-from msinet_timm.forms import in_bfloat16
+from msinet_timm.forms import in_bf16
 
 __all__ = ['Preprocessed', 'create_graph', 'find_images', 'graph_inputs']
 
-_ENDINGS = ('.jpg', '.jpeg', '.png', '.bmp', '.webp', '.tif', '.tiff')
+_ENDINGS = (*IMAGE_SUFFIXES, '.tif', '.tiff')
 
 
 class Preprocessed(nn.Module):
@@ -61,8 +62,9 @@ def create_graph(
     Args:
         model: in evaluation mode; stays as it is.
         data_config: timm's.
-        preprocessing: put a `Preprocessed` around it, and so for `resize`.
-        bf16: let the model, and not its preprocessing, compute in bfloat16.
+        preprocessing: put a `Preprocessed` around it.
+        resize: let that resize, too.
+        bf16: let the model, and not its preprocessing, compute in bf16.
 
     Raises:
         InputError: the model is in training mode, or its preprocessing is more than a resize of the whole image.
@@ -72,7 +74,7 @@ def create_graph(
     if preprocessing:
         _check_preprocessing(data_config)
     graph = reparameterize_model(model).cpu()
-    graph = in_bfloat16(graph) if bf16 else graph
+    graph = in_bf16(graph) if bf16 else graph
     graph = Preprocessed(graph, data_config, resize) if preprocessing else graph
     return graph.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
@@ -116,8 +118,8 @@ def graph_inputs(
     Args:
         images: files.
         data_config: timm's.
-        preprocessing: it is inside the graph: bytes instead of normalised numbers.
-        resize: and so is the resize: images keep their own size.
+        preprocessing: the graph normalises: it takes bytes instead of normalised numbers.
+        resize: the graph resizes as well: images keep their own size.
     """
     transform = create_transform(**data_config)
     height, width = data_config['input_size'][1:]

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs, one_line
 
 from .export import mean_cosine
-from .files import METADATA, checked_path, format_of, needs, new_file, quiet
+from .files import METADATA, checked_path, format_of, new_file, quiet
 from .formats import Exported, load_exported, openvino_core
 
 __all__ = ['QUANTIZED_FORMATS', 'quantize']
@@ -62,8 +62,7 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
         except InputError:
             raise
         except Exception as e:  # the runtimes' tools raise their own types, and assert
-            reason = ' '.join(str(e).split())[:300] or type(e).__name__
-            raise InputError(f'{path} is not kept: {source} cannot be quantised by these images ({reason})') from e
+            raise InputError(f'{path} is not kept: {source} cannot be quantised by these images ({one_line(e)})') from e
         _logger.info('%s: mean cosine to the float32 embeddings %.5f', path.name, cosine)
         if not cosine >= _LEAST_COSINE:
             raise InputError(
@@ -79,7 +78,7 @@ def _cosine(floating: Exported, quantized: Exported, inputs: Sequence[torch.Tens
 
 
 def _quantize_onnx(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('onnx'):
+    with needs('onnx', 'this format'):
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -121,7 +120,7 @@ def _sensitive(graph) -> list[str]:
 
 
 def _quantize_openvino(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('openvino'):
+    with needs('openvino', 'this format'):
         import nncf
         import openvino
     model = openvino_core().read_model(source)

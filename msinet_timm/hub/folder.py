@@ -15,6 +15,7 @@ from timm.models import save_for_hf
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
+from msinet_timm.models.entries import PREPROCESSING
 
 __all__ = [
     'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'embed_images', 'embedding_shift', 'find_folder',
@@ -25,7 +26,6 @@ __all__ = [
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 EXAMPLE = 'example.safetensors'
-_PREPROCESSING = ('input_size', 'interpolation', 'crop_pct', 'crop_mode', 'mean', 'std')
 
 
 def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any] | None = None) -> None:
@@ -78,7 +78,7 @@ def find_folder(name: str | Path) -> Path:
 def model_preprocessing(model: nn.Module) -> dict[str, Any]:
     """How images are prepared for a model, as an entry records it."""
     config = resolve_data_config(model=model)
-    return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in _PREPROCESSING}
+    return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in PREPROCESSING}
 
 
 def check_model(model: nn.Module, place: Path) -> None:

@@ -17,6 +17,7 @@ from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
 
 __all__ = [
+    'PREPROCESSING',
     'ChecksumError',
     'Entry',
     'check_file',
@@ -79,6 +80,10 @@ class Preprocessing(TypedDict):
     crop_mode: Literal['squash', 'center', 'border']
     mean: Annotated[list[Number], _means]
     std: Annotated[list[Number], _deviations]
+
+
+#: What decides how images are prepared, as `timm.data.resolve_data_config` names it.
+PREPROCESSING = tuple(Preprocessing.__annotations__)
 
 
 class TrainingData(TypedDict):

@@ -30,7 +30,11 @@ def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
 
 
 def fold_linear(linear: nn.Linear, norm: nn.Module) -> nn.Linear:
-    """As `fold_conv`, of a linear layer."""
+    """One linear layer for a linear layer and the batch norm behind it.
+
+    Raises:
+        ValueError: a norm without running statistics.
+    """
     _check_statistics(norm)
     bias = torch.zeros_like(norm.running_mean) if norm.bias is None else norm.bias
     folded = nn.Linear(linear.in_features, linear.out_features, device='meta')
@@ -49,9 +53,10 @@ def _check_statistics(norm: nn.Module) -> None:
 
 
 class FusedCrossAttention(nn.Module):
-    """`CrossAttention` as one product with each branch, whose weights hold the branch itself as well.
+    """`CrossAttention` with one matrix product for each branch instead of a product and a sum.
 
-    The maps are read as they lie in memory in channels_last, without a copy.
+    The identity is added to the attention's weights [C, C], so that their product with a branch is the branch and its
+    attention together. Maps in channels_last are read as they lie in memory, without a copy.
 
     Args:
         gamma: [1], the attention's weight.
@@ -65,9 +70,12 @@ class FusedCrossAttention(nn.Module):
         self.register_buffer('identity', identity, persistent=False)
 
     def weights(self, energy: torch.Tensor) -> torch.Tensor:
-        """Likeness of channels to the other branch's [B, C, C] to the share of each channel in each, [B, C, C]."""
-        # The softmax makes many shares so small that a product takes the processor many times as long (below 1e-38).
-        # Those below 1e-30 add nothing that float32 could hold.
+        """The product of this branch's channels with the other's, [B, C, C], to weights [B, C, C].
+
+        Channel i of the output is the sum of this branch's channels by the weights in row i.
+        """
+        # Processors multiply numbers below 1e-38 many times more slowly, and a softmax gives many of them. Below 1e-30
+        # they add nothing that float32 could hold.
         return self.identity + self.gamma * F.threshold((-energy).softmax(dim=-1), 1e-30, 0.0)
 
     def forward(self, a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -86,8 +94,10 @@ class FusedCell(nn.Module):
     """`Cell` without norms, whose last three convolutions are one over their inputs side by side.
 
     Args:
-        reduce: the first convolutions of branch a and of branch b, and so for `first` and `second`.
-        interactions: what follows `first` and `second`.
+        reduce: the 1x1 convolutions that branch a and branch b begin with.
+        first: the light convolutions of branch a and of branch b before the first interaction.
+        second: the light convolutions of branch a and of branch b before the second interaction.
+        interactions: the first and the second.
         expand: 1x1 convolutions of branch a, of branch b, and of the cell's input unless that is added as it is.
         act: the activation of the sum.
     """
