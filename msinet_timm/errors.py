@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ['InputError', 'needs', 'one_line']
+__all__ = ['InputError', 'explained', 'needs', 'one_line']
 
 
 class InputError(ValueError):
@@ -19,12 +19,30 @@ def one_line(error: Exception, limit: int = 400) -> str:
 
 
 @contextmanager
-def needs(extra: str, subject: str = 'this') -> Iterator[None]:
+def explained(words: str) -> Iterator[None]:
+    """Turns whatever goes wrong in files, networks and other packages into an `InputError`.
+
+    Args:
+        words: what could not be done, to what; the exception's text follows.
+
+    Raises:
+        InputError: any exception inside the `with`; an `InputError` stays as it is.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f'{words}: {one_line(e)}') from e
+
+
+@contextmanager
+def needs(extra: str, words: str) -> Iterator[None]:
     """Turns the failing import of an optional package into the way out.
 
     Args:
         extra: of this package, which brings what is missing.
-        subject: what needs it: a flag, a file or a feature.
+        words: such as 'charts need'; the missing package's name follows.
 
     Raises:
         InputError: an import inside the `with` fails.
@@ -33,4 +51,4 @@ def needs(extra: str, subject: str = 'this') -> Iterator[None]:
         yield
     except ImportError as e:
         package = (e.name or str(e)).partition('.')[0]
-        raise InputError(f'{subject} needs {package}: pip install "msinet-timm[{extra}]"') from e
+        raise InputError(f'{words} {package}: pip install "msinet-timm[{extra}]"') from e

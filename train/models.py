@@ -5,7 +5,7 @@ import torch
 import torch.nn as nn
 from timm.models import group_parameters, is_model_pretrained
 
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError, explained
 from msinet_timm.hub.load import load_model, resolve_name
 from msinet_timm.models.blocks import Neck
 from msinet_timm.models.checkpoints import fill
@@ -113,10 +113,8 @@ def create_training_model(
     if not hasattr(model, 'forward_branches'):
         model.reset_classifier(0)
         _, own_height, own_width = model.pretrained_cfg['input_size']
-        try:
+        with explained(f'--model {name}: cannot be trained'):
             model = GlobalBranch(model, num_classes, (3, height or own_height, width or own_width))
-        except Exception as e:  # networks fail in too many ways to list
-            raise InputError(f'--model {name}: cannot be trained: {one_line(e)}') from e
     return model.train()
 
 

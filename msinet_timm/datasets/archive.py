@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import needs
 
 __all__ = ['is_remote', 'open_shard', 'image_file', 'read_image', 'split_path']
 
@@ -79,10 +79,8 @@ def open_shard(path: str) -> Iterator[BinaryIO]:
         with open(path, 'rb') as file:
             yield file
         return
-    try:
+    with needs('shards', f'{path}: needs'):
         from webdataset.gopen import gopen
-    except ImportError as e:
-        raise InputError(f'{path}: needs webdataset: pip install "msinet-timm[shards]"') from e
     root, _, name = path.rpartition('/')
     stream = gopen(root.replace('{}', name) if '{}' in root else path)
     try:

@@ -8,7 +8,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 
 from .archive import read_image, split_path
 from .records import Record
@@ -62,7 +62,7 @@ def load_image(
                 file.draft(None, (height, width) if turned else (width, height))
             image = _to_rgb(ImageOps.exif_transpose(file))
     except Exception as e:  # Pillow's decoders raise a dozen types for broken files
-        reason = ' '.join(str(e).split()) or type(e).__name__
+        reason = one_line(e)
         raise UnreadableImageError(f'{path}: cannot read this image ({reason}); replace or remove it') from None
     if box is None:
         return image

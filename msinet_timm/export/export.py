@@ -10,7 +10,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError, explained
 from msinet_timm.forms import PRECISIONS
 
 from .files import SUFFIXES, checked_path, describe, new_file
@@ -98,14 +98,10 @@ def export(
     )
     batches = _batches(list(inputs), any_size=any_size)
     with new_file(path) as draft:
-        try:
-            WRITERS[format](
-                graph, _example(data_config, preprocessing), draft, dynamic_size=any_size, metadata=metadata
-            )
-        except InputError:
-            raise
-        except Exception as e:  # exporters raise their own types
-            raise InputError(f'{metadata["architecture"]} cannot be exported as {format}: {one_line(e)}') from e
+        example = _example(data_config, preprocessing)
+        # exporters raise their own types
+        with explained(f'{metadata["architecture"]} cannot be exported as {format}'):
+            WRITERS[format](graph, example, draft, dynamic_size=any_size, metadata=metadata)
         _compare(right, load_exported(draft), batches, precision, path)
     return path
 

@@ -2,8 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from msinet_timm.errors import InputError, needs, one_line
+from msinet_timm.errors import InputError, explained, needs
 from msinet_timm.forms import PRECISIONS
 
 from .files import METADATA, format_of, quiet
@@ -89,12 +88,8 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
         raise InputError(f'{path}: no such file')
     if precision not in (None, *PRECISIONS):
         raise InputError(f"precision '{precision}' must be {' or '.join(PRECISIONS)}")
-    try:
+    with explained(f'{path}: cannot open this file'):  # runtimes raise their own types
         run, metadata = open_file(path, threads, precision)
-    except InputError:
-        raise
-    except Exception as e:  # runtimes raise their own types
-        raise InputError(f'{path}: cannot open this file: {one_line(e)}') from e
     own = metadata.get('precision', precision)
     if precision and precision != own and path.suffix != '.xml':
         raise InputError(f'{path} computes in {own}: export it once more for {precision}')
@@ -102,7 +97,7 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
 
 
 def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('onnx', 'this format'):
+    with needs('onnx', 'this format needs'):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -120,7 +115,7 @@ def openvino_core() -> Any:
     OpenVINO gives the thread a stack for signals, and gives back the one before when it ends: where several end in
     another order than they began, the next signal (of a child process, say) finds a stack that is gone, and kills.
     """
-    with needs('openvino', 'this format'):
+    with needs('openvino', 'this format needs'):
         import openvino
     return openvino.Core()
 
@@ -159,7 +154,7 @@ def _open_torchscript(path: Path, threads: int | None, precision: str | None) ->
 
 
 def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('executorch', 'this format'):
+    with needs('executorch', 'this format needs'):
         from executorch.runtime import Runtime
     program = Runtime.get().load_program(path.read_bytes())
     method = program.load_method('forward')
@@ -173,18 +168,13 @@ def _open_executorch(path: Path, threads: int | None, precision: str | None) -> 
 
 
 def _with_threads(module: Callable[[Tensor], Tensor], threads: int | None) -> _Run:
-    @contextmanager
-    def limited() -> Iterator[None]:
+    def run(images: Tensor) -> Tensor:
         before = torch.get_num_threads()
         torch.set_num_threads(threads or before)
         try:
-            yield
+            return module(images.contiguous(memory_format=torch.channels_last))
         finally:
             torch.set_num_threads(before)
-
-    def run(images: Tensor) -> Tensor:
-        with limited():
-            return module(images.contiguous(memory_format=torch.channels_last))
 
     return run
 
@@ -210,7 +200,7 @@ def _axes(dynamic_size: bool) -> dict[int, str]:
 def _onnx(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('onnx', 'this format'):
+    with needs('onnx', 'this format needs'):
         import onnx  # noqa: F401 - torch needs both here
         import onnxscript  # noqa: F401
     program = torch.onnx.export(
@@ -229,7 +219,7 @@ def _onnx(
 def _openvino(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('openvino', 'this format'):
+    with needs('openvino', 'this format needs'):
         import openvino
         from openvino import opset13 as ops
         from openvino.frontend.pytorch import ConversionExtension
@@ -270,7 +260,7 @@ def _torchscript(
 def _executorch(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('executorch', 'this format'):
+    with needs('executorch', 'this format needs'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     # memory is planned ahead, so that a batch needs a limit

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.errors import InputError, needs, one_line
+from msinet_timm.errors import InputError, explained, needs
 
 from .export import mean_cosine
 from .files import METADATA, checked_path, format_of, new_file, quiet
@@ -55,14 +55,11 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
         raise InputError(f'{source}: int8 is made of a float32 export')
     metadata = {**exported.metadata, 'precision': 'int8', 'calibration_images': len(inputs)}
     with new_file(path) as draft:
-        try:
+        # the runtimes' tools raise their own types, and assert
+        with explained(f'{path} is not kept: {source} cannot be quantised by these images'):
             with quiet():
                 QUANTIZED_FORMATS[format](source, draft, inputs, json.dumps(metadata))
             cosine = _cosine(exported, load_exported(draft), inputs)
-        except InputError:
-            raise
-        except Exception as e:  # the runtimes' tools raise their own types, and assert
-            raise InputError(f'{path} is not kept: {source} cannot be quantised by these images ({one_line(e)})') from e
         _logger.info('%s: mean cosine to the float32 embeddings %.5f', path.name, cosine)
         if not cosine >= _LEAST_COSINE:
             raise InputError(
@@ -78,7 +75,7 @@ def _cosine(floating: Exported, quantized: Exported, inputs: Sequence[torch.Tens
 
 
 def _quantize_onnx(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('onnx', 'this format'):
+    with needs('onnx', 'this format needs'):
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -120,7 +117,7 @@ def _sensitive(graph) -> list[str]:
 
 
 def _quantize_openvino(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('openvino', 'this format'):
+    with needs('openvino', 'this format needs'):
         import nncf
         import openvino
     model = openvino_core().read_model(source)

@@ -10,9 +10,9 @@ from typing import Any
 import torch.nn as nn
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import explained
 from msinet_timm.files import replace_text
-from msinet_timm.models.entries import Entry
+from msinet_timm.models.entries import Entry, Threshold
 
 from .folder import model_preprocessing, read_config
 
@@ -30,7 +30,6 @@ __all__ = [
 
 CARD = 'README.md'
 CALIBRATION = 'calibration.json'
-_CALIBRATED = ('threshold', 'false_positive_rate', 'true_positive_rate', 'dataset')
 PREVIEW = 'preview.png'
 _TASK = 'object-re-identification'
 _METRICS = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
@@ -183,21 +182,17 @@ def read_card(folder: Path) -> ModelCard | None:
     path = folder / CARD
     if not path.is_file():
         return None
-    try:
+    with explained(f'{path}: cannot read the metadata of this card'):  # YAML and the Hub's checks fail in many ways
         return ModelCard(path.read_text(encoding='utf-8'))
-    except Exception as e:  # YAML and the Hub's checks fail in many ways
-        raise InputError(f'{path}: cannot read the metadata of this card ({one_line(e)})') from e
 
 
 def _threshold(folder: Path) -> dict[str, Any] | None:
     path = folder / CALIBRATION
     if not path.is_file():
         return None
-    try:
+    with explained(f'{path}: cannot read the calibration'):
         found = json.loads(path.read_text(encoding='utf-8'))
-        return {name: found[name] for name in _CALIBRATED}
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f'{path}: cannot read the calibration ({type(e).__name__} {e})') from e
+        return {name: found[name] for name in Threshold.__annotations__}
 
 
 def folder_facts(folder: Path, card: ModelCard | None) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_text
 from msinet_timm.models.entries import PREPROCESSING
 
@@ -128,12 +128,10 @@ def deviation(model: nn.Module, path: Path) -> float:
     Raises:
         InputError: no such file as `write_example` makes.
     """
-    try:
+    with explained(f'{path}: cannot read the stored example'):
         stored = load_file(path)
         image = Image.fromarray(stored['input'].numpy())
         expected = stored['output']
-    except Exception as e:  # files are broken in too many ways to list
-        raise InputError(f'{path}: cannot read the stored example ({one_line(e)})') from e
     found = _run(model, [image])
     if found.shape != expected.shape:
         return float('inf')

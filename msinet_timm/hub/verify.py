@@ -8,7 +8,7 @@ import torch.nn as nn
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError, explained
 from msinet_timm.models.entries import ChecksumError, Entry, check_file, find_entry, load_entries, sha256_of
 
 from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, model_preprocessing
@@ -84,10 +84,8 @@ def _existing(path: Path) -> Path | None:
 
 def _download(hub_id: str) -> tuple[Path, Path | None]:
     repository, _, revision = hub_id.partition('@')
-    try:
+    with explained(f'hf-hub:{hub_id}: cannot be downloaded'):
         _, weights = [Path(hf_hub_download(repository, f, revision=revision or None)) for f in (CONFIG, WEIGHTS)]
-    except Exception as e:  # networks and repositories fail in too many ways to list
-        raise InputError(f'hf-hub:{hub_id}: cannot be downloaded: {one_line(e)}') from e
     with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
         return weights, Path(hf_hub_download(repository, EXAMPLE, revision=revision or None))
     return weights, None

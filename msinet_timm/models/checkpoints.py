@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from msinet_timm.errors import InputError, one_line
 
-from .weights import is_published
+from .weights import classifier_prefixes, is_published, misfit
 
 __all__ = ['SUFFIXES', 'family', 'fill', 'is_checkpoint', 'read_checkpoint']
 
@@ -21,7 +21,6 @@ _logger = logging.getLogger(__name__)
 
 #: Endings of checkpoints.
 SUFFIXES = ('.safetensors', '.pth', '.pt', '.tar', '.bin', '.ckpt')
-_LISTED = 3
 
 # Families of networks by the end of a tensor's name, before which other libraries put words like `backbone.`
 _TELLTALES = {
@@ -92,7 +91,7 @@ def fill(model: nn.Module, path: str | Path, classifiers: bool = False, part: st
         raise InputError(f'{path}: {e}') from e
     except Exception as e:  # values that are no tensors, and what filters make of them
         raise InputError(f'{path}: cannot load this checkpoint into {type(model).__name__}: {one_line(e)}') from e
-    heads = (*_classifier_prefixes(model), 'classifier.') if is_published(state) else _classifier_prefixes(model)
+    heads = (*classifier_prefixes(model), 'classifier.') if is_published(state) else classifier_prefixes(model)
     if not model.num_classes and (left := [len(t) for name, t in state.items() if name.startswith(heads)]):
         _logger.info('%s: its classifier of %d classes is left out', path, left[0])
 
@@ -118,7 +117,7 @@ def _fit(state: dict[str, Tensor], model: nn.Module, classifiers: bool) -> dict[
         converted = convert(state, model) if convert else state
     except ValueError as e:  # where a conversion checks the names itself
         raise InputError(_mismatch(state, model, one_line(e))) from e
-    heads = _classifier_prefixes(model)
+    heads = classifier_prefixes(model)
 
     def counts(name: str) -> bool:
         return not name.startswith(heads) or (classifiers and name in own)
@@ -131,36 +130,18 @@ def _fit(state: dict[str, Tensor], model: nn.Module, classifiers: bool) -> dict[
 
 def _mismatch(state: dict[str, Tensor], model: nn.Module, problem: str | None = None) -> str:
     """Why tensors do not fit a model, unless the problem is known already; and whose they may be."""
-    own = model.state_dict()
     known, telltale = family(state)
-    sibling = _sibling(state, model) if known == family(own)[0] else ''
-    hint = f'It looks like a {known}: it has {telltale}' if known != family(own)[0] and known else ''
-    if sibling:
+    hint = ''
+    if known != family(model.state_dict())[0]:
+        hint = f'It looks like a {known}: it has {telltale}' if known else ''
+    elif sibling := _sibling(state, model):
         hint = f'--model {sibling} has tensors of these names and shapes'
-    return f'{problem or _list_differences(state, model)} {hint}'.rstrip()
-
-
-def _list_differences(state: dict[str, Tensor], model: nn.Module) -> str:
-    heads = _classifier_prefixes(model)
-    own = {name: tensor for name, tensor in model.state_dict().items() if name in state or not name.startswith(heads)}
-    missing = [name for name in own if name not in state]
-    surplus = [name for name in state if name not in own]
-    shapes = [
-        f'{name} {list(state[name].shape)} instead of {list(own[name].shape)}'
-        for name in own
-        if name in state and state[name].shape != own[name].shape
-    ]
-    listed = '; '.join(
-        f'{len(names)} {kind} ({", ".join(names[:_LISTED])}{", ..." if len(names) > _LISTED else ""})'
-        for kind, names in (('missing', missing), ('surplus', surplus), ('of another shape', shapes))
-        if names
-    )
-    return f'this checkpoint does not fit {type(model).__name__}: {listed}.'
+    return f'{problem or misfit(state, model)} {hint}'.rstrip()
 
 
 def _sibling(state: dict[str, Tensor], model: nn.Module) -> str:
     """Another network of the model's file that tensors fit, of those the one named most alike; '' if there is none."""
-    classifiers = _classifier_prefixes(model)
+    classifiers = classifier_prefixes(model)
     shapes = {name: tensor.shape for name, tensor in state.items() if not name.startswith(classifiers)}
     alike = difflib.SequenceMatcher(b=model.pretrained_cfg.get('architecture') or '')
 
@@ -178,8 +159,3 @@ def _sibling(state: dict[str, Tensor], model: nn.Module) -> str:
         if {name: tensor.shape for name, tensor in other.items()} == shapes:
             return name
     return ''
-
-
-def _classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
-    classifiers = model.pretrained_cfg.get('classifier') or ()
-    return tuple(f'{c}.' for c in ([classifiers] if isinstance(classifiers, str) else classifiers))

@@ -19,9 +19,11 @@ __all__ = [
     'CheckpointError',
     'checked_filter_fn',
     'checkpoint_filter_fn',
+    'classifier_prefixes',
     'fit_state_dict',
     'is_published',
     'load_default_cfgs',
+    'misfit',
     'untrained_cfg',
 ]
 
@@ -110,6 +112,7 @@ _PUBLISHED_CELL = {
 _LOCAL_BRANCH = ('lateral.', 'local_neck.', 'local_classifier.')
 _CLASSIFIERS = ('global_classifier.', 'local_classifier.')
 _FROZEN_BIASES = ('head.bias', 'f_head.bias')
+_LISTED = 3
 
 
 def is_published(state_dict: dict[str, Any]) -> bool:
@@ -188,19 +191,37 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
             del state_dict[name]
         elif name not in state_dict or state_dict[name].shape != own[name].shape:
             state_dict[name] = own[name]
-    missing = [name for name in own if name not in state_dict]
-    surplus = [name for name in state_dict if name not in own]
-    if missing or surplus:
-        raise CheckpointError(
-            f'the checkpoint does not fit {type(model).__name__}: '
-            + '; '.join(
-                f'{len(names)} {kind} ({", ".join(names[:4])}{", ..." if len(names) > 4 else ""})'
-                for kind, names in (('missing', missing), ('surplus', surplus))
-                if names
-            )
-            + '. Is it of another genotype, width or network?'
-        )
+    if own.keys() ^ state_dict.keys():
+        raise CheckpointError(f'{misfit(state_dict, model)} Is it of another genotype, width or network?')
     return state_dict
+
+
+def misfit(state_dict: dict[str, torch.Tensor], model: nn.Module) -> str:
+    """The sentence that tells which tensors do not fit a model, but for classifiers that a state dict lacks."""
+    heads = classifier_prefixes(model)
+    own = {n: t for n, t in model.state_dict().items() if n in state_dict or not n.startswith(heads)}
+    shapes = [
+        f'{name} {list(state_dict[name].shape)} instead of {list(tensor.shape)}'
+        for name, tensor in own.items()
+        if name in state_dict and state_dict[name].shape != tensor.shape
+    ]
+    kinds = {
+        'missing': [name for name in own if name not in state_dict],
+        'surplus': [name for name in state_dict if name not in own],
+        'of another shape': shapes,
+    }
+    listed = [
+        f'{len(names)} {kind} ({", ".join(names[:_LISTED])}{", ..." * (len(names) > _LISTED)})'
+        for kind, names in kinds.items()
+        if names
+    ]
+    return f'the checkpoint does not fit {type(model).__name__}: {"; ".join(listed)}.'
+
+
+def classifier_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """What the names of a timm model's classifiers begin with."""
+    classifiers = (getattr(model, 'pretrained_cfg', None) or {}).get('classifier') or ()
+    return tuple(f'{c}.' for c in ([classifiers] if isinstance(classifiers, str) else classifiers))
 
 
 def checked_filter_fn(

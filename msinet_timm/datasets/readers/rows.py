@@ -7,7 +7,7 @@ from pathlib import Path
 from sys import intern
 
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_cameras
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs
 
 from .clothes import clothes_protocol
 
@@ -167,11 +167,9 @@ def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
 
 
 def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
-    try:
+    with needs('parquet', f'{table}: needs'):
         import pyarrow
         from pyarrow import parquet
-    except ImportError as e:
-        raise InputError(f'{table}: needs pyarrow: pip install "msinet-timm[parquet]"') from e
     try:
         content = parquet.read_table(table)
     except (OSError, pyarrow.ArrowException) as e:

@@ -20,7 +20,7 @@ from msinet_timm.datasets.readers.market1501 import DISTRACTOR, FOLDERS
 from msinet_timm.datasets.readers.rows import FIELDS
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.datasets.shards.index import write_index
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs
 
 __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
@@ -169,10 +169,8 @@ def _read(path: str) -> bytes:
 
 def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
     _require_empty(output)
-    try:
+    with needs('shards', '--to shards needs'):
         from webdataset import TarWriter
-    except ImportError as e:
-        raise InputError('--to shards needs webdataset: pip install "msinet-timm[shards]"') from e
     output.mkdir(parents=True, exist_ok=True)
     suffixes = Image.registered_extensions()
     total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
