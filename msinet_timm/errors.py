@@ -1,13 +1,17 @@
-"""The one kind of error that a user can mend, and how others become it."""
+"""What a user can mend: wrong input, and packages that are missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ['InputError', 'explained', 'needs', 'one_line']
+__all__ = ['InputError', 'MissingPackageError', 'explained', 'needs', 'one_line']
 
 
 class InputError(ValueError):
     """Input that a user can mend: the message names the file, field or flag, and the way out."""
+
+
+class MissingPackageError(InputError, ImportError):
+    """An optional package is missing: the message says how to install it."""
 
 
 def one_line(error: Exception, limit: int = 400) -> str:
@@ -37,18 +41,18 @@ def explained(words: str) -> Iterator[None]:
 
 
 @contextmanager
-def needs(extra: str, words: str) -> Iterator[None]:
-    """Turns the failing import of an optional package into the way out.
+def needs(extra: str, what: str = '') -> Iterator[None]:
+    """Turns a failing import into the way out.
 
     Args:
-        extra: of this package, which brings what is missing.
-        words: such as 'charts need'; the missing package's name follows.
+        extra: of msinet-timm, which brings the package.
+        what: needs it, for the message.
 
     Raises:
-        InputError: an import inside the `with` fails.
+        MissingPackageError: the package is missing.
     """
     try:
         yield
     except ImportError as e:
-        package = (e.name or str(e)).partition('.')[0]
-        raise InputError(f'{words} {package}: pip install "msinet-timm[{extra}]"') from e
+        missing = f'{what} needs {e.name or e}' if what else f'{e.name or e} is not installed'
+        raise MissingPackageError(f'{missing}: pip install "msinet-timm[{extra}]"') from e

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from msinet_timm.errors import InputError, explained
+from msinet_timm.errors import InputError
 
 __all__ = ['list_recipes', 'load_recipe', 'parse_with_recipe']
 
@@ -33,8 +33,10 @@ def load_recipe(name: str) -> dict[str, Any]:
             raise InputError(
                 f'--recipe {name}: no such recipe or file ({e.strerror}); recipes: {", ".join(list_recipes())}'
             ) from e
-    with explained(f'{name}: not valid YAML'):
+    try:
         settings = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise InputError(f'{name}: not valid YAML ({" ".join(str(e).split())})') from e
     if not isinstance(settings, dict):
         raise InputError(f'{name}: expected settings as "name: value" lines')
     return settings

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from msinet_timm.errors import needs
+from msinet_timm.errors import InputError
 
 __all__ = [
     'MOST_CAMERAS',
@@ -61,8 +61,10 @@ def _styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def run(*args, **kwargs):
-        with needs('plot', 'charts need'):
+        try:
             import matplotlib
+        except ImportError as e:
+            raise InputError('charts need matplotlib: pip install "msinet-timm[plot]"') from e
         with matplotlib.rc_context(_SETTINGS):
             return draw(*args, **kwargs)
 

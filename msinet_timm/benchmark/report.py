@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.errors import InputError, needs
+from msinet_timm.errors import InputError
 
 from .runs import Case, Result
 
@@ -135,10 +135,12 @@ def write_image(
     Raises:
         InputError: matplotlib, an optional package, is missing.
     """
-    with needs('plot', 'this chart needs'):
+    try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.ticker import LogFormatter
+    except ImportError as e:
+        raise InputError('no image: matplotlib is not installed (pip install "msinet-timm[plot]")') from e
     way = max((r.threads, r.batch_size, r.allocator == 'kept') for r in results)
     drawn = [r for r in results if (r.threads, r.batch_size, r.allocator == 'kept') == way]
     figure = Figure(figsize=(9, 5), layout='constrained')

@@ -12,7 +12,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 
 from msinet_timm.commands import progress
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError
 from msinet_timm.export.export import export
 from msinet_timm.export.files import SUFFIXES
 from msinet_timm.export.formats import load_exported
@@ -206,5 +206,5 @@ def _seconds(run: Callable[[], Any], budget: float) -> float:
 
 
 def _remark(case: Case, error: Exception) -> str:
-    text = one_line(error)
+    text = ' '.join(str(error).split()) or type(error).__name__
     return f'{case}: {text[:300]}'

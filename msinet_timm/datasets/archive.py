@@ -79,7 +79,7 @@ def open_shard(path: str) -> Iterator[BinaryIO]:
         with open(path, 'rb') as file:
             yield file
         return
-    with needs('shards', f'{path}: needs'):
+    with needs('shards', f'{path}:'):
         from webdataset.gopen import gopen
     root, _, name = path.rpartition('/')
     stream = gopen(root.replace('{}', name) if '{}' in root else path)

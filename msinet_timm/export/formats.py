@@ -97,7 +97,7 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
 
 
 def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('onnx', 'this format needs'):
+    with needs('onnx'):
         import onnxruntime
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
@@ -115,7 +115,7 @@ def openvino_core() -> Any:
     OpenVINO gives the thread a stack for signals, and gives back the one before when it ends: where several end in
     another order than they began, the next signal (of a child process, say) finds a stack that is gone, and kills.
     """
-    with needs('openvino', 'this format needs'):
+    with needs('openvino'):
         import openvino
     return openvino.Core()
 
@@ -154,7 +154,7 @@ def _open_torchscript(path: Path, threads: int | None, precision: str | None) ->
 
 
 def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
-    with needs('executorch', 'this format needs'):
+    with needs('executorch'):
         from executorch.runtime import Runtime
     program = Runtime.get().load_program(path.read_bytes())
     method = program.load_method('forward')
@@ -200,7 +200,7 @@ def _axes(dynamic_size: bool) -> dict[int, str]:
 def _onnx(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('onnx', 'this format needs'):
+    with needs('onnx'):
         import onnx  # noqa: F401 - torch needs both here
         import onnxscript  # noqa: F401
     program = torch.onnx.export(
@@ -219,7 +219,7 @@ def _onnx(
 def _openvino(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('openvino', 'this format needs'):
+    with needs('openvino'):
         import openvino
         from openvino import opset13 as ops
         from openvino.frontend.pytorch import ConversionExtension
@@ -260,7 +260,7 @@ def _torchscript(
 def _executorch(
     graph: nn.Module, example: torch.Tensor, path: Path, *, dynamic_size: bool, metadata: Mapping[str, Any]
 ) -> None:
-    with needs('executorch', 'this format needs'):
+    with needs('executorch'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     # memory is planned ahead, so that a batch needs a limit

@@ -75,7 +75,7 @@ def _cosine(floating: Exported, quantized: Exported, inputs: Sequence[torch.Tens
 
 
 def _quantize_onnx(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('onnx', 'this format needs'):
+    with needs('onnx'):
         import onnx
         from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -117,7 +117,7 @@ def _sensitive(graph) -> list[str]:
 
 
 def _quantize_openvino(source: Path, path: Path, inputs: Sequence[torch.Tensor], metadata: str) -> None:
-    with needs('openvino', 'this format needs'):
+    with needs('openvino'):
         import nncf
         import openvino
     model = openvino_core().read_model(source)

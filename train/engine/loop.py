@@ -11,7 +11,7 @@ import torch
 from timm.utils import CheckpointSaver, distribute_bn, random_seed
 
 from msinet_eval.protocol import Evaluation
-from msinet_timm.errors import InputError, explained
+from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, start_processes
 from msinet_train.curves import write_curves
@@ -174,8 +174,10 @@ def load_checkpoint(path: Path) -> dict:
     Raises:
         InputError: the file cannot be read.
     """
-    with explained(f'{path}: cannot be read'):  # broken archives and pickles raise whatever they stumble over
+    try:
         return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as e:  # broken archives and pickles raise whatever they stumble over
+        raise InputError(f'{path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
 
 
 def save_epoch(

@@ -18,7 +18,7 @@ from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.protocol import evaluate
 from msinet_timm.commands import progress
 from msinet_timm.datasets.cache import ImageCache, open_cache
-from msinet_timm.errors import InputError, one_line
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
 from msinet_timm.memory import keep_memory
 from msinet_timm.models.genotype import Genotype
@@ -338,7 +338,7 @@ def _resume(state: Search, folder: RunFolder | None) -> int:
         if state.costs is not None and checkpoint['costs'] is not None:
             state.costs.copy_(checkpoint['costs'])
     except (RuntimeError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f'{path}: does not fit this search ({one_line(e)})') from e
+        raise InputError(f'{path}: does not fit this search ({" ".join(str(e).split())[:300]})') from e
     start = checkpoint['epoch'] + 1
     if folder:
         folder.drop_summary_from(start)

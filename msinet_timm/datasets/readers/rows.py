@@ -167,7 +167,7 @@ def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
 
 
 def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
-    with needs('parquet', f'{table}: needs'):
+    with needs('parquet', f'{table}:'):
         import pyarrow
         from pyarrow import parquet
     try:

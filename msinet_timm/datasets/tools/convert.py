@@ -169,7 +169,7 @@ def _read(path: str) -> bytes:
 
 def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
     _require_empty(output)
-    with needs('shards', '--to shards needs'):
+    with needs('shards', '--to shards'):
         from webdataset import TarWriter
     output.mkdir(parents=True, exist_ok=True)
     suffixes = Image.registered_extensions()
