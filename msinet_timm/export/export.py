@@ -1,6 +1,7 @@
 """Models in the formats of other runtimes, checked against PyTorch before a file is kept."""
 
 import copy
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from msinet_timm.errors import InputError, explained
 from msinet_timm.forms import PRECISIONS
 
-from .files import SUFFIXES, checked_path, describe, new_file
+from .files import SUFFIXES, checked_path, describe, new_file, quiet
 from .formats import WRITERS, Exported, load_exported
 from .graph import Preprocessed, create_graph, find_images, graph_inputs
 
@@ -99,9 +100,10 @@ def export(
     batches = _batches(list(inputs), any_size=any_size)
     with new_file(path) as draft:
         example = _example(data_config, preprocessing)
+        axes = {0: 'batch', 2: 'height', 3: 'width'} if any_size else {0: 'batch'}
         # exporters raise their own types
-        with explained(f'{metadata["architecture"]} cannot be exported as {format}'):
-            WRITERS[format](graph, example, draft, dynamic_size=any_size, metadata=metadata)
+        with explained(f'{metadata["architecture"]} cannot be exported as {format}'), quiet(), torch.no_grad():
+            WRITERS[format](graph, example, draft, axes, json.dumps(metadata))
         _compare(right, load_exported(draft), batches, precision, path)
     return path
 

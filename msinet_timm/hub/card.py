@@ -16,17 +16,7 @@ from msinet_timm.models.entries import Entry, Threshold
 
 from .folder import model_preprocessing, read_config
 
-__all__ = [
-    'PREVIEW',
-    'Result',
-    'complete_card',
-    'folder_facts',
-    'new_entry',
-    'read_card',
-    'read_results',
-    'update_card',
-    'write_card',
-]
+__all__ = ['PREVIEW', 'Result', 'folder_facts', 'new_entry', 'read_card', 'read_results', 'update_card', 'write_card']
 
 CARD = 'README.md'
 CALIBRATION = 'calibration.json'
@@ -111,50 +101,9 @@ def write_card(
         model_name=title if results else None,
         eval_results=[item for r in results for item in r.eval_results()] or None,
     )
-    height, width = input_size
-    card = ModelCard.from_template(
-        data,
-        template_path=str(Path(__file__).with_name('card.md')),
-        title=title,
-        about=about,
-        facts=facts,
-        results=results,
-        remarks=remarks,
-        height=height,
-        width=width,
-        settings=settings,
-    )
-    return f'{str(card).rstrip()}\n'
-
-
-def complete_card(
-    text: str,
-    *,
-    repository: str | None = None,
-    license: str | None = None,
-    threshold: dict[str, Any] | None = None,
-    preview: bool = False,
-) -> str:
-    """Adds to a card what it doesn't say yet; what its author wrote stays.
-
-    Args:
-        text: of the card.
-        repository: on the Hub: the lines of use then load from there.
-        license: of the weights, unless the card names one.
-        threshold: fields of an entry's `threshold`.
-        preview: whether `preview.png` lies beside the card.
-    """
-    card = ModelCard(text)
-    if license and not card.data.license:
-        card.data.license = license
-    body = card.text
-    if repository:
-        body = body.replace("'local-dir:THIS_FOLDER'", f"'hf-hub:{repository}'").replace('  # or hf-hub:OWNER/NAME', '')
-    if preview and PREVIEW not in body:
-        body = _insert(body, '## Results', f'![A query, and the images that are found for it]({PREVIEW})')
-    if threshold and '## Same or not' not in body:
-        body = _insert(body, '## Limits', _same_or_not(threshold))
-    card.text = body
+    told = dict(title=title, about=about, facts=facts, results=results, remarks=remarks, settings=settings)
+    told |= dict(height=input_size[0], width=input_size[1])
+    card = ModelCard.from_template(data, template_path=str(Path(__file__).with_name('card.md')), **told)
     return f'{str(card).rstrip()}\n'
 
 
@@ -247,10 +196,10 @@ def update_card(
         repository: `OWNER/NAME` on the Hub, for the lines of use.
         license: of the weights.
     """
-    card = read_card(folder)
-    config = read_config(folder)
+    card, threshold = read_card(folder), _threshold(folder)
     license = license or (entry and entry.license)
     if card is None:
+        config = read_config(folder)
         _, height, width = config.get('pretrained_cfg', {}).get('input_size', (3, 256, 128))
         text = write_card(
             repository.rpartition('/')[2] if repository else folder.absolute().name,
@@ -260,15 +209,16 @@ def update_card(
             facts=[f'Trained on: {d["name"]} ({d["license"]})' for d in entry.training_data] if entry else (),
             license=license or 'unknown',
         )
-    else:
-        text = str(card)
-    text = complete_card(
-        text,
-        repository=repository,
-        license=license,
-        threshold=_threshold(folder),
-        preview=(folder / PREVIEW).is_file(),
-    )
+        card = ModelCard(text)
+    card.data.license = card.data.license or license
+    body = card.text
+    if repository:
+        body = body.replace("'local-dir:THIS_FOLDER'", f"'hf-hub:{repository}'").replace('  # or hf-hub:OWNER/NAME', '')
+    if (folder / PREVIEW).is_file() and PREVIEW not in body:
+        body = _insert(body, '## Results', f'![A query, and the images that are found for it]({PREVIEW})')
+    if threshold and '## Same or not' not in body:
+        body = _insert(body, '## Limits', _same_or_not(threshold))
+    card.text = body
     path = folder / CARD
-    replace_text(path, text)
+    replace_text(path, f'{str(card).rstrip()}\n')
     return path

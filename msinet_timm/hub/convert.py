@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 from msinet_timm.errors import InputError
 from msinet_timm.models.checkpoints import fill, read_checkpoint
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
-from msinet_timm.models.genotype import Genotype, named_genotypes
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.weights import is_published
 
@@ -23,6 +22,7 @@ from .folder import (
     check_model,
     embedding_shift,
     find_folder,
+    is_network,
     model_preprocessing,
     save_folder,
     write_example,
@@ -113,7 +113,8 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
         raise InputError(f'{name}: {package} has no entry of this name: write {name}.json, from one beside it')
     model = load_folder(folder)
     check_model(model, folder)
-    _check_network(model, entry, folder)
+    if model.num_classes != entry.num_classes or not is_network(model, entry.architecture):
+        raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')
     path = package / 'weights' / f'{name}.safetensors'
     partial = path.with_name(f'{path.name}.tmp')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,13 +153,3 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
 def _is_large(tensor: torch.Tensor) -> bool:
     """Whether a tensor is not one of a norm, a depthwise convolution or a stem of colours, nor a bias."""
     return tensor.is_floating_point() and tensor.dim() > 1 and tensor.shape[1] > 3
-
-
-def _check_network(model: nn.Module, entry: Entry, folder: Path) -> None:
-    """Raises an InputError unless a model is the network of an entry, so that the entry's name can load its weights."""
-    own = timm.create_model(entry.architecture, num_classes=entry.num_classes)
-    shapes = {name: tensor.shape for name, tensor in own.state_dict().items()}
-    same = {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
-    genotype = named_genotypes().get(entry.genotype)
-    if not same or Genotype(getattr(model, 'genotype', ())) != genotype:
-        raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 import torch.nn as nn
 from PIL import Image, ImageOps
@@ -19,7 +20,7 @@ from msinet_timm.models.entries import PREPROCESSING
 
 __all__ = [
     'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'embed_images', 'embedding_shift', 'find_folder',
-    'model_preprocessing', 'read_config', 'save_folder', 'write_config',
+    'is_network', 'model_preprocessing', 'read_config', 'save_folder', 'write_config',
     'write_example',
 ]  # fmt: skip
 
@@ -79,6 +80,13 @@ def model_preprocessing(model: nn.Module) -> dict[str, Any]:
     """How images are prepared for a model, as an entry records it."""
     config = resolve_data_config(model=model)
     return {k: list(config[k]) if isinstance(config[k], tuple) else config[k] for k in PREPROCESSING}
+
+
+def is_network(model: nn.Module, architecture: str) -> bool:
+    """Whether a model is the network that timm makes by a name, so that this name can load its weights."""
+    own = timm.create_model(architecture, num_classes=model.num_classes)
+    shapes = [{name: tensor.shape for name, tensor in m.state_dict().items()} for m in (own, model)]
+    return shapes[0] == shapes[1] and own.genotype == getattr(model, 'genotype', None)
 
 
 def check_model(model: nn.Module, place: Path) -> None:

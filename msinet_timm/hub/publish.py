@@ -5,7 +5,6 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import timm
 import torch.nn as nn
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
@@ -21,6 +20,7 @@ from .folder import (
     WEIGHTS,
     check_model,
     find_folder,
+    is_network,
     model_preprocessing,
     read_config,
     write_config,
@@ -101,8 +101,7 @@ def _entry_name(model: nn.Module, repository: str, template: Entry | None) -> st
     if not genotype or not size:
         return None
     architecture = f'msinet_{size[1]}' if genotype == 'msmt' else f'msinet_{genotype}_{size[1]}'
-    own = timm.create_model(architecture, num_classes=model.num_classes).state_dict()
-    if {k: v.shape for k, v in own.items()} != {k: v.shape for k, v in model.state_dict().items()}:
+    if not is_network(model, architecture):
         return None
     if template:
         return f'{architecture}.{template.tag}'

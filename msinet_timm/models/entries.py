@@ -17,34 +17,22 @@ from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_text
 
 __all__ = [
-    'PREPROCESSING',
-    'ChecksumError',
-    'Entry',
-    'check_file',
-    'check_source',
-    'entries_folder',
-    'find_entry',
-    'load_entries',
-    'read_entry',
-    'sha256_of',
-    'write_entry',
-]
+    'PREPROCESSING', 'ChecksumError', 'Entry', 'Threshold', 'check_file', 'check_source', 'entries_folder',
+    'find_entry', 'load_entries', 'read_entry', 'sha256_of', 'write_entry',
+]  # fmt: skip
 
 Number = int | float
 
 
-def _rule(holds: Callable[[Any], bool], words: str) -> Callable[[Any], None]:
-    """What a value must be besides its type; None, where the type allows it, always is."""
+def _rule(test: str | Callable[[Any], Any], words: str) -> Callable[[Any], None]:
+    """What a value must be besides its type: text of a pattern, or what passes a test. None is up to the type."""
+    holds = re.compile(test).fullmatch if isinstance(test, str) else test
 
     def check(value: Any) -> None:
         if value is not None and not holds(value):
             raise ValueError(f'must be {words}, got {value!r}')
 
     return check
-
-
-def _pattern(pattern: str, words: str) -> Callable[[Any], None]:
-    return _rule(lambda value: re.fullmatch(pattern, value) is not None, words)
 
 
 def _like(schema: type) -> Callable[[Any], None]:
@@ -64,7 +52,7 @@ def _like(schema: type) -> Callable[[Any], None]:
 
 
 _text = _rule(str.strip, 'a text')
-_url = _pattern(r'https?://\S+', 'a URL')
+_url = _rule(r'https?://\S+', 'a URL')
 _share = _rule(lambda v: 0 <= v <= 1, 'a number from 0 to 1')
 _sizes = _rule(lambda v: len(v) == 3 and min(v) >= 1, '[channels, height, width]')
 _means = _rule(lambda v: len(v) == 3 and 0 <= min(v) and max(v) <= 1, 'three numbers from 0 to 1')
@@ -117,21 +105,19 @@ class Threshold(TypedDict):
 class Entry:
     """What is known of a set of weights: the fields of its file, in their order. `check` says what they must be."""
 
-    architecture: str = validated_field(_pattern(r'msinet_[a-z0-9_]+', "the name of one of this package's models"))
-    genotype: str = validated_field(_pattern(r'[a-z][a-z0-9_]*', 'the name of a genotype'))
-    tag: str = validated_field(_pattern(r'[A-Za-z0-9][A-Za-z0-9_-]*', 'letters, digits, - and _'))
+    architecture: str = validated_field(_rule(r'msinet_[a-z0-9_]+', "the name of one of this package's models"))
+    genotype: str = validated_field(_rule(r'[a-z][a-z0-9_]*', 'the name of a genotype'))
+    tag: str = validated_field(_rule(r'[A-Za-z0-9][A-Za-z0-9_-]*', 'letters, digits, - and _'))
     #: Whether the bare name of the architecture stands for these weights.
     default: bool = False
     description: str = validated_field(_text)
-    hf_hub_id: str = validated_field(_pattern(r'[\w.-]+/[\w.-]+', 'OWNER/NAME'))
+    hf_hub_id: str = validated_field(_rule(r'[\w.-]+/[\w.-]+', 'OWNER/NAME'))
     #: Commit on the Hub.
-    revision: str | None = validated_field(_pattern('[0-9a-f]{40}', 'a commit: 40 hexadecimal digits'), default=None)
+    revision: str | None = validated_field(_rule('[0-9a-f]{40}', 'a commit: 40 hexadecimal digits'), default=None)
     #: Of weights in the package.
-    file: str | None = validated_field(
-        _pattern(r'weights/[\w.-]+\.safetensors', 'weights/NAME.safetensors'), default=None
-    )
+    file: str | None = validated_field(_rule(r'weights/[\w.-]+\.safetensors', 'weights/NAME.safetensors'), default=None)
     #: None where there are no weights yet.
-    sha256: str | None = validated_field(_pattern('[0-9a-f]{64}', '64 hexadecimal digits, lower case, or null'))
+    sha256: str | None = validated_field(_rule('[0-9a-f]{64}', '64 hexadecimal digits, lower case, or null'))
     #: Bytes of the weights.
     size: int | None = validated_field(_rule(lambda v: v >= 1, 'a number of bytes, or null'))
     num_classes: int = validated_field(_rule(lambda v: v >= 0, 'a whole number, 0 or more'))

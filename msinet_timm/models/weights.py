@@ -16,16 +16,9 @@ from msinet_timm.errors import InputError
 from .entries import check_source, load_entries
 
 __all__ = [
-    'CheckpointError',
-    'checked_filter_fn',
-    'checkpoint_filter_fn',
-    'classifier_prefixes',
-    'fit_state_dict',
-    'is_published',
-    'load_default_cfgs',
-    'misfit',
-    'untrained_cfg',
-]
+    'CheckpointError', 'checked_filter_fn', 'checkpoint_filter_fn', 'classifier_prefixes', 'fit_state_dict',
+    'is_published', 'load_default_cfgs', 'misfit', 'untrained_cfg',
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
