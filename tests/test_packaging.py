@@ -43,6 +43,7 @@ def test_wheel_works_without_the_repository(installed):
     script = """
 import pathlib, sys, timm, msinet_timm, msinet_train, msinet_eval
 from msinet_timm.datasets import create_dataset
+from msinet_timm.hub.card import write_card
 from msinet_timm.models.genotype import named_genotypes
 from msinet_train.recipe import list_recipes
 for package in (msinet_timm, msinet_train, msinet_eval):
@@ -51,6 +52,7 @@ sample = create_dataset('sample')
 assert len(sample.train) > 100 and pathlib.Path(sample.root).is_relative_to(sys.prefix)
 assert {'scratch', 'demo'} <= set(list_recipes()) and 'msmt' in named_genotypes()
 assert timm.get_pretrained_cfg('msinet_x1_0.veri776').input_size == (3, 256, 256)
+assert '# mine' in write_card('mine', 'A model.', (256, 128))
 for name in ('train', 'eval', 'hub_configs', 'tests'):
     try:
         __import__(name)
