@@ -5,11 +5,12 @@ import importlib
 import sys
 
 from msinet_eval.commands.measure import run
-from msinet_eval.features.forward import AMP, PARTS
+from msinet_eval.features.forward import PARTS
 from msinet_timm.commands import command, fraction, not_negative, positive
 from msinet_timm.datasets import add_data_option, list_datasets
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
+from msinet_timm.forms import AMP, amp_name
 
 __all__ = ['main']
 
@@ -85,7 +86,10 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     group.add_argument('--flip', action='store_true', help='mean of the embeddings of an image and its mirror image')
     group.add_argument('--part', default='all', choices=PARTS, help='part of the embedding (default: all)')
     group.add_argument('--neck', action='store_true', help='take the features behind the necks')
-    group.add_argument('--amp', choices=list(AMP), help='compute in half precision; embeddings stay float32')
+    group.add_argument('--amp', action='store_true', help='mixed precision; embeddings stay float32')
+    group.add_argument(
+        '--amp-dtype', type=amp_name, default='bf16', choices=AMP, help='its lower one (default: %(default)s)'
+    )
     group.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once (default: 64)')
     group.add_argument(
         '--workers', type=not_negative, default=2, metavar='N', help='processes that read images (default: 2)'

@@ -1,5 +1,6 @@
 """The published protocol: how a model is measured on a data set, by the command and after a training's epochs."""
 
+import functools
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from msinet_eval.features.extract import device_of, extract
+from msinet_eval.features.extract import extract
+from msinet_eval.features.forward import device_of, inference_form
 from msinet_eval.features.types import Embedded, Features
 from msinet_eval.metrics.ranking import RankingResult, evaluate_distances, evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
@@ -93,6 +95,7 @@ def embed_dataset(model: nn.Module, dataset: ReIDDataset, *, folder: str | Path 
     if not dataset.gallery:
         raise InputError(f"data set '{dataset.name}' has no query and gallery: it is for training only")
     start = time.perf_counter()
+    options['network_of'] = functools.cache(lambda: inference_form(model))  # fused once, and only if it has to run
     parts = []
     for part, records in (('query', dataset.query), ('gallery', dataset.gallery)):
         file = folder and Path(folder) / f'{part}.safetensors'

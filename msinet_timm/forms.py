@@ -6,6 +6,7 @@ All forms give what the model gives in evaluation mode; in bf16 (torch.bfloat16)
 import copy
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from timm.utils import reparameterize_model
 
 from msinet_timm.models.msinet import MSINet
 
-__all__ = ['FORMS', 'PRECISIONS', 'Form', 'create_form', 'in_bf16']
+__all__ = ['AMP', 'DTYPES', 'FORMS', 'PRECISIONS', 'Form', 'amp_name', 'autocast', 'create_form', 'in_bf16']
 
 #: What `create_form` makes, and what each is.
 FORMS = {
@@ -25,11 +26,25 @@ FORMS = {
     'torchscript': 'fused, traced and frozen by TorchScript',
     'compiled': 'fused, compiled by torch.compile with its weights as constants',
 }
+#: Types of numbers, by the names that commands and files have for them.
+DTYPES = {'float32': torch.float32, 'bf16': torch.bfloat16, 'float16': torch.float16}
 #: What a form may compute in. Whatever it is, images come in and embeddings go out as float32.
-PRECISIONS = {'float32': torch.float32, 'bf16': torch.bfloat16}
+PRECISIONS = ('float32', 'bf16')
+#: What autocast may compute in: names for `--amp-dtype`.
+AMP = ('bf16', 'float16')
 
 # Every batch size is compiled by itself; torch's own limit of 8 would fall back to the uncompiled model in silence.
 _COMPILATIONS = 1000
+
+
+def amp_name(name: str) -> str:
+    """One of `AMP`, also for torch's and timm's word `bfloat16`; other names stay as they are."""
+    return 'bf16' if name == 'bfloat16' else name
+
+
+def autocast(device: torch.device, amp: str | None) -> AbstractContextManager:
+    """Mixed precision: a context in which models compute in one of `AMP` where that is safe; None changes nothing."""
+    return torch.autocast(device.type, DTYPES[amp_name(amp)]) if amp else nullcontext()
 
 
 class Form:
@@ -39,14 +54,14 @@ class Form:
 
     Attributes:
         name: key of `FORMS`.
-        precision: key of `PRECISIONS`.
+        precision: one of `PRECISIONS`.
         device: where it runs.
     """
 
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], name: str, precision: str, device: torch.device):
         self.name, self.precision, self.device = name, precision, device
         self._run = run
-        self._to: dict[str, Any] = {'device': device, 'dtype': PRECISIONS[precision], 'non_blocking': True}
+        self._to: dict[str, Any] = {'device': device, 'dtype': DTYPES[precision], 'non_blocking': True}
         self._to['memory_format'] = torch.contiguous_format if name == 'eager' else torch.channels_last
 
     @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""The processes that train together: one, or as many as `torchrun` has started."""
+"""The processes that work together: one, or as many as `torchrun` has started."""
 
 import logging
 from collections.abc import Iterator
@@ -13,16 +13,13 @@ from .commands import find_device
 
 __all__ = ['Processes', 'is_primary', 'start_processes']
 
-#: Gradients go from GPU to GPU, the features of an evaluation from CPU to CPU.
-BACKENDS = {'cuda': 'cpu:gloo,cuda:nccl'}
-
 
 class Processes(NamedTuple):
     """Where a process stands among the others.
 
     Attributes:
         device: that it computes on.
-        rank: its number, 0 for the one that writes and reports.
+        rank: its number, 0 for the one that writes and reports, see `is_primary`.
         count: of all processes.
     """
 
@@ -31,21 +28,17 @@ class Processes(NamedTuple):
     count: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes and reports."""
-        return self.rank == 0
-
-    @property
     def several(self) -> bool:
         """Whether there are others."""
         return self.count > 1
 
 
 @contextmanager
-def start_processes(device: str | None) -> Iterator[Processes]:
-    """Joins the processes that `torchrun` has started, and leaves them at the end; without it there is this one.
+def start_processes(device: str | None = None) -> Iterator[Processes]:
+    """Joins the processes that `torchrun` or Slurm has started, and leaves them at the end; else there is this one.
 
-    Processes other than the first say nothing but errors.
+    A process group that exists already is used and left as it is. Processes other than the first say nothing but
+    errors.
 
     Args:
         device: see `find_device`; of several processes on GPUs each takes its own.
@@ -53,11 +46,17 @@ def start_processes(device: str | None) -> Iterator[Processes]:
     Raises:
         InputError: torch cannot use the device.
     """
+    if dist.is_available() and dist.is_initialized():
+        yield Processes(find_device(device), dist.get_rank(), dist.get_world_size())
+        return
     if not is_distributed_env():
         yield Processes(find_device(device))
         return
     kind = find_device(device).type
-    found = init_distributed_device_so(device=kind, dist_backend=BACKENDS.get(kind))
+    # gradients go from GPU to GPU; the features of an evaluation, and small objects, from CPU to CPU
+    between = dist.Backend.default_device_backend_map.get(kind)
+    backend = f'cpu:gloo,{kind}:{between}' if between and kind != 'cpu' else None
+    found = init_distributed_device_so(device=kind, dist_backend=backend)
     level = logging.root.level
     if found['global_rank']:
         logging.root.setLevel(logging.ERROR)
@@ -69,5 +68,5 @@ def start_processes(device: str | None) -> Iterator[Processes]:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that reports: the first of its group, or the only one."""
+    """Whether this process is the one that writes and reports: the first of its group, or the only one."""
     return not (dist.is_available() and dist.is_initialized() and dist.get_rank())

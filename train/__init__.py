@@ -1,1 +1,6 @@
-"""Training of ReID models: the command `msinet-train`, and the pieces it is made of."""
+"""Training of ReID models: in Python, and by the command `msinet-train`."""
+
+from .engine.loop import TrainingResult, evaluate_only, train
+from .settings import TrainSettings
+
+__all__ = ['TrainSettings', 'TrainingResult', 'evaluate_only', 'train']

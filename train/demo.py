@@ -13,13 +13,13 @@ from msinet_eval.models.load import load_model
 from msinet_eval.protocol import evaluate
 from msinet_eval.report.html import Measured, write_report
 from msinet_eval.report.text import table, write_ranked_lists
-from msinet_timm.commands import command
+from msinet_timm.commands import command, positive
 from msinet_train.data.sources import load_data
 from msinet_train.engine.loop import train
 from msinet_train.engine.setup import create_model
 
-from .cli import parse_args
 from .models import backbone_of
+from .settings import TrainSettings
 
 
 @command
@@ -27,26 +27,31 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the demonstration; a run that was interrupted goes on, one that has ended is evaluated again."""
     parser = argparse.ArgumentParser(prog='python -m msinet_train.demo', description=__doc__)
     parser.add_argument('--output', default='runs/demo', metavar='DIR', help='run folder (default: runs/demo)')
-    parser.add_argument('--epochs', metavar='N', help='to train for (default: as in the recipe "demo")')
+    parser.add_argument('--epochs', type=positive, metavar='N', help='to train for (default: as in the recipe "demo")')
     demo = parser.parse_args(argv)
     start = time.perf_counter()
 
-    where = '--resume' if (Path(demo.output) / 'last.pth.tar').exists() else '--output'
-    flags = [where, demo.output, *(['--epochs', demo.epochs] if demo.epochs else [])]
-    args = parse_args(flags if where == '--resume' else ['--recipe', 'demo', *flags])
-    dataset = next(iter(load_data(args).measured.values()))
-    random_seed(args.seed)
-    untrained = backbone_of(create_model(args, num_classes=1))
+    changes = {} if demo.epochs is None else {'epochs': demo.epochs}
+    if (Path(demo.output) / 'last.pth.tar').exists():
+        settings = TrainSettings.from_run(demo.output, **changes)
+    else:
+        settings = TrainSettings.from_recipe('demo', output=demo.output, **changes)
+    dataset = next(iter(load_data(settings).measured.values()))
+    random_seed(settings.seed)
+    untrained = backbone_of(create_model(settings, num_classes=1))
     before = evaluate(
-        untrained, dataset, data_config=reid_data_config(untrained, args.height, args.width), workers=args.workers
+        untrained,
+        dataset,
+        data_config=reid_data_config(untrained, settings.height, settings.width),
+        workers=settings.workers,
     )
-    folder = train(args).folder
+    folder = train(settings).folder
     model, data_config = load_model(str(folder / 'last'))
-    after = evaluate(model, dataset, data_config=data_config, workers=args.workers)
+    after = evaluate(model, dataset, data_config=data_config, workers=settings.workers)
 
-    print(table([('untrained', before.ranking), (f'trained for {args.epochs} epochs', after.ranking)]))
+    print(table([('untrained', before.ranking), (f'trained for {settings.epochs} epochs', after.ranking)]))
     image = folder / 'ranked_lists.png'
-    title = f'{args.model} on {dataset.name} after {args.epochs} epochs'
+    title = f'{settings.model} on {dataset.name} after {settings.epochs} epochs'
     write_ranked_lists(image, after.query, after.gallery, after.ranking, title=title)
     if find_spec('matplotlib'):
         report = folder / 'report.html'

@@ -11,19 +11,17 @@ import torch
 from msinet_eval.breakdown import Breakdown, by_camera_pair, by_domain
 from msinet_eval.features.embeddings import load_embeddings
 from msinet_eval.features.refine import augment_database, average_tracklets, expand_queries, subtract_camera_means
-from msinet_eval.features.sharing import processes
 from msinet_eval.features.types import Embedded, Features
 from msinet_eval.metrics.bootstrap import bootstrap
 from msinet_eval.models.load import find_model, load_model
 from msinet_eval.protocol import Evaluation, Refine, embed_dataset, measure, parse_protocol, verify
-from msinet_timm.commands import find_device
 from msinet_timm.datasets import ReIDDataset, parse_options, read_datasets
 from msinet_timm.datasets.cache import open_cache
 from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
-from msinet_timm.processes import is_primary
+from msinet_timm.processes import is_primary, start_processes
 
 from .outputs import CHANGES, Row, calibration_folder, file_name, prepare_outputs, report
 
@@ -34,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     """Measures and reports."""
     _check(args)
     args.rerank = _rerank_options(args)
-    with processes(find_device(args.device)) as device:
+    args.amp = args.amp_dtype if args.amp else None
+    with start_processes(args.device) as processes:
+        device = processes.device
         if device.type == 'cpu':
             keep_memory()
         if is_primary():

@@ -1,5 +1,6 @@
 """A model and a list of images -> `Features`: embeddings, and who and what they are of."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.records import check_cameras
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
+from msinet_timm.forms import AMP, DTYPES, amp_name, autocast
 from msinet_timm.processes import is_primary
 
 from .file import FeatureFile, describe, fill
-from .forward import AMP, device_of, embed, evaluation_mode, inference_form
+from .forward import device_of, embed, evaluation_mode, inference_form
 from .sharing import share_out
 from .types import Features
 
@@ -56,6 +58,7 @@ def extract(
     file: str | Path | None = None,
     distributed: bool = False,
     description: str = 'images',
+    network_of: Callable[[], nn.Module] | None = None,
 ) -> Features:
     """Embeds images, in the order of the records.
 
@@ -71,12 +74,13 @@ def extract(
         batch_size: images at once.
         workers: processes that read images; 0 reads them in this one.
         device: None for the one that the model is on.
-        amp: `'bfloat16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
+        amp: `'bf16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
         file: where the features are kept, see `msinet_eval.features.file.FeatureFile`: an interrupted extraction goes
             on there, and a finished one is only read. Not with a `transform`, which cannot be compared.
         distributed: share the images out among the processes of torch's process group. All of them call this with
             the same arguments, and all get the features of all images.
         description: what the progress bar says.
+        network_of: gives `inference_form(model)` where several calls share it, see `embed_dataset`; None makes it anew.
 
     Raises:
         InputError: no records, some without a camera, an unreadable image, an embedding that is not finite, a
@@ -87,10 +91,12 @@ def extract(
     check_cameras(records)
     if transform and (cache or file):
         raise InputError('a cache or a file goes by data_config: leave out the transform, or the cache and the file')
+    amp = amp and amp_name(amp)
     if amp not in (None, *AMP):
         raise InputError(f"amp '{amp}' must be one of {', '.join(AMP)}, or None")
     data_config = data_config or reid_data_config(model)
     device = torch.device(device) if device is not None else device_of(model)
+    network_of = network_of or functools.partial(inference_form, model)
     options = {'flip': flip, 'part': part, 'neck': neck}
 
     def run(batches: Sequence[range], bar) -> Iterator[Tensor]:
@@ -99,12 +105,11 @@ def extract(
             images = read(records, transform or create_transform(**data_config))
         else:
             images = cache.images(records, data_config)
-        autocast = torch.autocast(device.type, AMP[amp] if amp else None, enabled=amp is not None)
         model.to(device)
         with evaluation_mode(model):
-            network = inference_form(model)
+            network = network_of()
             for raw, indices in _loader(images, batches, workers, device):
-                with torch.inference_mode(), autocast:
+                with torch.inference_mode(), autocast(device, amp):
                     batch = nn.functional.normalize(embed(network, images.to_input(raw, device), **options).float())
                 yield _check_finite(batch.cpu(), indices, records)
                 bar.update(len(indices))
@@ -115,7 +120,7 @@ def extract(
             with progress(total=len(records), desc=description, unit='img') as bar:
                 embeddings = fill(len(records), zip(batches, run(batches, bar), strict=True))
         else:
-            kind = {**options, 'amp': amp}
+            kind = {**options, 'amp': amp and str(DTYPES[amp]).removeprefix('torch.')}
             place = file and FeatureFile(file, lambda: describe(model, records, data_config, kind))
             embeddings = share_out(run, batches, place, distributed, description)
     except InputError as e:

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from msinet_timm import MSINet
 from msinet_timm.errors import InputError
 
-__all__ = ['AMP', 'PARTS', 'device_of', 'embed', 'evaluation_mode', 'inference_form']
+__all__ = ['PARTS', 'device_of', 'embed', 'evaluation_mode', 'inference_form']
 
 #: Parts of an embedding that has two branches.
 PARTS = ('all', 'global', 'local')
-#: Types that a model may compute in by autocast.
-AMP = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 def embed(model: nn.Module, images: Tensor, *, flip: bool = False, part: str = 'all', neck: bool = False) -> Tensor:

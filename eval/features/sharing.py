@@ -3,10 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 
-import torch
-from timm.utils.distributed import init_distributed_device_so, is_distributed_env
 from torch import Tensor, distributed
 
 from msinet_timm.commands import progress
@@ -14,30 +11,9 @@ from msinet_timm.errors import InputError
 
 from .file import FeatureFile, fill
 
-__all__ = ['processes', 'share_out']
+__all__ = ['share_out']
 
 _logger = logging.getLogger(__name__)
-
-
-@contextmanager
-def processes(device: torch.device) -> Iterator[torch.device]:
-    """Joins the process group that `torchrun` or Slurm has set up, if there is one; gives this process's device.
-
-    Processes other than the first say nothing but errors. A group that exists already is used and left as it is.
-    """
-    if not is_distributed_env() or distributed.is_initialized():
-        yield device
-        return
-    # gloo for GPUs, too: what is exchanged are small objects and features that are on the CPU
-    place = init_distributed_device_so(str(device), dist_backend='gloo')
-    level = logging.root.level
-    if place['global_rank']:
-        logging.root.setLevel(logging.ERROR)
-    try:
-        yield torch.device(place['device'])
-    finally:
-        logging.root.setLevel(level)
-        distributed.destroy_process_group()
 
 
 def _rank_and_size(shared: bool = True) -> tuple[int, int]:

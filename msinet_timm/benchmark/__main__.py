@@ -8,8 +8,6 @@ import argparse
 import json
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +22,7 @@ from msinet_timm.memory import keep_memory
 
 from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
+from .timing import run_process
 
 __all__ = ['main']
 
@@ -110,14 +109,10 @@ def _parameters(models: Sequence[str]) -> tuple[dict[str, int], list[str]]:
 def _measure_in_process(job: dict, threads: int, allocator: str, folder: Path) -> tuple[list[Result], list[str]]:
     file = folder / 'job.json'
     file.write_text(json.dumps(job | {'threads': threads, 'allocator': allocator}))
-    environment = os.environ | {'OMP_NUM_THREADS': str(threads)}
-    run = subprocess.run(
-        [sys.executable, '-m', 'msinet_timm.benchmark', '--job', str(file)], env=environment, stdout=subprocess.PIPE
-    )
-    if run.returncode:
-        ended = f'{threads} threads, allocator {allocator}: the process ended with exit code {run.returncode}'
-        return [], [f'{ended}: see above, or, if nothing is said there, there was too little memory']
-    output = json.loads(run.stdout.splitlines()[-1])
+    try:
+        output = run_process('msinet_timm.benchmark', '--job', str(file), environment={'OMP_NUM_THREADS': str(threads)})
+    except InputError as e:
+        return [], [f'{threads} threads, allocator {allocator}: {e}']
     found = [Result(Case(*case), size, threads, allocator, seconds) for case, size, seconds in output['found']]
     return found, output['remarks']
 

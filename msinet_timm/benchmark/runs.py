@@ -1,7 +1,6 @@
 """What `python -m msinet_timm.benchmark` measures: models in all forms, timed in turns within one process."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +18,8 @@ from msinet_timm.export.formats import load_exported
 from msinet_timm.export.quantize import quantize
 from msinet_timm.forms import create_form
 from msinet_timm.models.weights import untrained_cfg
+
+from .timing import seconds_of
 
 __all__ = [
     'INPUT',
@@ -178,7 +179,8 @@ def measure(job: dict[str, Any]) -> dict[str, list]:
     found = [(case, size, []) for size in images for case, _ in runs]
     for _ in progress(range(1 + job['rounds']), desc='rounds'):
         for (_, size, seconds), (_, run) in zip(found, runs * len(images), strict=True):
-            seconds.append(_seconds(lambda run=run, size=size: run(images[size]), job['seconds']))
+            calls = seconds_of(lambda run=run, size=size: run(images[size]), budget=job['seconds'])
+            seconds.append(statistics.median(calls))
     # the first round doesn't count: in it, allocators still find out what all cases in turns need
     return {'found': [(case, size, seconds[1:]) for case, size, seconds in found], 'remarks': remarks}
 
@@ -193,16 +195,6 @@ def _create_run(case: Case, model: nn.Module, job: dict[str, Any]) -> Callable[[
 def _check(embeddings: torch.Tensor, images: int) -> None:
     if len(embeddings) != images or not embeddings.isfinite().all():
         raise ValueError(f'gives {list(embeddings.shape)} for {images} images, or numbers that are not finite')
-
-
-def _seconds(run: Callable[[], Any], budget: float) -> float:
-    """Median seconds of as many calls as the budget of seconds allows, at least one."""
-    seconds = []
-    while not seconds or sum(seconds) < budget:
-        start = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds)
 
 
 def _remark(case: Case, error: Exception) -> str:

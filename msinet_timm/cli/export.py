@@ -3,7 +3,6 @@
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 
+from msinet_timm.benchmark.timing import in_turns
 from msinet_timm.commands import positive
 from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
 from msinet_timm.errors import InputError
@@ -164,15 +164,8 @@ def _speed_batch(exported: Exported, data_config: dict[str, Any]) -> torch.Tenso
 
 def speed_ratio(slow: Callable, fast: Callable, images: torch.Tensor) -> float:
     """How many times as fast a model is as another, called in turns: a ratio of medians."""
-    seconds: dict[Callable, list[float]] = {slow: [], fast: []}
-    for model in seconds:
-        model(images)
-    for _ in range(_ROUNDS):
-        for model, found in seconds.items():
-            start = time.perf_counter()
-            model(images)
-            found.append(time.perf_counter() - start)
-    return statistics.median(seconds[slow]) / statistics.median(seconds[fast])
+    seconds = in_turns({'slow': lambda: slow(images), 'fast': lambda: fast(images)}, _ROUNDS)
+    return statistics.median(seconds['slow']) / statistics.median(seconds['fast'])
 
 
 class _AsModule(nn.Module):

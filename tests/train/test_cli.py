@@ -22,7 +22,7 @@ def test_published_recipe_is_the_default():
         4,
     )
     assert (args.opt, args.lr, args.momentum, args.weight_decay, args.epochs) == ('momentum', 0.065, 0.9, 5e-4, 350)
-    assert args.output == 'runs/market1501_msinet_x1_0'
+    assert str(args.folder) == 'runs/market1501_msinet_x1_0'
 
 
 def test_flags_beat_the_recipe(tmp_path):

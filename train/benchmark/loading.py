@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from msinet_timm.benchmark.timing import in_turns
 from msinet_timm.commands import command, positive
 from msinet_timm.datasets import Record, create_dataset, list_datasets
 from msinet_timm.datasets.cache import ImageCache
@@ -63,18 +64,13 @@ def measure(
 ) -> dict[str, list[float]]:
     """Rates in images per second by name, one for each round after a first that doesn't count."""
     runs = ways(records, height, width, batch_size)
-    rates = {name: [] for name in runs}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for _ in range(repeat + 1):
-            for name, run in runs.items():
-                start = time.process_time()
-                run()
-                rates[name].append(len(records) / (time.process_time() - start))
+        seconds = in_turns(runs, repeat, time.process_time)
     finally:
         torch.set_num_threads(threads)
-    return {name: values[1:] for name, values in rates.items()}
+    return {name: [len(records) / s for s in values] for name, values in seconds.items()}
 
 
 def format_rates(rates: dict[str, list[float]]) -> str:

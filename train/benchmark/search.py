@@ -2,25 +2,21 @@
 
 import argparse
 import copy
-import json
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 
 from msinet_timm.commands import command
-from msinet_timm.memory import keep_memory
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
-from msinet_train.engine.optim import precision
-from msinet_train.search.cli import parse_args
+from msinet_train.search.settings import SearchSettings
 from msinet_train.search.steps import SearchTask, architecture_step, create_optimizers, weight_step
 
-from .__main__ import add_timing, seconds_by_kind, speed_table, time_steps
+from .steps import IMAGES_PER_IDENTITY, add_timing, mixed_precision, report
 
 __all__ = ['PlainSearch', 'main']
 
-IMAGES_PER_IDENTITY = 4
 #: Identities of both halves of Market-1501, of which two fifths are in both.
 CLASSES = (450, 601)
 
@@ -57,7 +53,8 @@ class PlainSearch:
 
     Args:
         task: what to start from.
-        weights: optimizer of weights, whose settings count. Likewise `arch`, of the architecture.
+        weights: optimizer of the weights, whose settings count.
+        arch: optimizer of the architecture, whose settings count.
     """
 
     def __init__(self, task: SearchTask, weights: torch.optim.Optimizer, arch: torch.optim.Optimizer) -> None:
@@ -96,8 +93,9 @@ def _settings(optimizer: torch.optim.Optimizer) -> dict:
 
 def _steps(args: argparse.Namespace) -> Callable[[], None]:
     """A search's step of a kind."""
-    flags = ['--variant', args.variant] + ['--amp'] * ('bf16' in args.kind)
-    settings = parse_args(flags)
+    if 'plain' not in args.kind:
+        torch.set_flush_denormal(True)  # as a search does
+    settings = SearchSettings(variant=args.variant)
     supernet = MSISuperNet(CLASSES[0], WIDTHS[args.variant])
     task = SearchTask(supernet, *CLASSES).train()
     size = (args.batch_size, 3, args.height, args.width)
@@ -112,7 +110,7 @@ def _steps(args: argparse.Namespace) -> Callable[[], None]:
     task.to(memory_format=torch.channels_last)
     weights, arch = create_optimizers(settings, supernet)
     train, valid = ((images.to(memory_format=torch.channels_last), labels) for images, labels in (train, valid))
-    amp = precision(settings, torch.device('cpu'))
+    amp = mixed_precision(args.kind)
 
     def step() -> None:
         with amp:
@@ -120,16 +118,6 @@ def _steps(args: argparse.Namespace) -> Callable[[], None]:
             weight_step(task, train, weights)
 
     return step
-
-
-def _time(args: argparse.Namespace) -> list[float]:
-    """Seconds of steps of one kind in this process."""
-    torch.manual_seed(0)
-    if args.kind in ('ours', 'ours, bf16'):
-        keep_memory()
-    if 'plain' not in args.kind:
-        torch.set_flush_denormal(True)  # as a search does
-    return time_steps(_steps(args), args.steps)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -142,11 +130,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 @command
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
-    args = _parse(argv)
-    if args.kind:
-        print(json.dumps(_time(args)))
-    else:
-        print(speed_table(seconds_by_kind('msinet_train.benchmark.search', args, ['variant'])))
+    report('msinet_train.benchmark.search', _parse(argv), ['variant'], _steps)
 
 
 if __name__ == '__main__':

@@ -1,6 +1,5 @@
 """From names of data sets to what a training reads: images to learn from, and data sets to be measured on."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +9,7 @@ from msinet_timm.datasets import Record, ReIDDataset, parse_options, read_datase
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
+from msinet_train.settings import Settings
 
 __all__ = ['TrainingData', 'class_labels', 'load_data', 'union']
 
@@ -45,27 +45,27 @@ def class_labels(*sources: Sequence[Record]) -> torch.Tensor:
     return torch.tensor([classes[number, r.identity] for number, records in enumerate(sources) for r in records])
 
 
-def load_data(args: argparse.Namespace) -> TrainingData:
-    """Reads the lists of images that `args` names.
+def load_data(settings: Settings) -> TrainingData:
+    """Reads the lists of images that settings name.
 
     Args:
-        args: `dataset` and `target` hold names; `data_dir` one folder for all of them, or one for each, sources
+        settings: `dataset` and `target` hold names; `data_dir` one folder for all of them, or one for each, sources
             first; each of `data_option` goes to the data sets that know it; `skip_broken` leaves out broken images.
 
     Raises:
         InputError: a data set that cannot be read, an option that none knows, a number of folders that doesn't fit, or
             a source without images to train on.
     """
-    options = parse_options(args.data_option)
-    datasets = read_datasets((*args.dataset, *args.target), args.data_dir, options)
-    if args.skip_broken:
+    options = parse_options(settings.data_option)
+    datasets = read_datasets((*settings.dataset, *settings.target), settings.data_dir, options)
+    if settings.skip_broken:
         datasets = {name: drop_broken(dataset) for name, dataset in datasets.items()}
     names = list(datasets)
-    sources = {name: datasets[name] for name in names[: len(args.dataset)]}
+    sources = {name: datasets[name] for name in names[: len(settings.dataset)]}
     for source in sources.values():
         if not source.train:
             raise InputError(f"data set '{source.name}' has no images to train on")
-    for name in names[len(args.dataset) :]:
+    for name in names[len(settings.dataset) :]:
         if not datasets[name].gallery:
             raise InputError(f"data set '{datasets[name].name}' has no query and gallery: it cannot be a target")
     train = datasets[names[0]].train if len(sources) == 1 else union(sources)

@@ -1,32 +1,86 @@
-"""The training loop."""
+"""The loop over epochs: one for trainings and searches, with what they leave on disk and how they go on from there."""
 
-import argparse
+import contextlib
 import datetime
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
-from timm.utils import CheckpointSaver, distribute_bn, random_seed
+import torch.nn as nn
+from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.protocol import Evaluation
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
-from msinet_timm.processes import Processes, start_processes
-from msinet_train.curves import write_curves
-from msinet_train.run.card import model_card
+from msinet_timm.processes import Processes, is_primary, start_processes
+from msinet_train.data.sources import TrainingData
 from msinet_train.run.folder import RunFolder
-from msinet_train.run.measure import Measurement, calibrate, columns
+from msinet_train.run.measure import Measurement, columns
 from msinet_train.run.trackers import create_trackers
+from msinet_train.settings import Settings, TrainSettings
 
-from .epoch import train_one_epoch
-from .optim import precision
-from .setup import Training, prepare
+from .setup import prepare
 
-__all__ = ['TrainingResult', 'evaluate_only', 'load_checkpoint', 'train']
+__all__ = ['Experiment', 'TrainingResult', 'evaluate_only', 'run', 'run_epoch', 'train']
 
 _logger = logging.getLogger(__name__)
+
+#: Seconds between two drawings of the curves, which take longer than a small epoch.
+DRAWING = 20
+
+
+class Experiment(Protocol):
+    """What the loop runs: a training or a search. As a text it says what is about to happen.
+
+    Attributes:
+        program: command that resumes it.
+        settings: of the run.
+        processes: that work together.
+        data: with what it is measured on.
+        interval: epochs between evaluations; 0 for one at the end.
+        models: whose batch norms the processes have to agree on; the second one, if any, has averaged weights.
+    """
+
+    program: str
+    settings: Settings
+    processes: Processes
+    data: TrainingData
+    interval: int
+    models: list[nn.Module]
+
+    def load_state(self, state: dict) -> None:
+        """Takes what a checkpoint holds."""
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:
+        """Gets ready to `save` to a folder, after the checkpoint `state` if it goes on."""
+
+    def begin(self) -> None:
+        """Does what is to be done before the very first epoch."""
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Computes an epoch, counted from 0; gives its metrics."""
+
+    def measure(self) -> Measurement | None:
+        """Evaluates what there is; None where there is nothing to measure on."""
+
+    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
+        """Writes results if they are `due`, and last the checkpoint `last.pth.tar` that ends the epoch."""
+
+    def draw(self, folder: RunFolder) -> None:
+        """Draws how it went so far; raises ImportError where matplotlib is missing."""
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """An epoch's metrics in a line."""
+
+    def remark(self) -> str:
+        """What the log says after an evaluation; may be empty."""
+
+
+E = TypeVar('E', bound=Experiment)
 
 
 @dataclass(frozen=True)
@@ -51,125 +105,138 @@ class TrainingResult:
         return self.measurement and self.measurement.main
 
 
-def train(args: argparse.Namespace) -> TrainingResult:
+def train(settings: TrainSettings) -> TrainingResult:
     """Runs a training, or what is left of one.
 
     Everything random in an epoch depends on (seed, epoch) alone, so that a run that was interrupted and resumed ends
     with the weights of one that wasn't.
 
-    Args:
-        args: as `msinet_train.cli.parse_args` gives them.
-
     Raises:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
-    with start_processes(args.device) as processes:
+    training, measurement = run(settings, lambda processes: prepare(settings, processes))
+    saver = training.saver
+    best = (saver.best_metric or 0.0, saver.best_epoch or 0) if saver else (0.0, 0)
+    return TrainingResult(settings.folder, *best, measurement)
+
+
+def evaluate_only(settings: TrainSettings) -> Measurement:
+    """Measures the model that a training would start from, or the newest checkpoint of the run to resume.
+
+    Raises:
+        InputError: see `train`; or there is nothing to measure on.
+    """
+    with start_processes(settings.device) as processes:
+        training = prepare(settings, processes)
+        resume(training, None)
+        measurement = training.measure()
+        if measurement is None:
+            raise InputError('--evaluate: none of these data sets has query and gallery; name one by -dt')
+        return measurement
+
+
+def run(settings: Settings, create: Callable[[Processes], E]) -> tuple[E, Measurement | None]:
+    """Runs an experiment to its end, in as many processes as there are.
+
+    Args:
+        settings: of the run.
+        create: makes the experiment, without touching the run folder.
+
+    Returns:
+        The experiment, and how it did after the last epoch; None if none was left, or there was nothing to measure.
+    """
+    with start_processes(settings.device) as processes:
         if processes.device.type == 'cpu':
             keep_memory()
-        training = prepare(args, processes)
-        if not processes.first:
-            return _train(args, processes, training, None)
-        folder = RunFolder(args)
-        with folder.log():
-            return _train(args, processes, training, folder)
+        experiment = create(processes)
+        folder = None
+        if is_primary():
+            folder = RunFolder(settings.folder, settings.to_dict(), resume=settings.resume is not None)
+        with folder.log() if folder else contextlib.nullcontext():
+            return experiment, _run_epochs(experiment, folder)
 
 
-def _train(
-    args: argparse.Namespace, processes: Processes, training: Training, folder: RunFolder | None
-) -> TrainingResult:
+def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement | None:
     """One process's part; the one with the folder writes."""
-    saver = folder and create_saver(folder, training)
-    start = resume(args, training, folder, saver)
-    trackers = create_trackers(args, folder.path, start) if folder else []
-    _logger.info(
-        f'{args.model} on {", ".join(args.dataset)}: {len(training.labels)} images of {training.data.num_classes} '
-        f'identities, {args.epochs} epochs of {len(training.loader)} batches; run folder {args.output}'
-    )
-    for remark in training.data.remarks:
+    settings, data = experiment.settings, experiment.data
+    epochs, interval = settings.epochs, experiment.interval
+    start = resume(experiment, folder)
+    trackers = create_trackers(folder.path, settings.to_dict(), start) if folder else []
+    _logger.info(f'{experiment}; run folder {settings.folder}')
+    for remark in data.remarks:
         _logger.info(remark)
+    if not start:
+        experiment.begin()
+    names = columns(list(data.measured) or [''], len(experiment.models) > 1)
     measurement, began = None, time.perf_counter()
+    drawn, undrawn = -float('inf'), False
     try:
-        for epoch in range(start, args.epochs):
-            metrics = run_epoch(args, processes, training, epoch)
+        for epoch in range(start, epochs):
+            metrics = run_epoch(experiment, epoch)
             done = epoch + 1
-            due = done == args.epochs or (args.eval_interval and done % args.eval_interval == 0)
-            measurement = training.measure() if due else None
+            due = done == epochs or bool(interval and done % interval == 0)
+            measurement = experiment.measure() if due else None
             if folder:
-                save_epoch(epoch, metrics, measurement, due, args, training, folder, saver)
+                folder.add_summary(epoch, metrics, names, measurement and measurement.metrics())
+                undrawn = True
+                experiment.save(folder, epoch, measurement, due)
                 for tracker in trackers:
                     tracker.log(epoch, {k: float(v) for k, v in folder.summary()[-1].items() if v and k != 'epoch'})
-            left = (args.epochs - done) * (time.perf_counter() - began) / (done - start)
-            _logger.info(describe(done, args.epochs, metrics, measurement, left))
+            left = datetime.timedelta(seconds=round((epochs - done) * (time.perf_counter() - began) / (done - start)))
+            count = f'epoch {done:{len(str(epochs))}}/{epochs}'
+            _logger.info(f'{count}  {experiment.describe(metrics)}  left {left}{describe(measurement)}')
+            if due and (remark := experiment.remark()):
+                _logger.info(remark)
+            if folder and due and done < epochs and time.monotonic() - drawn > DRAWING:
+                _draw(experiment, folder)
+                drawn, undrawn = time.monotonic(), False
     except KeyboardInterrupt:
-        _logger.info(f'interrupted: msinet-train --resume {args.output} continues after the last whole epoch')
+        _logger.info(
+            f'interrupted: {experiment.program} --resume {settings.folder} continues after the last whole epoch'
+        )
         raise
     finally:
+        if undrawn:
+            _draw(experiment, folder)
         for tracker in trackers:
             tracker.close()
-    best = (saver.best_metric or 0.0, saver.best_epoch or 0) if saver else (0.0, 0)
-    return TrainingResult(Path(args.output), *best, measurement)
+    return measurement
 
 
-def run_epoch(args: argparse.Namespace, processes: Processes, training: Training, epoch: int) -> dict[str, float]:
-    """Trains for an epoch; gives its metrics, the learning rate among them."""
-    random_seed((args.seed + 1_000_003 * epoch) % 2**32, processes.rank)
-    training.loader.batch_sampler.set_epoch(epoch)
-    training.scheduler.step(epoch)
-    training.stepper.amp = precision(args, processes.device, epoch)
-    metrics = {'lr': training.learning_rate}
-    metrics |= train_one_epoch(
-        training.task,
-        training.loader,
-        training.labels,
-        training.stepper,
-        args.channels_last,
-        f'epoch {epoch + 1}/{args.epochs}',
-        args.epochs - epoch - 1,
-    )
+def run_epoch(experiment: Experiment, epoch: int) -> dict[str, float]:
+    """Computes an epoch, counted from 0, which depends on (seed, epoch) alone; gives its metrics."""
+    processes = experiment.processes
+    random_seed((experiment.settings.seed + 1_000_003 * epoch) % 2**32, processes.rank)
+    metrics = experiment.run_epoch(epoch)
     if processes.several:  # each has followed the statistics of its own images
-        for model in filter(None, (training.model, training.average)):
+        for model in experiment.models:
             distribute_bn(model, processes.count, reduce=True)
     return metrics
 
 
-def create_saver(folder: RunFolder, training: Training) -> CheckpointSaver:
-    """The saver of all that a training needs to go on."""
-    return folder.create_saver(
-        model=training.model,
-        task=training.task,
-        optimizer=training.stepper.optimizer,
-        amp_scaler=training.stepper.scaler,
-    )
-
-
-def resume(
-    args: argparse.Namespace, training: Training, folder: RunFolder | None, saver: CheckpointSaver | None
-) -> int:
+def resume(experiment: Experiment, folder: RunFolder | None) -> int:
     """Loads the run's last checkpoint, if it is to go on; returns the epoch to go on with.
 
     Raises:
         InputError: the checkpoint is of other settings.
     """
-    checkpoint = Path(args.output) / 'last.pth.tar'
-    if not args.resume or not checkpoint.is_file():
-        if folder:
-            folder.drop_summary_from(0)  # of a run that was killed before its first checkpoint
-        return 0
-    state = load_checkpoint(checkpoint)
-    try:
-        training.load_state(state)
-    except (RuntimeError, ValueError, KeyError) as e:
-        raise InputError(f'{checkpoint}: does not fit the settings of this run ({str(e).splitlines()[0]})') from e
-    start = state['epoch'] + 1
+    settings = experiment.settings
+    checkpoint, state = settings.folder / 'last.pth.tar', None
+    if settings.resume and checkpoint.is_file():
+        state = load_checkpoint(checkpoint)
+        try:
+            experiment.load_state(state)
+        except (RuntimeError, ValueError, KeyError, TypeError) as e:
+            raise InputError(f'{checkpoint}: does not fit the settings of this run ({str(e).splitlines()[0]})') from e
+    start = 0 if state is None else state['epoch'] + 1
     if folder:
-        saver.load_state_dict(state['saver'])
-        saver.save_milestone_if_due(start, args.checkpoint_interval)
-        folder.drop_summary_from(start)
+        experiment.open(folder, state)
+        folder.drop_summary_from(start)  # also of a run that was killed before its first checkpoint
     return start
 
 
 def load_checkpoint(path: Path) -> dict:
-    """What timm's saver wrote.
+    """What a run has written to go on.
 
     Raises:
         InputError: the file cannot be read.
@@ -180,71 +247,22 @@ def load_checkpoint(path: Path) -> dict:
         raise InputError(f'{path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
 
 
-def save_epoch(
-    epoch: int,
-    metrics: dict[str, float],
-    measurement: Measurement | None,
-    due: bool,
-    args: argparse.Namespace,
-    training: Training,
-    folder: RunFolder,
-    saver: CheckpointSaver,
-) -> None:
-    """Writes what an epoch leaves: its row, the models if they are `due`, and last the checkpoint that ends it."""
-    data = training.data
-    names = columns(list(data.measured) or [''], training.average is not None)
-    folder.add_summary(epoch, metrics, names, measurement and measurement.metrics())
-    metric = measurement and measurement.main.ranking.mAP
-    improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
-    sizes = {'images': len(data.train), 'identities': data.num_classes}
-    title = folder.path.absolute().name
-    card = model_card(args, title, epoch, sizes, measurement, data.remarks)
-    calibration = None
-    if measurement:
-        name, dataset = next(iter(data.measured.items()))
-        calibration = calibrate(name, measurement.main, title, dataset.protocol.same_clothes_removed)
-    for name in ['last'] * bool(due) + ['best'] * improved:
-        folder.save_model(name, training.product, training.data_config, card, calibration)
-    if due:
-        draw_curves(folder)
-    saver.save_checkpoint(epoch, metric=metric)
-    saver.save_milestone_if_due(epoch + 1, args.checkpoint_interval)
-
-
-def describe(done: int, epochs: int, metrics: dict[str, float], measurement: Measurement | None, left: float) -> str:
-    """A line on an epoch for the log; `left` in seconds."""
-    line = (
-        f'epoch {done:{len(str(epochs))}}/{epochs}  lr {metrics["lr"]:<7.2g}  loss {metrics["loss"]:.3f}  '
-        f'accuracy {metrics["accuracy"]:5.1f} %  {metrics["images_per_second"]:.0f} images/s  '
-        f'left {datetime.timedelta(seconds=round(left))}'
-    )
-    found = {} if measurement is None else measurement.evaluations
+def describe(measurement: Measurement | None) -> str:
+    """How a model did, for the end of a line of the log."""
+    if measurement is None:
+        return ''
+    line, found = '', measurement.evaluations
     for name, evaluation in found.items():
         line += f'  {name} ' if len(found) > 1 else '  '
         line += f'mAP {100 * evaluation.ranking.mAP:.1f} %  Rank-1 {100 * evaluation.ranking.cmc[0]:.1f} %'
-    if measurement is not None and measurement.average:
+    if measurement.average:
         line += f'  averaged weights: mAP {100 * measurement.main.ranking.mAP:.1f} %'
     return line
 
 
-def draw_curves(folder: RunFolder) -> None:
-    """Writes `curves.png`, where matplotlib is installed."""
+def _draw(experiment: Experiment, folder: RunFolder) -> None:
+    """Draws how it went, where matplotlib is installed."""
     try:
-        write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
+        experiment.draw(folder)
     except ImportError as e:
-        _logger.info(f'no curves.png: {e}')
-
-
-def evaluate_only(args: argparse.Namespace) -> Measurement:
-    """Measures the model that a training would start from, or the newest checkpoint of the run to resume.
-
-    Raises:
-        InputError: see `train`; or there is nothing to measure on.
-    """
-    with start_processes(args.device) as processes:
-        training = prepare(args, processes)
-        resume(args, training, None, None)
-        measurement = training.measure()
-        if measurement is None:
-            raise InputError('--evaluate: none of these data sets has query and gallery; name one by -dt')
-        return measurement
+        _logger.info(f'no curves: {e}')

@@ -1,6 +1,5 @@
 """From settings to timm's optimizer and schedule, and to a step of them."""
 
-import argparse
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,103 +14,105 @@ from timm.utils import NativeScaler, dispatch_clip_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from msinet_timm.errors import InputError
+from msinet_timm.forms import autocast
 from msinet_train.models import backbone_of
+from msinet_train.settings import Settings, TrainSettings
 
 __all__ = ['Stepper', 'create_optimizer', 'create_scaler', 'create_schedule', 'precision']
 
-DTYPES = {'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-
-def create_optimizer(args: argparse.Namespace, task: TrainingTask) -> torch.optim.Optimizer:
+def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim.Optimizer:
     """timm's optimizer of that name, with weight decay on every parameter, as in the published training.
 
     Args:
-        args: `opt`, `lr`, `momentum`, `weight_decay`, `opt_eps`, `opt_betas` and `layer_decay` count.
+        settings: `opt`, `lr`, `momentum`, `weight_decay`, `opt_eps`, `opt_betas` and `layer_decay` count.
         task: whose parameters are trained, those of losses and alignment among them.
 
     Raises:
         InputError: timm has no such optimizer, or it has no such setting.
     """
-    if args.opt not in list_optimizers():
-        raise InputError(f'--opt {args.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}')
+    if settings.opt not in list_optimizers():
+        raise InputError(
+            f'--opt {settings.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}'
+        )
     options = {}
     for name, known in (('eps', 'has_eps'), ('betas', 'has_betas')):
-        value = getattr(args, f'opt_{name}')
+        value = getattr(settings, f'opt_{name}')
         if value is None:
             continue
-        if not getattr(get_optimizer_info(args.opt), known):
-            raise InputError(f'--opt-{name}: the optimizer {args.opt} has none; leave it out')
+        if not getattr(get_optimizer_info(settings.opt), known):
+            raise InputError(f'--opt-{name}: the optimizer {settings.opt} has none; leave it out')
         options[name] = tuple(value) if name == 'betas' else value
-    if 'fused' in inspect.signature(get_optimizer_class(args.opt, bind_defaults=False)).parameters:
+    if 'fused' in inspect.signature(get_optimizer_class(settings.opt, bind_defaults=False)).parameters:
         options['fused'] = task.device.type in ('cpu', 'cuda') or None
     return create_optimizer_v2(
-        _parameter_groups(args, task),
-        opt=args.opt,
-        lr=args.lr,
-        weight_decay=args.weight_decay,
-        momentum=args.momentum,
+        _parameter_groups(settings, task),
+        opt=settings.opt,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
         **options,
     )
 
 
-def _parameter_groups(args: argparse.Namespace, task: TrainingTask) -> list:
+def _parameter_groups(settings: TrainSettings, task: TrainingTask) -> list:
     """All parameters that train; those of each layer in a group of their own where layers learn at different rates."""
     trained = [p for p in task.parameters() if p.requires_grad]
-    if args.layer_decay is None:
+    if settings.layer_decay is None:
         return trained
     groups = param_groups_layer_decay(
         backbone_of(task.get_eval_model()),
-        args.weight_decay,
+        settings.weight_decay,
         weight_decay_exclude_1d=False,
-        layer_decay=args.layer_decay,
+        layer_decay=settings.layer_decay,
     )
     grouped = {id(p) for group in groups for p in group['params']}
     rest = [p for p in trained if id(p) not in grouped]
-    return [*groups, *([dict(params=rest, weight_decay=args.weight_decay)] if rest else [])]
+    return [*groups, *([dict(params=rest, weight_decay=settings.weight_decay)] if rest else [])]
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, args: argparse.Namespace) -> Scheduler:
+def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler:
     """The learning rate by epoch; milestones are epochs counted from 0, as in the published training."""
     scheduler, _ = create_scheduler_v2(
         optimizer,
-        sched=args.sched,
-        num_epochs=args.epochs,
+        sched=settings.sched,
+        num_epochs=settings.epochs,
         # timm's multistep schedule falls one epoch before its milestones.
-        decay_milestones=[m + 1 for m in sorted(args.milestones)],
-        decay_rate=args.decay_rate,
-        min_lr=args.min_lr,
-        warmup_epochs=args.warmup_step,
-        warmup_lr=args.lr * args.warmup_factor,
+        decay_milestones=[m + 1 for m in sorted(settings.milestones)],
+        decay_rate=settings.decay_rate,
+        min_lr=settings.min_lr,
+        warmup_epochs=settings.warmup_step,
+        warmup_lr=optimizer.defaults['lr'] * settings.warmup_factor,
         warmup_prefix=False,
     )
     return scheduler
 
 
-def precision(args: argparse.Namespace, device: torch.device, epoch: int = 0) -> AbstractContextManager:
+def precision(settings: Settings, device: torch.device, epoch: int = 0) -> AbstractContextManager:
     """The numbers that a forward pass computes in: float32, or with `--amp` lower ones where that is safe.
 
     Args:
-        args: `amp` and `amp_dtype`; `amp_start`, the first epoch in which they count.
+        settings: `amp` and `amp_dtype`; `amp_start`, the first epoch in which they count.
         device: to compute on.
         epoch: counted from 0.
 
     Raises:
         InputError: float16 on anything but CUDA, or `amp_start` without `amp`.
     """
-    if not args.amp:
-        if args.amp_start:
+    if not settings.amp:
+        if settings.amp_start:
             raise InputError('--amp-start is for --amp: give that, too')
         return nullcontext()
-    if args.amp_dtype == 'float16' and device.type != 'cuda':
-        raise InputError(f'--amp-dtype float16 needs CUDA, not {device.type}: choose bfloat16')
-    if epoch < args.amp_start:
+    if settings.amp_dtype == 'float16' and device.type != 'cuda':
+        raise InputError(f'--amp-dtype float16 needs CUDA, not {device.type}: choose bf16')
+    if epoch < settings.amp_start:
         return nullcontext()
-    return torch.autocast(device.type, DTYPES[args.amp_dtype])
+    return autocast(device, settings.amp_dtype)
 
 
-def create_scaler(args: argparse.Namespace, device: torch.device) -> NativeScaler | None:
+def create_scaler(settings: Settings, device: torch.device) -> NativeScaler | None:
     """timm's scaler of the loss, which float16 needs."""
-    return NativeScaler(device.type) if args.amp and args.amp_dtype == 'float16' else None
+    return NativeScaler(device.type) if settings.amp and settings.amp_dtype == 'float16' else None
 
 
 @contextmanager
@@ -141,7 +142,8 @@ class Stepper:
         scaler: for float16.
         amp: for the forward pass, see `precision`.
         accumulate: batches for each step. Each counts the same, and the last step of an epoch takes what is left.
-        clip: see timm's `dispatch_clip_grad`; None does not clip. So for `clip_mode`.
+        clip: limit of the gradients; None does not clip.
+        clip_mode: what it limits, see timm's `dispatch_clip_grad`.
     """
 
     def __init__(

@@ -96,7 +96,7 @@ class ReIDTask(TrainingTask):
             `local_classifier`; for alignment also `global_width`, the channels of its map.
         margin: of the triplet or circle loss.
         smoothing: share of the target that is spread over all identities.
-        soft_margin: a triplet loss that never ends, in place of `margin`.
+        soft_margin: whether the triplet loss is log(1 + exp(difference of the distances)), in place of a `margin`.
         normalize: whether the triplet loss compares features at length 1, or raw.
         metric_loss: `'triplet'` or `'circle'`.
         classifier_loss: `'softmax'`, or `'arcface'` or `'cosface'`, which take the place of the model's classifiers.
@@ -105,7 +105,8 @@ class ReIDTask(TrainingTask):
         gather: under several processes, whether the metric loss and the alignment of each process's images look for
             positives and negatives among all processes' images.
         device: to which model and losses move; None leaves them where they are.
-        dtype: as for `TrainingTask`, and so `verbose`.
+        dtype: as for `TrainingTask`.
+        verbose: as for `TrainingTask`.
 
     Raises:
         InputError: a model without branches, classifiers or map, or settings that exclude each other.

@@ -1,11 +1,11 @@
 """The model cards of runs."""
 
-import argparse
 from collections.abc import Sequence
 
 import yaml
 
 from msinet_timm.hub.card import Result, write_card
+from msinet_train.settings import TrainSettings
 
 from .measure import Measurement
 
@@ -21,7 +21,7 @@ _SHOWN = (
 
 
 def model_card(
-    args: argparse.Namespace,
+    settings: TrainSettings,
     title: str,
     epoch: int,
     sizes: dict[str, int],
@@ -31,7 +31,7 @@ def model_card(
     """The README of a run's model folder.
 
     Args:
-        args: settings of the run.
+        settings: of the run.
         title: name of the model.
         epoch: that the weights are of, counted from 0.
         sizes: numbers to tell about the training set, by what they count.
@@ -43,8 +43,8 @@ def model_card(
     weights = 'averaged weights' if measurement is not None and measurement.average else 'weights'
     return write_card(
         title,
-        f'`{args.model}`, trained to recognise the same person or vehicle in other images.',
-        (args.height, args.width),
+        f'`{settings.model}`, trained to recognise the same person or vehicle in other images.',
+        (settings.height, settings.width),
         results=[
             Result(
                 name,
@@ -56,13 +56,13 @@ def model_card(
             )
             for name, e in found.items()
         ],
-        training_data=args.dataset,
+        training_data=settings.dataset,
         facts=[
-            f'Trained on: {", ".join(args.dataset)} ({counts})',
-            f'State: {weights} after epoch {epoch + 1} of {args.epochs}',
+            f'Trained on: {", ".join(settings.dataset)} ({counts})',
+            f'State: {weights} after epoch {epoch + 1} of {settings.epochs}',
         ],
         remarks=remarks,
         settings=yaml.safe_dump(
-            {name: getattr(args, name) for name in _SHOWN}, sort_keys=False, default_flow_style=None
+            {name: getattr(settings, name) for name in _SHOWN}, sort_keys=False, default_flow_style=None
         ),
     )

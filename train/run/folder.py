@@ -1,6 +1,5 @@
 """What a training leaves on disk."""
 
-import argparse
 import contextlib
 import copy
 import csv
@@ -26,8 +25,6 @@ from msinet_train.models import backbone_of
 
 __all__ = ['RunFolder']
 
-#: Settings that don't say what a run is, but where it is and what is to be done with it.
-_NOT_SETTINGS = ('evaluate', 'output', 'recipe', 'resume')
 _LOGGERS = ('msinet_train', 'msinet_eval', 'msinet_timm')
 
 
@@ -77,22 +74,23 @@ class RunFolder:
     name first, so that a process may be killed at any moment.
 
     Args:
-        args: settings of the run; `args.output` is the folder, `args.resume` is set where it continues.
+        path: the folder.
+        settings: of the run, for `args.yaml`.
+        resume: whether the run in it is to go on.
 
     Raises:
         InputError: the folder holds a run already and isn't to be resumed, or cannot be made.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        self.path = Path(args.output)
+    def __init__(self, path: Path, settings: dict[str, Any], resume: bool = False) -> None:
+        self.path = path
         self.checkpoint = self.path / 'last.pth.tar'
-        if self.checkpoint.exists() and not args.resume:
+        if self.checkpoint.exists() and not resume:
             raise InputError(
                 f'{self.path}: holds a run already; continue it with --resume {self.path}, or choose another --output'
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            settings = {k: v for k, v in vars(args).items() if k not in _NOT_SETTINGS}
             self.write('args.yaml', yaml.safe_dump(settings, sort_keys=True))
         except OSError as e:
             raise InputError(f'--output {self.path}: cannot write there ({e.strerror})') from e

@@ -1,6 +1,5 @@
 """Where the metrics of a run go besides its own files: TensorBoard, Weights & Biases."""
 
-import argparse
 import uuid
 from pathlib import Path
 from typing import Any, Protocol
@@ -88,13 +87,13 @@ class WandB:
         self._run.finish()
 
 
-def create_trackers(args: argparse.Namespace, folder: Path, start: int) -> list[Tracker]:
+def create_trackers(folder: Path, settings: dict[str, Any], start: int) -> list[Tracker]:
     """The trackers that a run asks for.
 
     Args:
-        args: `log_tensorboard` and `log_wandb` choose.
         folder: of the run.
+        settings: of the run, of which `log_tensorboard` and `log_wandb` choose.
         start: first epoch to come.
     """
-    chosen = [TensorBoard] * args.log_tensorboard + [WandB] * args.log_wandb
-    return [tracker(folder, vars(args), start) for tracker in chosen]
+    chosen = [TensorBoard] * settings['log_tensorboard'] + [WandB] * settings['log_wandb']
+    return [tracker(folder, settings, start) for tracker in chosen]

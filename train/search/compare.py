@@ -1,30 +1,29 @@
 """Is a searched genotype better than others? Trains all of them alike, with several seeds."""
 
-import argparse
 import csv
 import io
-import itertools
-import random
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import NamedTuple
 
 import timm
 import torch
 
-from msinet_timm.commands import find_device, make_folder, not_negative
+from msinet_timm.commands import find_device, make_folder
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.cli import parse_args
 from msinet_train.curves import create_figure, read_rows, save_figure
 from msinet_train.engine.loop import train
+from msinet_train.settings import TrainSettings
 
-from .latency import measure_milliseconds
+from .latency import milliseconds
 
-__all__ = ['compare', 'parse_comparison', 'random_genotypes']
+__all__ = ['Candidate', 'compare', 'random_genotypes', 'table']
 
 
 class Candidate(NamedTuple):
@@ -33,7 +32,8 @@ class Candidate(NamedTuple):
     Attributes:
         name: of the genotype.
         milliseconds: of the network for a batch of 8.
-        mAP: of each seed, 0 to 1. Likewise `rank1`.
+        mAP: of each seed, 0 to 1.
+        rank1: Rank-1 of each seed, 0 to 1.
     """
 
     name: str
@@ -42,35 +42,9 @@ class Candidate(NamedTuple):
     rank1: tuple[float, ...]
 
 
-def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Settings of a comparison, and the flags for the trainings."""
-    parser = argparse.ArgumentParser(
-        prog='msinet-search compare',
-        usage='%(prog)s [NAME|FILE ...] [flags]',
-        allow_abbrev=False,
-        description='Trains networks of several genotypes alike, and compares them. All other flags are those of '
-        'msinet-train, such as --recipe, -ds, --epochs; what is finished already is not trained again. Genotypes come '
-        'first: names, or files such as runs/search/genotype.json.',
-    )
-    parser.add_argument('--random', type=not_negative, default=3, metavar='N', help='random genotypes (default: 3)')
-    parser.add_argument(
-        '--uniform', action=argparse.BooleanOptionalAction, default=True, help=f'also {", ".join(UNIFORM)}'
-    )
-    parser.add_argument('--seeds', type=not_negative, nargs='+', default=[0, 1, 2], metavar='N', help='of trainings')
-    parser.add_argument('--output', default='runs/compare', metavar='DIR', help='(default: runs/compare)')
-    # by hand: argparse would take the value of a training's flag for a genotype
-    genotypes = list(itertools.takewhile(lambda word: not word.startswith('-'), argv))
-    args, flags = parser.parse_known_args(argv[len(genotypes) :])
-    args.genotypes = genotypes
-    for taken in ('--genotype', '--seed', '--resume'):
-        if taken in flags:
-            raise InputError(f'{taken}: the comparison sets it itself; see msinet-search compare --help')
-    return args, flags
-
-
 def random_genotypes(number: int, seed: int = 0) -> dict[str, Genotype]:
     """Different genotypes by name, drawn uniformly."""
-    rng, found = random.Random(seed), {}
+    rng, found = Random(seed), {}
     while len(found) < number:
         genotype = Genotype(rng.choice(list(INTERACTIONS)) for _ in range(2 * NUM_CELLS))
         if genotype not in found.values():
@@ -78,50 +52,60 @@ def random_genotypes(number: int, seed: int = 0) -> dict[str, Genotype]:
     return found
 
 
-def compare(args: argparse.Namespace, flags: Sequence[str]) -> list[Candidate]:
-    """Trains, measures, prints a table, and writes `compare.csv` and `compare.png`.
+def compare(
+    genotypes: Sequence[str],
+    settings: TrainSettings,
+    *,
+    random: int = 3,
+    uniform: bool = True,
+    seeds: Sequence[int] = (0, 1, 2),
+    output: str | Path = 'runs/compare',
+) -> list[Candidate]:
+    """Trains and measures, and writes `compare.csv` and `compare.png`; what is finished already is not trained again.
 
     Args:
-        args: of `parse_comparison`.
-        flags: for `msinet-train`.
+        genotypes: names, or files such as `runs/search/genotype.json`.
+        settings: of all trainings, but for genotype, seed and folder.
+        random: how many random genotypes to compare with.
+        uniform: whether to compare with genotypes of one interaction each.
+        seeds: of the trainings of each genotype.
+        output: folder of all runs.
 
     Raises:
         InputError: a genotype or a setting that cannot be used.
     """
-    genotypes = _genotypes(args)
-    output = Path(args.output)
-    candidates = []
-    for name, genotype in genotypes.items():
+    output, candidates = Path(output), []
+    for name, genotype in _find(genotypes, random, uniform).items():
         file = make_folder(output / name, '--output') / 'genotype.json'
         genotype.save(file)
-        results = [_train(output / name / f'seed{seed}', file, seed, flags) for seed in args.seeds]
-        candidates.append(Candidate(name, _milliseconds(genotype, flags), *zip(*results, strict=True)))
-    _write(output / 'compare.csv', candidates, args.seeds)
-    print(_table(candidates))
+        results = [_train(settings, output / name / f'seed{seed}', str(file), seed) for seed in seeds]
+        candidates.append(Candidate(name, _milliseconds(genotype, settings), *zip(*results, strict=True)))
+    _write(output / 'compare.csv', candidates, seeds)
     _draw(candidates, output / 'compare.png')
     return candidates
 
 
-def _genotypes(args: argparse.Namespace) -> dict[str, Genotype]:
+def _find(genotypes: Sequence[str], random: int, uniform: bool) -> dict[str, Genotype]:
     named = {}
-    for spec in args.genotypes:
+    for spec in genotypes:
         path = Path(spec)
         name = spec if not path.suffix else path.parent.name if path.stem == 'genotype' else path.stem
         if name in named:
             raise InputError(f'two genotypes are called {name}: rename the file or folder of {spec}')
         named[name] = find_genotype(spec)
-    named |= {name: find_genotype(name) for name in UNIFORM if args.uniform and name not in named}
-    named |= random_genotypes(args.random)
+    named |= {name: find_genotype(name) for name in UNIFORM if uniform and name not in named}
+    named |= random_genotypes(random)
     if len(named) < 2:
         raise InputError('a comparison needs two genotypes: name more, or leave out --no-uniform or --random 0')
     return named
 
 
-def _train(output: Path, genotype: Path, seed: int, flags: Sequence[str]) -> tuple[float, float]:
+def _train(settings: TrainSettings, output: Path, genotype: str, seed: int) -> tuple[float, float]:
     """mAP and Rank-1 after the last epoch of a training, which goes on where it was interrupted."""
-    where = ['--resume', str(output)] if (output / 'last.pth.tar').exists() else ['--output', str(output)]
-    own = ['--genotype', str(genotype), '--seed', str(seed)]
-    settings = parse_args([*([] if where[0] == '--resume' else flags), *own, *where])
+    if (output / 'last.pth.tar').exists():
+        settings = TrainSettings.from_run(output, genotype=genotype, seed=seed)
+    else:
+        settings = replace(settings, output=output, genotype=genotype, seed=seed)
     summary = output / 'summary.csv'
     if not read_rows(summary) or int(read_rows(summary)[-1]['epoch']) + 1 < settings.epochs:
         train(settings)
@@ -132,15 +116,15 @@ def _train(output: Path, genotype: Path, seed: int, flags: Sequence[str]) -> tup
     return float(last[f'{kept}mAP']), float(last[f'{kept}rank1'])
 
 
-def _milliseconds(genotype: Genotype, flags: Sequence[str], batch_size: int = 8) -> float:
-    settings = parse_args(list(flags))
+def _milliseconds(genotype: Genotype, settings: TrainSettings, batch_size: int = 8) -> float:
+    """Median time of a batch."""
     device = find_device(settings.device)
     model = timm.create_model(settings.model, genotype=genotype, num_classes=0).eval()
     model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, settings.height, settings.width, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        return measure_milliseconds(lambda: model(images), device)
+        return milliseconds(lambda: model(images), device)
 
 
 def _metrics(candidate: Candidate) -> dict[str, str]:
@@ -151,7 +135,7 @@ def _metrics(candidate: Candidate) -> dict[str, str]:
     return metrics | {'ms': f'{candidate.milliseconds:.1f}'}
 
 
-def _table(candidates: Sequence[Candidate]) -> str:
+def table(candidates: Sequence[Candidate]) -> str:
     """Candidates from best to worst: means over the seeds with their standard deviations, and time of a batch of 8."""
     ordered = sorted(candidates, key=lambda c: -statistics.mean(c.mAP))
     lines = [['', 'mAP', 'Rank-1', 'ms'], *([c.name, *_metrics(c).values()] for c in ordered)]

@@ -1,17 +1,14 @@
-"""The loop of the twins contrastive search, from settings to a genotype."""
+"""The twins contrastive search, from settings to a genotype."""
 
-import argparse
 import functools
 import itertools
-import logging
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 import torch.distributed as dist
-from timm.utils import AverageMeter, distribute_bn, random_seed
+from timm.utils import AverageMeter, random_seed
 from torch.utils.data import DataLoader
 
 from msinet_eval.features.extract import extract, reid_data_config
@@ -20,33 +17,31 @@ from msinet_timm.commands import progress
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
-from msinet_timm.memory import keep_memory
 from msinet_timm.models.genotype import Genotype
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MSISuperNet
-from msinet_timm.processes import Processes, start_processes
+from msinet_timm.processes import Processes
 from msinet_train.data.loader import create_loader
 from msinet_train.data.sources import TrainingData, load_data
-from msinet_train.engine.loop import load_checkpoint
+from msinet_train.engine.loop import run
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
 from msinet_train.run.folder import RunFolder
-from msinet_train.run.measure import Measurement, columns, measure
+from msinet_train.run.measure import Measurement, measure
 
 from .latency import interaction_costs
 from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_image
+from .settings import SearchSettings
 from .steps import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
 
-__all__ = ['search']
-
-_logger = logging.getLogger(__name__)
+__all__ = ['Search', 'prepare', 'search']
 
 
 @dataclass
 class Search:
-    """What a search consists of.
+    """What a search consists of; an `Experiment` for `msinet_train.engine.loop`.
 
     Attributes:
-        args: settings, as `msinet_train.search.cli.parse_args` gives them.
+        settings: of the search.
         processes: that search together.
         data: the data set as it was read, to be measured on.
         halves: batches for the weights (`'train'`) and for the architecture (`'valid'`).
@@ -54,12 +49,13 @@ class Search:
         data_config: preprocessing, for timm's transforms.
         cache: where resized images are kept, or None.
         task: supernet and memories.
-        weights: optimizer and schedule of the weights. Likewise `arch` of the architecture.
+        weights: optimizer and schedule of the weights.
+        arch: optimizer and schedule of the architecture.
         costs: [12, 4] milliseconds of the interactions where latency counts, else None.
         command: that started the search.
     """
 
-    args: argparse.Namespace
+    settings: SearchSettings
     processes: Processes
     data: TrainingData
     halves: dict[str, DataLoader]
@@ -72,47 +68,206 @@ class Search:
     costs: torch.Tensor | None
     command: str = ''
 
+    program = 'msinet-search'
 
-def search(args: argparse.Namespace, command: str = '') -> Genotype:
+    def __str__(self) -> str:
+        halves = ', '.join(f'{len(d.dataset)} images for the {half} half' for half, d in self.halves.items())
+        return (
+            f'searching on {", ".join(self.settings.dataset)}: {halves}, {self.settings.epochs} epochs of '
+            f'{len(self.halves["train"])} batches'
+        )
+
+    @property
+    def supernet(self) -> MSISuperNet:
+        """What is searched."""
+        return self.task.supernet
+
+    @property
+    def models(self) -> list[MSISuperNet]:
+        """The supernet alone."""
+        return [self.supernet]
+
+    @property
+    def interval(self) -> int:
+        """Epochs between genotypes and evaluations."""
+        return self.settings.geno_interval
+
+    def load_state(self, state: dict) -> None:
+        """Takes what a checkpoint holds."""
+        self.task.load_state_dict(state['task'])
+        self.weights[0].load_state_dict(state['weights'])
+        self.arch[0].load_state_dict(state['arch'])
+        if self.costs is not None and state['costs'] is not None:
+            self.costs.copy_(state['costs'])
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:
+        """Nothing has to be opened."""
+
+    def begin(self) -> None:
+        """Fills both memories with the centroids of what the untrained supernet makes of the classes."""
+        if self.settings.memory_init != 'centroids':
+            return
+        for half, loader in self.halves.items():
+            features = extract(
+                self.supernet,
+                loader.dataset.records,
+                data_config=self.data_config,
+                description=f'memory {half}',
+                batch_size=self.settings.batch_size,
+                workers=self.settings.workers,
+                cache=self.cache,
+            )
+            self.task.memory(half).initialize(features.embeddings, self.labels[half])
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Alternates between architecture and weights for an epoch; gives its metrics."""
+        settings, task, loader = self.settings, self.task, self.halves['train']
+        loader.batch_sampler.set_epoch(epoch)
+        for _, schedule in (self.weights, self.arch):
+            schedule.step(epoch)
+        weights, arch = self.weights[0], self.arch[0]
+        amp = precision(settings, task.device, epoch)
+        scaler = create_scaler(settings, task.device)
+        valid = self._endless(epoch)
+        task.train()
+        meters = {name: AverageMeter() for name in ('train_loss', 'valid_loss', 'accuracy')}
+        began, count = time.perf_counter(), 0
+        with progress(loader, desc=f'epoch {epoch + 1}/{settings.epochs}', unit='step', leave=False) as bar:
+            for k, raw in enumerate(bar):
+                batch = self._to_input('train', raw)
+                with amp:
+                    if k:  # as published, an epoch begins with the weights
+                        found = architecture_step(
+                            task,
+                            next(valid),
+                            arch,
+                            train=batch if settings.order == 2 else None,
+                            weight_optimizer=weights,
+                            penalty=self._latency(),
+                        )
+                        meters['valid_loss'].update(_finite(found['loss'], 'valid'))
+                    found = weight_step(task, batch, weights, scaler and scaler._scaler)
+                meters['train_loss'].update(_finite(found['loss'], 'train'))
+                correct = (found['output'].argmax(1) == batch[1]).float().mean()
+                meters['accuracy'].update(100 * correct.item())
+                count += len(batch[0])
+                bar.set_postfix({name: f'{meter.avg:.3g}' for name, meter in meters.items()}, refresh=False)
+        mixture = self.supernet.mixture().detach()
+        metrics = {'lr': weights.param_groups[0]['lr'], 'arch_lr': arch.param_groups[0]['lr']}
+        metrics |= {name: meter.avg for name, meter in meters.items()}
+        metrics['entropy'] = float(-(mixture * mixture.log()).sum(1).mean())
+        if self.costs is not None:
+            metrics['expected_ms'] = float((mixture * self.costs).sum())
+        return metrics | {'images_per_second': self.processes.count * count / (time.perf_counter() - began)}
+
+    def _endless(self, epoch: int) -> Iterator:
+        """Batches of the validation half, for as many as the training half has."""
+        loader = self.halves['valid']
+        for turn in itertools.count():
+            loader.batch_sampler.set_epoch(epoch + turn * self.settings.epochs)
+            for raw in loader:
+                yield self._to_input('valid', raw)
+
+    def _to_input(self, half: str, raw: tuple) -> tuple[torch.Tensor, torch.Tensor]:
+        batch, indices = raw
+        device = self.task.device
+        return self.halves[half].dataset.to_input(batch, device), self.labels[half][indices].to(device)
+
+    def _latency(self) -> torch.Tensor | None:
+        """Expected time of all interactions as a share of the dearest choice's, weighted."""
+        if self.costs is None:
+            return None
+        dearest = self.costs.amax(1).sum()
+        return self.settings.latency_weight * (self.supernet.mixture() * self.costs).sum() / dearest
+
+    def measure(self) -> Measurement | None:
+        """Evaluates the supernet as it is; None where there is nothing to measure on."""
+        run = functools.partial(
+            evaluate,
+            data_config=self.data_config,
+            workers=self.settings.workers,
+            batch_size=self.settings.batch_size,
+            cache=self.cache,
+        )
+        return measure(self.data.measured, run, self.supernet)
+
+    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
+        """Writes the mixture, the genotype if it is `due`, and last the checkpoint that ends the epoch."""
+        settings = self.settings
+        mixture = self.supernet.mixture().detach().cpu()
+        add_mixture(folder, epoch, mixture)
+        if due:
+            self.supernet.genotype().save(
+                folder.path / 'genotype.json',
+                weights=[[round(w, 6) for w in row] for row in mixture.tolist()],
+                dataset=settings.dataset,
+                variant=settings.variant,
+                epochs=epoch + 1,
+                seed=settings.seed,
+                command=self.command,
+            )
+        checkpoint = {
+            'epoch': epoch,
+            'task': self.task.state_dict(),
+            'weights': self.weights[0].state_dict(),
+            'arch': self.arch[0].state_dict(),
+            'costs': self.costs,
+        }
+        replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
+
+    def draw(self, folder: RunFolder) -> None:
+        """Writes `architecture.png`.
+
+        Raises:
+            ImportError: matplotlib, an optional package, is missing.
+        """
+        write_mixtures_image(read_mixtures(folder.path), folder.path / 'architecture.png')
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """An epoch's metrics in a line."""
+        return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
+
+    def remark(self) -> str:
+        """The genotype so far, as a table."""
+        return genotype_table(self.supernet.genotype(), self.supernet.mixture().detach().cpu())
+
+
+def search(settings: SearchSettings, command: str = '') -> Genotype:
     """Runs a search, or what is left of one; gives the genotype that it ends with.
 
     Everything random in an epoch depends on (seed, epoch) alone, as in a training.
 
     Args:
-        args: as `msinet_train.search.cli.parse_args` gives them.
+        settings: of the search.
         command: that started it, to be kept with the genotype.
 
     Raises:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
-    with start_processes(args.device) as processes:
+
+    def create(processes: Processes) -> Search:
         if processes.device.type == 'cpu':
-            keep_memory()
             # The softmax of cross attention and its gradients are full of numbers below 1e-38, and with them most CPUs
             # compute a hundred times slower. Threads inherit the setting from the one that starts them.
             torch.set_flush_denormal(True)
-        state = prepare(args, processes)
-        state.command = command
-        folder = RunFolder(args) if processes.first else None
-        if folder is None:
-            return _search(state, None)
-        with folder.log():
-            return _search(state, folder)
+        return prepare(settings, processes, command)
+
+    return run(settings, create)[0].supernet.genotype()
 
 
-def prepare(args: argparse.Namespace, processes: Processes) -> Search:
+def prepare(settings: SearchSettings, processes: Processes, command: str = '') -> Search:
     """Makes everything, without touching the run folder.
 
     Raises:
         InputError: settings or data that cannot be used.
     """
     device = processes.device
-    precision(args, device)
-    if args.order == 2 and args.opt != 'momentum':
-        raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {args.opt}: leave out --opt')
-    data = load_data(args)
+    precision(settings, device)
+    if settings.order == 2 and settings.opt != 'momentum':
+        raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {settings.opt}: leave out --opt')
+    data = load_data(settings)
     halves = twins_split(data)._asdict()
-    identities = args.batch_size // args.num_instance * processes.count
+    identities = settings.batch_size // settings.num_instance * processes.count
     fewest = min(part.num_classes for part in halves.values())
     if fewest < identities:
         raise InputError(
@@ -120,144 +275,40 @@ def prepare(args: argparse.Namespace, processes: Processes) -> Search:
             f'{identities} needs {-(-identities // 3) * 5} in all: use a smaller --batch-size, or a larger '
             '--num-instance'
         )
-    random_seed(args.seed)
-    supernet = MSISuperNet(halves['train'].num_classes, WIDTHS[args.variant], mid_from=args.mid_from)
-    supernet.set_grad_checkpointing(args.grad_checkpointing)
-    data_config = reid_data_config(supernet, args.height, args.width)
-    task = SearchTask(supernet, *(part.num_classes for part in halves.values()), args.memory_momentum, args.temperature)
-    task.to(device, memory_format=torch.channels_last)
-    cache = open_cache(args.cache, args.workers)
-    weights, arch = create_optimizers(args, supernet)
-    arch_args = argparse.Namespace(
-        **{**vars(args), 'lr': args.arch_lr, 'milestones': args.arch_milestones, 'warmup_step': 0, 'min_lr': 0.0}
+    random_seed(settings.seed)
+    supernet = MSISuperNet(halves['train'].num_classes, WIDTHS[settings.variant], mid_from=settings.mid_from)
+    supernet.set_grad_checkpointing(settings.grad_checkpointing)
+    data_config = reid_data_config(supernet, settings.height, settings.width)
+    task = SearchTask(
+        supernet, *(part.num_classes for part in halves.values()), settings.memory_momentum, settings.temperature
     )
+    task.to(device, memory_format=torch.channels_last)
+    cache = open_cache(settings.cache, settings.workers)
+    weights, arch = create_optimizers(settings, supernet)
+    falling = replace(settings, milestones=settings.arch_milestones, warmup_step=0, min_lr=0.0)
     return Search(
-        args=args,
+        settings=settings,
         processes=processes,
         data=data,
         halves={
-            half: create_loader(args, part, data_config, device, cache, processes) for half, part in halves.items()
+            half: create_loader(settings, part, data_config, device, cache, processes) for half, part in halves.items()
         },
         labels={half: part.labels for half, part in halves.items()},
         data_config=data_config,
         cache=cache,
         task=task,
-        weights=(weights, create_schedule(weights, args)),
-        arch=(arch, create_schedule(arch, arch_args)),
-        costs=_costs(args, processes) if args.objective == 'latency' else None,
+        weights=(weights, create_schedule(weights, settings)),
+        arch=(arch, create_schedule(arch, falling)),
+        costs=_costs(settings, processes) if settings.objective == 'latency' else None,
+        command=command,
     )
 
 
-def _costs(args: argparse.Namespace, processes: Processes) -> torch.Tensor:
-    costs = interaction_costs(WIDTHS[args.variant], (args.height, args.width), processes.device)
+def _costs(settings: SearchSettings, processes: Processes) -> torch.Tensor:
+    costs = interaction_costs(WIDTHS[settings.variant], (settings.height, settings.width), processes.device)
     if processes.several:  # all must search for the same
         dist.broadcast(costs, 0)
     return costs
-
-
-def _search(state: Search, folder: RunFolder | None) -> Genotype:
-    """One process's part; the one with the folder writes."""
-    args, supernet = state.args, state.task.supernet
-    start = _resume(state, folder)
-    _logger.info(
-        f'searching on {", ".join(args.dataset)}: '
-        + ', '.join(f'{len(d.dataset)} images for the {half} half' for half, d in state.halves.items())
-        + f', {args.epochs} epochs of {len(state.halves["train"])} batches; run folder {args.output}'
-    )
-    for remark in state.data.remarks:
-        _logger.info(remark)
-    if start == 0 and args.memory_init == 'centroids':
-        _initialize_memories(state)
-    try:
-        for epoch in range(start, args.epochs):
-            metrics = _run_epoch(state, epoch)
-            done = epoch + 1
-            due = done == args.epochs or done % args.geno_interval == 0
-            measurement = _measure(state) if due else None
-            if folder:
-                _save_epoch(state, folder, epoch, metrics, measurement, due)
-            line = '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
-            if measurement is not None:
-                line += f'  mAP {100 * measurement.main.ranking.mAP:.1f} %'
-            _logger.info(f'epoch {done}/{args.epochs}  {line}')
-            if due:
-                _logger.info(genotype_table(supernet.genotype(), supernet.mixture().detach().cpu()))
-    except KeyboardInterrupt:
-        _logger.info(f'interrupted: msinet-search --resume {args.output} continues after the last whole epoch')
-        raise
-    return supernet.genotype()
-
-
-def _initialize_memories(state: Search) -> None:
-    """Fills both memories with the centroids of what the untrained supernet makes of the classes."""
-    for half, loader in state.halves.items():
-        records = loader.dataset.records
-        options = dict(batch_size=state.args.batch_size, workers=state.args.workers, cache=state.cache)
-        features = extract(
-            state.task.supernet, records, data_config=state.data_config, description=f'memory {half}', **options
-        )
-        state.task.memory(half).initialize(features.embeddings, state.labels[half])
-
-
-def _run_epoch(state: Search, epoch: int) -> dict[str, float]:
-    """Alternates between architecture and weights for an epoch; gives its metrics."""
-    args, task, loader = state.args, state.task, state.halves['train']
-    random_seed((args.seed + 1_000_003 * epoch) % 2**32, state.processes.rank)
-    loader.batch_sampler.set_epoch(epoch)
-    for _, schedule in (state.weights, state.arch):
-        schedule.step(epoch)
-    weights, arch = state.weights[0], state.arch[0]
-    amp = precision(args, task.device, epoch)
-    scaler = create_scaler(args, task.device)
-    valid = _endless(state, epoch)
-    task.train()
-    meters = {name: AverageMeter() for name in ('train_loss', 'valid_loss', 'accuracy')}
-    began, count = time.perf_counter(), 0
-    with progress(loader, desc=f'epoch {epoch + 1}/{args.epochs}', unit='step', leave=False) as bar:
-        for k, raw in enumerate(bar):
-            batch = _to_input(state, 'train', raw)
-            with amp:
-                if k:  # as published, an epoch begins with the weights
-                    found = architecture_step(
-                        task,
-                        next(valid),
-                        arch,
-                        train=batch if args.order == 2 else None,
-                        weight_optimizer=weights,
-                        penalty=_latency(state),
-                    )
-                    meters['valid_loss'].update(_finite(found['loss'], 'valid'))
-                found = weight_step(task, batch, weights, scaler and scaler._scaler)
-            meters['train_loss'].update(_finite(found['loss'], 'train'))
-            correct = (found['output'].argmax(1) == batch[1]).float().mean()
-            meters['accuracy'].update(100 * correct.item())
-            count += len(batch[0])
-            bar.set_postfix({name: f'{meter.avg:.3g}' for name, meter in meters.items()}, refresh=False)
-    if state.processes.several:
-        distribute_bn(task.supernet, state.processes.count, reduce=True)
-    mixture = task.supernet.mixture().detach()
-    metrics = {'lr': weights.param_groups[0]['lr'], 'arch_lr': arch.param_groups[0]['lr']}
-    metrics |= {name: meter.avg for name, meter in meters.items()}
-    metrics['entropy'] = float(-(mixture * mixture.log()).sum(1).mean())
-    if state.costs is not None:
-        metrics['expected_ms'] = float((mixture * state.costs).sum())
-    rate = state.processes.count * count / (time.perf_counter() - began)
-    return metrics | {'images_per_second': rate}
-
-
-def _endless(state: Search, epoch: int) -> Iterator:
-    """Batches of the validation half, for as many as the training half has."""
-    loader = state.halves['valid']
-    for turn in itertools.count():
-        loader.batch_sampler.set_epoch(epoch + turn * state.args.epochs)
-        for raw in loader:
-            yield _to_input(state, 'valid', raw)
-
-
-def _to_input(state: Search, half: str, raw: tuple) -> tuple[torch.Tensor, torch.Tensor]:
-    batch, indices = raw
-    device = state.task.device
-    return state.halves[half].dataset.to_input(batch, device), state.labels[half][indices].to(device)
 
 
 def _finite(loss: torch.Tensor, half: str) -> float:
@@ -265,81 +316,3 @@ def _finite(loss: torch.Tensor, half: str) -> float:
     if not torch.isfinite(loss):
         raise InputError(f'the {half} loss became {value}: lower --lr or --arch-lr; the last checkpoint is intact')
     return value
-
-
-def _latency(state: Search) -> torch.Tensor | None:
-    """Expected time of all interactions as a share of the dearest choice's, weighted."""
-    if state.costs is None:
-        return None
-    dearest = state.costs.amax(1).sum()
-    return state.args.latency_weight * (state.task.supernet.mixture() * state.costs).sum() / dearest
-
-
-def _measure(state: Search) -> Measurement | None:
-    run = functools.partial(
-        evaluate,
-        data_config=state.data_config,
-        workers=state.args.workers,
-        batch_size=state.args.batch_size,
-        cache=state.cache,
-    )
-    return measure(state.data.measured, run, state.task.supernet)
-
-
-def _save_epoch(
-    state: Search,
-    folder: RunFolder,
-    epoch: int,
-    metrics: dict[str, float],
-    measurement: Measurement | None,
-    due: bool,
-) -> None:
-    """Writes what an epoch leaves, and last the checkpoint that ends it."""
-    args, supernet = state.args, state.task.supernet
-    mixture = supernet.mixture().detach().cpu()
-    folder.add_summary(
-        epoch, metrics, columns(list(state.data.measured) or [''], False), measurement and measurement.metrics()
-    )
-    add_mixture(folder, epoch, mixture)
-    if due:
-        supernet.genotype().save(
-            folder.path / 'genotype.json',
-            weights=[[round(w, 6) for w in row] for row in mixture.tolist()],
-            dataset=args.dataset,
-            variant=args.variant,
-            epochs=epoch + 1,
-            seed=args.seed,
-            command=state.command,
-        )
-        try:
-            write_mixtures_image(read_mixtures(folder.path), folder.path / 'architecture.png')
-        except ImportError as e:
-            _logger.info(f'no architecture.png: {e}')
-    checkpoint = {
-        'epoch': epoch,
-        'task': state.task.state_dict(),
-        'weights': state.weights[0].state_dict(),
-        'arch': state.arch[0].state_dict(),
-        'costs': state.costs,
-    }
-    replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
-
-
-def _resume(state: Search, folder: RunFolder | None) -> int:
-    """Loads the last checkpoint, if the search is to go on; returns the epoch to go on with."""
-    path = Path(state.args.output) / 'last.pth.tar'
-    if not state.args.resume or not path.is_file():
-        return 0
-    checkpoint = load_checkpoint(path)
-    try:
-        state.task.load_state_dict(checkpoint['task'])
-        state.weights[0].load_state_dict(checkpoint['weights'])
-        state.arch[0].load_state_dict(checkpoint['arch'])
-        if state.costs is not None and checkpoint['costs'] is not None:
-            state.costs.copy_(checkpoint['costs'])
-    except (RuntimeError, ValueError, KeyError, TypeError) as e:
-        raise InputError(f'{path}: does not fit this search ({" ".join(str(e).split())[:300]})') from e
-    start = checkpoint['epoch'] + 1
-    if folder:
-        folder.drop_summary_from(start)
-    return start

@@ -4,7 +4,6 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
     - https://arxiv.org/abs/2303.07065
 """
 
-import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,6 +19,8 @@ from msinet_timm.models.supernet import MSISuperNet
 from msinet_train.data.sources import TrainingData
 from msinet_train.distributed import is_distributed
 from msinet_train.losses.class_memory import ClassMemory
+
+from .settings import SearchSettings
 
 __all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers', 'twins_split', 'weight_step']
 
@@ -81,9 +82,13 @@ class SearchTask(TrainingTask):
 
     Args:
         supernet: what is searched.
-        train_classes: identities of the half for the weights. Likewise `valid_classes`, for the architecture.
-        momentum: of the memories, see `ClassMemory`. Likewise `temperature`.
-        device: as for `TrainingTask`, and so `dtype` and `verbose`.
+        train_classes: identities of the half for the weights.
+        valid_classes: identities of the half for the architecture.
+        momentum: of the memories, see `ClassMemory`.
+        temperature: of the memories, see `ClassMemory`.
+        device: as for `TrainingTask`.
+        dtype: as for `TrainingTask`.
+        verbose: as for `TrainingTask`.
     """
 
     def __init__(
@@ -124,19 +129,23 @@ Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def create_optimizers(
-    args: argparse.Namespace, supernet: MSISuperNet
+    settings: SearchSettings, supernet: MSISuperNet
 ) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer]:
-    """Of the weights, timm's optimizer of the name that `args` has, and of the architecture, Adam.
+    """Of the weights, timm's optimizer of the name `opt`, and of the architecture, Adam.
 
     Args:
-        args: as `msinet_train.search.cli.parse_args` gives them.
+        settings: of the search.
         supernet: what is searched.
     """
     weights = create_optimizer_v2(
-        supernet.weight_parameters(), opt=args.opt, lr=args.lr, weight_decay=args.weight_decay, momentum=args.momentum
+        supernet.weight_parameters(),
+        opt=settings.opt,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
     )
     arch = torch.optim.Adam(
-        [supernet.arch_weights], args.arch_lr, tuple(args.arch_betas), weight_decay=args.arch_weight_decay
+        [supernet.arch_weights], settings.arch_lr, tuple(settings.arch_betas), weight_decay=settings.arch_weight_decay
     )
     return weights, arch
 

@@ -112,7 +112,7 @@ def test_models_without_branches_say_so():
         embed(model, torch.zeros(1, 3, 64, 64), part='upper')
 
 
-@pytest.mark.parametrize('amp', ['bfloat16', 'float16'])
+@pytest.mark.parametrize('amp', ['bf16', 'bfloat16', 'float16'])
 def test_half_precision_is_near_and_float32(market, msinet, amp):
     records = create_dataset('market1501', str(market)).gallery[:3]
     options = {'data_config': reid_data_config(msinet, 64, 32), 'workers': 0}
@@ -120,7 +120,7 @@ def test_half_precision_is_near_and_float32(market, msinet, amp):
     assert half.dtype == torch.float32
     assert not torch.equal(full, half)
     torch.testing.assert_close(full, half, rtol=0, atol=0.02)
-    with pytest.raises(InputError, match="amp 'int8' must be one of bfloat16, float16, or None"):
+    with pytest.raises(InputError, match="amp 'int8' must be one of bf16, float16, or None"):
         extract(msinet, records, amp='int8', **options)
 
 
@@ -129,7 +129,7 @@ def test_flags_of_the_model_reach_it(market, msinet, tmp_path):
     torch.save(msinet.state_dict(), weights)
     records = create_dataset('market1501', str(market)).query
     flags = ['-ds', 'market1501', '--data-dir', str(market), '--workers', '0', '--height', '64', '--width', '32']
-    chosen = ['--flip', '--part', 'local', '--neck', '--amp', 'bfloat16']
+    chosen = ['--flip', '--part', 'local', '--neck', '--amp', '--amp-dtype', 'bfloat16']
     assert main([str(weights), '--model', 'msinet_x0_25', *flags, *chosen, '--features', str(tmp_path)]) == 0
     expected = extract(
         msinet,
@@ -139,7 +139,7 @@ def test_flags_of_the_model_reach_it(market, msinet, tmp_path):
         flip=True,
         part='local',
         neck=True,
-        amp='bfloat16',
+        amp='bf16',
     )
     assert torch.equal(Features.load(tmp_path / 'query.safetensors').embeddings, expected.embeddings)
 

@@ -139,15 +139,15 @@ def test_files_that_cannot_be_used(gallery, model, options, tmp_path):
 SCRIPT = """
 import sys, torch
 from msinet_eval.cli import main
-from msinet_eval.features.sharing import processes
 from msinet_eval.features import extract, reid_data_config
 from msinet_eval.models import load_model
 from msinet_timm.datasets import create_dataset
+from msinet_timm.processes import start_processes
 
 weights, market, folder, *argv = sys.argv[1:]
 model, config = load_model('test_resnet', weights, 64, 32)
 gallery = create_dataset('market1501', market).gallery
-with processes(torch.device('cpu')):
+with start_processes('cpu'):
     assert main(argv) == 0
     features = extract(model, gallery, data_config=config, workers=0, batch_size=3, distributed=True)
     features.save(f'{folder}/rank{torch.distributed.get_rank()}.safetensors')

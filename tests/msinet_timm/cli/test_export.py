@@ -134,5 +134,5 @@ def test_speed_ratio(monkeypatch):
 
         return run
 
-    monkeypatch.setattr('msinet_timm.cli.export.time', SimpleNamespace(perf_counter=lambda: now))
+    monkeypatch.setattr('msinet_timm.benchmark.timing.time', SimpleNamespace(perf_counter=lambda: now))
     assert speed_ratio(model(6), model(2), torch.zeros(1)) == 3

@@ -1,5 +1,3 @@
-import argparse
-
 import pytest
 import timm
 import torch
@@ -36,8 +34,7 @@ def test_speed(capsys):
 
 
 def test_gradients():
-    args = argparse.Namespace(model='msinet_x0_25', batch_size=8, height=64, width=32, checkpoint=None)
-    found = gradients(args)
+    found = gradients('msinet_x0_25', batch_size=8, height=64, width=32)
     assert found['float32']['all'][0] > 0.9 > found['bf16']['all'][0]
     shares = next(iter(found.values()))
     assert sum(share for part, (_, share) in shares.items() if part != 'all') == pytest.approx(1)

@@ -6,8 +6,8 @@ import torch
 from golden_figures import image
 
 from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
-from msinet_train.benchmark.__main__ import KINDS
 from msinet_train.benchmark.search import PlainSearch, main
+from msinet_train.benchmark.steps import KINDS
 from msinet_train.search.cli import parse_args
 from msinet_train.search.steps import SearchTask, architecture_step, create_optimizers, weight_step
 
@@ -102,7 +102,7 @@ def test_each_kind_is_timed(kind, capsys):
 
 @pytest.mark.slow
 def test_speed(capsys, monkeypatch):
-    monkeypatch.setattr('msinet_train.benchmark.__main__.KINDS', KINDS[:2])  # processes take long to start
+    monkeypatch.setattr('msinet_train.benchmark.steps.KINDS', KINDS[:2])  # processes take long to start
     assert main([*SMALL, '--rounds', '1', '--steps', '1']) == 0
     _, *rows = capsys.readouterr().out.splitlines()
     assert tuple(row[:24].strip() for row in rows) == KINDS[:2]

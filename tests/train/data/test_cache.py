@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-import msinet_train.engine.loop as loop
+import msinet_train.engine.training as training
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image
@@ -63,7 +63,7 @@ def test_each_image_is_read_once(market, tmp_path, monkeypatch):
 
 
 def test_resume_with_a_cache_is_exact(market, plain, tmp_path, monkeypatch):
-    one_epoch, calls = loop.train_one_epoch, []
+    one_epoch, calls = training.train_one_epoch, []
 
     def interrupted(*args):
         calls.append(args)
@@ -73,7 +73,7 @@ def test_resume_with_a_cache_is_exact(market, plain, tmp_path, monkeypatch):
 
     cache, flags = tmp_path / 'cache', ['--epochs', '2', '--workers', '1']
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(loop, 'train_one_epoch', interrupted)
+        patch.setattr(training, 'train_one_epoch', interrupted)
         train(settings(market, tmp_path / 'run', *flags, '--cache', str(cache)))
     assert len(list(cache.glob('*.cache'))) == 3  # train, query and gallery
     train(parse_args(['--resume', str(tmp_path / 'run')]))
@@ -110,13 +110,13 @@ def spoilt(market, tmp_path):
 
 
 def test_skip_broken_keeps_batches_whole(spoilt, tmp_path, caplog, monkeypatch):
-    batches, one_epoch = [], loop.train_one_epoch
+    batches, one_epoch = [], training.train_one_epoch
 
     def spy(task, loader, labels, *args):
         batches.extend(labels[batch].tolist() for batch in loader.batch_sampler)
         return one_epoch(task, loader, labels, *args)
 
-    monkeypatch.setattr(loop, 'train_one_epoch', spy)
+    monkeypatch.setattr(training, 'train_one_epoch', spy)
     with caplog.at_level(logging.INFO):
         result = train(settings(spoilt, tmp_path / 'run', '--epochs', '1', '--skip-broken', '--cache', 'memory'))
     assert 'market1501: broken images skipped: 9 train, 1 query, 0 gallery' in caplog.text

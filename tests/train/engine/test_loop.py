@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 
-import msinet_train.engine.loop as loop
+import msinet_train.engine.training as training
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes
 from msinet_train.cli import main, parse_args
@@ -101,8 +101,7 @@ def test_resume_is_exact(market, tmp_path, monkeypatch, caplog, moment):
     run(market, tmp_path / 'whole', *flags)
 
     calls = 0
-    target = 'train_one_epoch' if moment == 'in an epoch' else 'describe'
-    original = getattr(loop, target)
+    original = training.train_one_epoch
 
     def interrupted(*args, **kwargs):
         nonlocal calls
@@ -113,7 +112,7 @@ def test_resume_is_exact(market, tmp_path, monkeypatch, caplog, moment):
 
     with monkeypatch.context() as patch, caplog.at_level(logging.INFO), pytest.raises(KeyboardInterrupt):
         if moment == 'in an epoch':
-            patch.setattr(loop, 'train_one_epoch', interrupted)
+            patch.setattr(training, 'train_one_epoch', interrupted)
         else:
             patch.setattr('msinet_train.run.folder.CheckpointSaver.save_checkpoint', interrupt_third_save())
         run(market, tmp_path / 'parts', *flags)
@@ -232,7 +231,7 @@ def double_precision_epoch(market, *flags):
     training.task.double()
     to_input = training.loader.dataset.to_input
     training.loader.dataset.to_input = lambda batch, device: to_input(batch, device).double()
-    run_epoch(args, Processes(torch.device('cpu')), training, 0)
+    run_epoch(training, 0)
     return training
 
 
@@ -401,7 +400,7 @@ def test_broken_loss_names_the_images(market, tmp_path):
         (['--opt', 'sdg'], '--opt sdg'),
         (['--opt-eps', '0.1'], '--opt-eps: the optimizer momentum has none'),
         (['--opt-betas', '0.1'], '--opt-betas: the optimizer momentum has none'),
-        (['--amp', '--amp-dtype', 'float16'], '--amp-dtype float16 needs CUDA, not cpu: choose bfloat16'),
+        (['--amp', '--amp-dtype', 'float16'], '--amp-dtype float16 needs CUDA, not cpu: choose bf16'),
         (['--amp-start', '2'], '--amp-start is for --amp: give that, too'),
         (['--freeze', '9'], '--freeze 9: MSINet has 6 stages'),
         (['--pretrained'], '--pretrained: msinet_x0_25 has no pretrained weights; .*--checkpoint'),

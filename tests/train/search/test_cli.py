@@ -12,8 +12,8 @@ from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.processes import Processes
-from msinet_train.search.cli import main, parse_args
-from msinet_train.search.compare import parse_comparison, random_genotypes
+from msinet_train.search.cli import main, parse_args, parse_comparison
+from msinet_train.search.compare import random_genotypes
 from msinet_train.search.engine import prepare
 from msinet_train.search.latency import interaction_costs
 
@@ -188,23 +188,24 @@ def test_defaults_are_the_published_search():
     assert (args.dataset, args.epochs, args.lr, args.arch_lr) == (['msmt17'], 350, 0.025, 0.002)
     assert (args.milestones, args.arch_milestones, args.arch_betas) == ([150, 225, 300], [150, 225, 350], [0.5, 0.999])
     assert (args.batch_size, args.num_instance, args.memory_momentum, args.temperature) == (64, 4, 0.2, 0.05)
-    assert args.output == 'runs/search_msmt17'
+    assert str(args.folder) == 'runs/search_msmt17'
 
 
 SPY = """
 import sys
 import torch
-from msinet_train.search import cli as search_cli, engine as search_engine
+import msinet_train.engine.loop as loop
+from msinet_train.search.cli import main
 
-run_epoch = search_engine._run_epoch
+run_epoch = loop.run_epoch
 
-def spy(state, epoch):
-    figures = run_epoch(state, epoch)
-    torch.save(state.task.state_dict(), f'{sys.argv[1]}/{state.processes.rank}.pt')
-    return figures
+def spy(search, epoch):
+    metrics = run_epoch(search, epoch)
+    torch.save(search.task.state_dict(), f'{sys.argv[1]}/{search.processes.rank}.pt')
+    return metrics
 
-search_engine._run_epoch = spy
-raise SystemExit(search_cli.main(sys.argv[2:]))
+loop.run_epoch = spy
+raise SystemExit(main(sys.argv[2:]))
 """
 
 

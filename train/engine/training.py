@@ -1,0 +1,165 @@
+"""A training: what it consists of, an epoch of it, and what that leaves."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from timm.scheduler.scheduler import Scheduler
+from timm.utils import CheckpointSaver
+from torch.utils.data import DataLoader
+
+from msinet_timm.processes import Processes
+from msinet_train.curves import write_curves
+from msinet_train.data.sources import TrainingData
+from msinet_train.losses.task import ReIDTask
+from msinet_train.models import backbone_of
+from msinet_train.run.card import model_card
+from msinet_train.run.folder import RunFolder
+from msinet_train.run.measure import Measurement, calibrate, measure
+from msinet_train.settings import TrainSettings
+
+from .epoch import train_one_epoch
+from .optim import Stepper, precision
+
+__all__ = ['Training']
+
+
+@dataclass
+class Training:
+    """What a training consists of; an `Experiment` for `msinet_train.engine.loop`.
+
+    Attributes:
+        settings: of the run.
+        processes: that train together.
+        data: images to learn from, and data sets to be measured on.
+        data_config: preprocessing, for timm's transforms.
+        labels: [N] class of each training image.
+        model: with branches and classifiers.
+        task: the model and its losses.
+        stepper: with the optimizer.
+        scheduler: of the learning rate.
+        loader: of batches.
+        evaluate: see `measure`.
+        saver: of checkpoints; None until there is a folder.
+    """
+
+    settings: TrainSettings
+    processes: Processes
+    data: TrainingData
+    data_config: dict
+    labels: torch.Tensor
+    model: nn.Module
+    task: ReIDTask
+    stepper: Stepper
+    scheduler: Scheduler
+    loader: DataLoader
+    evaluate: functools.partial
+    saver: CheckpointSaver | None = None
+
+    program = 'msinet-train'
+
+    def __str__(self) -> str:
+        return (
+            f'{self.settings.model} on {", ".join(self.settings.dataset)}: {len(self.labels)} images of '
+            f'{self.data.num_classes} identities, {self.settings.epochs} epochs of {len(self.loader)} batches'
+        )
+
+    @property
+    def interval(self) -> int:
+        """Epochs between evaluations; 0 for one at the end."""
+        return self.settings.eval_interval
+
+    @property
+    def average(self) -> nn.Module | None:
+        """The model with averaged weights, if weights are averaged."""
+        return self.task.get_eval_model(ema=True)
+
+    @property
+    def models(self) -> list[nn.Module]:
+        """The model, and the one with averaged weights if there is one."""
+        return [self.model] if self.average is None else [self.model, self.average]
+
+    def load_state(self, state: dict) -> None:
+        """Takes what a checkpoint holds; weights that were not averaged so far are averaged from now on."""
+        task_state = state.get('task_state')
+        self.task.load_checkpoint_state(state['state_dict'], task_state)
+        if self.average is not None:
+            averaged = state.get('state_dict_ema', state['state_dict'])
+            self.task.load_checkpoint_state(averaged, state.get('task_state_ema', task_state), ema=True)
+        self.stepper.optimizer.load_state_dict(state['optimizer'])
+        if self.stepper.scaler is not None and 'amp_scaler' in state:
+            self.stepper.scaler.load_state_dict(state['amp_scaler'])
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:
+        """Makes the saver of checkpoints, which goes on where that of `state` was."""
+        self.saver = folder.create_saver(
+            model=self.model,
+            task=self.task,
+            optimizer=self.stepper.optimizer,
+            amp_scaler=self.stepper.scaler,
+        )
+        if state is not None:
+            self.saver.load_state_dict(state['saver'])
+            self.saver.save_milestone_if_due(state['epoch'] + 1, self.settings.checkpoint_interval)
+
+    def begin(self) -> None:
+        """Nothing is left to do before the first epoch."""
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Trains for an epoch; gives its metrics, the learning rate among them."""
+        settings = self.settings
+        self.loader.batch_sampler.set_epoch(epoch)
+        self.scheduler.step(epoch)
+        self.stepper.amp = precision(settings, self.processes.device, epoch)
+        # that of the parameters that learn fastest
+        metrics = {'lr': max(group['lr'] for group in self.stepper.optimizer.param_groups)}
+        return metrics | train_one_epoch(
+            self.task,
+            self.loader,
+            self.labels,
+            self.stepper,
+            settings.channels_last,
+            f'epoch {epoch + 1}/{settings.epochs}',
+            settings.epochs - epoch - 1,
+        )
+
+    def measure(self) -> Measurement | None:
+        """Evaluates the model as it is; None where there is nothing to measure on."""
+        return measure(self.data.measured, self.evaluate, *map(backbone_of, self.models))
+
+    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
+        """Writes the models if they are `due`, and last the checkpoint that ends the epoch."""
+        data, saver = self.data, self.saver
+        metric = measurement and measurement.main.ranking.mAP
+        improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
+        sizes = {'images': len(data.train), 'identities': data.num_classes}
+        title = folder.path.absolute().name
+        card = model_card(self.settings, title, epoch, sizes, measurement, data.remarks)
+        calibration = None
+        if measurement:
+            name, dataset = next(iter(data.measured.items()))
+            calibration = calibrate(name, measurement.main, title, dataset.protocol.same_clothes_removed)
+        for name in ['last'] * bool(due) + ['best'] * improved:
+            folder.save_model(name, self.models[-1], self.data_config, card, calibration)
+        saver.save_checkpoint(epoch, metric=metric)
+        saver.save_milestone_if_due(epoch + 1, self.settings.checkpoint_interval)
+
+    def draw(self, folder: RunFolder) -> None:
+        """Writes `curves.png`.
+
+        Raises:
+            ImportError: matplotlib, an optional package, is missing.
+        """
+        write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        """An epoch's metrics in a line."""
+        return (
+            f'lr {metrics["lr"]:<7.2g}  loss {metrics["loss"]:.3f}  accuracy {metrics["accuracy"]:5.1f} %  '
+            f'{metrics["images_per_second"]:.0f} images/s'
+        )
+
+    def remark(self) -> str:
+        """Nothing more is to be said after an evaluation."""
+        return ''

@@ -1,0 +1,69 @@
+"""What a search is set to."""
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from msinet_timm.commands import fraction, positive, positive_float
+from msinet_timm.models.msinet import WIDTHS
+from msinet_train.settings import SOURCES, Settings, document, setting
+
+__all__ = ['SearchSettings']
+
+_supernet = functools.partial(setting, 'supernet')
+_steps = functools.partial(setting, 'steps')
+
+
+@document
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings(Settings):
+    """What a search is set to; the defaults are the published search.
+
+    Raises:
+        InputError: a value of another type or out of range.
+    """
+
+    NOUN: ClassVar = 'search'
+    GROUPS: ClassVar = ('run', 'data', 'supernet', 'steps', 'schedule', 'speed, memory and processes')
+
+    output: str | None = setting('run', None, 'folder to write to (default: runs/search_DATASET)', metavar='DIR')
+    geno_interval: int = setting(
+        'run', 5, 'epochs between genotypes, evaluations and images', convert=positive, metavar='N'
+    )
+    dataset: list[str] = setting('data', ['msmt17'], SOURCES, short='-ds', metavar='NAME')
+
+    variant: str = _supernet('x1_0', 'its widths', choices=tuple(WIDTHS))
+    mid_from: str = _supernet(
+        'input', "whose quarter the branches of a cell have: its input's, as published, or its output's, as in the "
+        'final network', choices=('input', 'output'),
+    )  # fmt: skip
+    memory_momentum: float = _supernet(0.2, 'share of the old row in the class memories', convert=fraction)
+    temperature: float = _supernet(0.05, 'of the class memories', convert=positive_float)
+    memory_init: str = _supernet(
+        'centroids', 'what the memories start from; zeros: as published', choices=('centroids', 'zeros')
+    )
+
+    opt: str = _steps(
+        'momentum', "timm's optimizer of the weights: plain SGD, as published, or one that gets further in few steps",
+        choices=('momentum', 'muon', 'adamw'),
+    )  # fmt: skip
+    lr: float = _steps(0.025, 'of the weights', convert=positive_float)
+    momentum: float = _steps(0.9, 'of the weights', convert=fraction)
+    weight_decay: float = _steps(5e-4, 'of the weights')
+    arch_lr: float = _steps(0.002, 'of the architecture, by Adam', convert=positive_float)
+    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', convert=fraction, nargs=2)
+    arch_weight_decay: float = _steps(1e-3, 'of the architecture')
+    arch_milestones: list[int] = _steps(
+        [150, 225, 350], 'epochs at which its learning rate falls (multistep)', convert=positive, nargs='*', metavar='N'
+    )
+    order: int = _steps(1, '2: the architecture looks one weight step ahead; slower', choices=(1, 2))
+    objective: str = _steps(
+        'contrastive', 'latency: the time that the interactions take on this device counts, too; it is measured at the '
+        'start', choices=('contrastive', 'latency'),
+    )  # fmt: skip
+    latency_weight: float = _steps(
+        1.0, "of the time, as a share of the slowest network's", convert=positive_float, metavar='WEIGHT'
+    )
+
+    def _name(self) -> str:
+        return f'search_{super()._name()}'

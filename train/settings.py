@@ -1,0 +1,338 @@
+"""What a training is set to: one dataclass for Python, recipes, `args.yaml` and the flags of the command.
+
+A search has the same settings where it does the same, see `msinet_train.search.settings`.
+"""
+
+import dataclasses
+import functools
+import re
+import types
+import typing
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from msinet_timm.commands import fraction, not_negative, positive, positive_float
+from msinet_timm.datasets import list_datasets
+from msinet_timm.datasets.cache import CACHE
+from msinet_timm.datasets.readers.reader import key_value
+from msinet_timm.datasets.tools.verify import SKIP_BROKEN
+from msinet_timm.errors import InputError
+from msinet_timm.forms import AMP, amp_name
+
+from .recipe import load_recipe
+
+__all__ = ['SOURCES', 'Kind', 'Settings', 'TrainSettings', 'check', 'document', 'kind_of', 'setting']
+
+
+def setting(
+    group: str,
+    default: Any,
+    about: str,
+    *,
+    convert: Callable[[str], Any] | None = None,
+    choices: Sequence[Any] = (),
+    named: bool = False,
+    **flag: Any,
+):
+    """A field of a settings class.
+
+    Args:
+        group: heading of the command's help.
+        default: what it is unless it is given.
+        about: help text.
+        convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
+        choices: all values that are allowed; empty for any.
+        named: whether every recipe has to name it.
+        flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `extends`,
+            whether the flag adds to the recipe's list.
+    """
+    metadata = dict(group=group, about=about, convert=convert, choices=choices, named=named, flag=flag)
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+S = TypeVar('S', bound='Settings')
+
+#: Help text on `dataset`.
+SOURCES = f'what to train on, one or more of: {", ".join(list_datasets())}'
+
+_run = functools.partial(setting, 'run')
+_data = functools.partial(setting, 'data')
+_model = functools.partial(setting, 'model')
+_losses = functools.partial(setting, 'losses')
+_optimizer = functools.partial(setting, 'optimizer')
+_schedule = functools.partial(setting, 'schedule')
+_speed = functools.partial(setting, 'speed, memory and processes')
+
+
+class Kind(NamedTuple):
+    """What a setting's values are.
+
+    Attributes:
+        item: type of the value, or of each value of a list.
+        many: whether it is a list.
+        optional: whether None is allowed.
+    """
+
+    item: type
+    many: bool
+    optional: bool
+
+
+def kind_of(setting: dataclasses.Field) -> Kind:
+    """The kind of a setting, by its type hint."""
+    hints = typing.get_args(setting.type) if isinstance(setting.type, types.UnionType) else (setting.type,)
+    many = typing.get_origin(hints[0]) is list
+    return Kind(typing.get_args(hints[0])[0] if many else hints[0], many, type(None) in hints)
+
+
+def check(setting: dataclasses.Field, value: Any) -> Any:
+    """A value in the type of a setting; a single text or path where texts are listed becomes a list.
+
+    Raises:
+        InputError: it is not of that type, or not in the setting's range.
+    """
+    item, many, optional = kind_of(setting)
+    if value is None and optional:
+        return None
+    if item is bool:
+        if not isinstance(value, bool):
+            raise InputError(f'{setting.name}: {value!r} must be true or false')
+        return value
+    if not many:
+        return _check_one(setting, item, value)
+    if item is str and isinstance(value, str | Path):
+        value = [value]
+    if not isinstance(value, list | tuple):
+        raise InputError(f'{setting.name}: {value!r} must be a list')
+    count = setting.metadata['flag'].get('nargs')
+    if isinstance(count, int) and len(value) != count:
+        raise InputError(f'{setting.name}: {list(value)} must have {count} values')
+    return [_check_one(setting, item, v) for v in value]
+
+
+def _check_one(setting: dataclasses.Field, item: type, value: Any) -> Any:
+    convert, choices = setting.metadata['convert'] or item, setting.metadata['choices']
+    try:
+        if value is None:
+            raise ValueError('it cannot be empty')
+        value = convert(str(value))
+    except (ArgumentTypeError, ValueError) as e:
+        raise InputError(f'{setting.name}: {value!r} is not allowed ({e})') from e
+    if choices and value not in choices:
+        raise InputError(f'{setting.name}: {value!r} is not one of {", ".join(map(str, choices))}')
+    return value
+
+
+def document(cls: type) -> type:
+    """Adds the settings to the docstring of their class, as its attributes."""
+    texts = '\n'.join(f'        {f.name}: {f.metadata["about"]}' for f in fields(cls))
+    cls.__doc__ = f'{cls.__doc__.rstrip()}\n\n    Attributes:\n{texts}\n'
+    return cls
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What trainings and searches have in common, by default as published."""
+
+    #: What an error calls it, and headings of the help, in their order.
+    NOUN: ClassVar[str] = 'run'
+    GROUPS: ClassVar[tuple[str, ...]] = ()
+
+    output: str | None = _run(None, 'folder to write to (default: runs/DATASET_MODEL)', metavar='DIR')
+    resume: str | None = _run(None, 'continue the run in this folder, as it was set', metavar='DIR')
+    seed: int = _run(0, 'of weights, batches and augmentation', convert=not_negative, metavar='N')
+    device: str | None = _run(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    workers: int = _run(2, 'processes that read images', convert=not_negative, metavar='N')
+    log_tensorboard: bool = _run(False, 'write metrics for TensorBoard')
+    log_wandb: bool = _run(False, 'send metrics to Weights & Biases')
+    wandb_project: str = _run('msinet-timm', 'project there', metavar='NAME')
+
+    dataset: list[str] = _data(
+        ['market1501'], f'what to train on, one or more of: {", ".join(list_datasets())}', named=True, short='-ds',
+        metavar='NAME',
+    )  # fmt: skip
+    target: list[str] = _data(
+        [], 'more data sets to be measured on (cross-domain)', short='-dt', nargs='*', metavar='NAME'
+    )
+    data_dir: list[str] | None = _data(None, 'folder of all data sets, or of each of -ds and -dt', metavar='DIR')
+    data_option: list[str] = _data(
+        [], 'options of the data set, see msinet-data list', convert=key_value, extends=True, metavar='KEY=VALUE'
+    )
+    skip_broken: bool = _data(False, SKIP_BROKEN)
+    cache: str = _data('none', CACHE, metavar='none|memory|DIR')
+    draft: bool = _data(
+        False,
+        'decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
+    )
+    height: int = _data(256, 'of the input', convert=positive, named=True, metavar='PIXELS')
+    width: int = _data(128, 'of the input', convert=positive, named=True, metavar='PIXELS')
+    batch_size: int = _data(
+        64, 'images at once in each process: identities times --num-instance', convert=positive, named=True, metavar='N'
+    )
+    num_instance: int = _data(4, 'images of each identity in a batch', convert=positive, named=True, metavar='K')
+    all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
+    padding: int = _data(
+        10, 'border from which a random crop is taken', convert=not_negative, named=True, metavar='PIXELS'
+    )
+    color_jitter: list[float] = _data(
+        [], 'of brightness, contrast, saturation, hue', convert=fraction, named=True, nargs='*', metavar='RANGE'
+    )
+    erasing: float = _data(0.5, 'probability of random erasing', convert=fraction, named=True, metavar='P')
+
+    opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's", named=True)
+    lr: float = _optimizer(0.065, 'learning rate', convert=positive_float, named=True)
+    momentum: float = _optimizer(0.9, 'of the optimizer', convert=fraction, named=True)
+    weight_decay: float = _optimizer(5e-4, 'on every parameter', named=True)
+
+    sched: str = _schedule(
+        'multistep', 'how the learning rate falls', choices=('multistep', 'cosine', 'poly', 'constant'), named=True
+    )
+    epochs: int = _schedule(350, 'how often to go through the images', convert=positive, named=True, metavar='N')
+    milestones: list[int] = _schedule(
+        [150, 225, 300], 'epochs at which it falls (multistep)', convert=positive, named=True, nargs='*', metavar='N'
+    )
+    decay_rate: float = _schedule(
+        0.1, 'by which factor it falls (multistep); power (poly)', convert=positive_float, named=True
+    )
+    min_lr: float = _schedule(0.0, 'where it ends (cosine, poly)')
+    warmup_step: int = _schedule(10, 'epochs of linear warm-up', convert=not_negative, named=True, metavar='N')
+    warmup_factor: float = _schedule(
+        0.01, 'share of the learning rate at the start of warm-up', convert=fraction, named=True
+    )
+
+    amp: bool = _speed(False, 'mixed precision')
+    amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', convert=amp_name, choices=AMP)
+    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', convert=not_negative, metavar='EPOCH')
+    grad_checkpointing: bool = _speed(False, 'less memory for more time')
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+
+    @classmethod
+    def from_recipe(cls: type[S], recipe: str, **changes: Any) -> S:
+        """Settings of a recipe.
+
+        Args:
+            recipe: name of one, or a YAML file such as the `args.yaml` of a run.
+            changes: settings that take the place of the recipe's.
+
+        Raises:
+            InputError: no such recipe, or a wrong setting in it or in `changes`.
+        """
+        return cls.from_values(load_recipe(recipe), recipe, changes)
+
+    @classmethod
+    def from_run(cls: type[S], folder: str | Path, **changes: Any) -> S:
+        """Settings that continue a run.
+
+        Args:
+            folder: of the run.
+            changes: settings that take the place of the run's.
+
+        Raises:
+            InputError: no run there, or a wrong setting.
+        """
+        return cls.from_recipe(cls.file_of(folder), **changes, resume=folder)
+
+    @classmethod
+    def file_of(cls, folder: str | Path) -> str:
+        """The settings of the run in a folder."""
+        source = Path(folder) / 'args.yaml'
+        if not source.is_file():
+            raise InputError(f'--resume {folder}: no {cls.NOUN} there ({source} is missing)')
+        return str(source)
+
+    @classmethod
+    def from_values(cls: type[S], values: Mapping[str, Any], source: str, changes: Mapping[str, Any]) -> S:
+        """As `from_recipe`, of values that were read from `source`."""
+        known = {f.name: f for f in fields(cls)}
+        strange = [name for name in values if name not in known]
+        if strange:
+            raise InputError(f'{source}: unknown setting {strange[0]!r}; known are {", ".join(sorted(known))}')
+        missing = [n for n, f in known.items() if f.metadata['named'] and n not in {**values, **changes}]
+        if missing:
+            raise InputError(f'{source}: lacks {", ".join(missing)}; add them, or give them as flags')
+        try:
+            settings = cls(**values)
+        except InputError as e:
+            raise InputError(f'{source}: {e}') from e
+        return replace(settings, **changes)
+
+    @property
+    def folder(self) -> Path:
+        """What the run is written to: `resume`, `output`, or a folder in `runs` that is named by what it is of."""
+        return Path(self.resume or self.output or f'runs/{re.sub("[^a-zA-Z0-9_.-]+", "_", self._name())}')
+
+    def _name(self) -> str:
+        return '_'.join(self.dataset)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the run is, in plain types, without where it is and whether it goes on there."""
+        return {name: value for name, value in asdict(self).items() if name not in ('output', 'resume')}
+
+
+@document
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(Settings):
+    """What a training is set to; the defaults are the recipe `scratch`, the published training from random weights.
+
+    Raises:
+        InputError: a value of another type or out of range.
+    """
+
+    GROUPS: ClassVar = ('run', 'data', 'model', 'losses', 'optimizer', 'schedule', 'speed, memory and processes')
+
+    eval_interval: int = _run(
+        10, 'epochs between evaluations; 0: at the end', convert=not_negative, named=True, metavar='N'
+    )
+    checkpoint_interval: int = _run(
+        0, 'keep the checkpoint of every N-th epoch, as milestone-N; 0: only the newest and the best',
+        convert=not_negative, metavar='N',
+    )  # fmt: skip
+
+    model: str = _model(
+        'msinet_x1_0', 'any timm model, hf-hub:..., or the folder of a model or run', metavar='NAME|DIR'
+    )
+    genotype: str | None = _model(None, "interactions (default: the model's own)", metavar='NAME|FILE')
+    pretrained: bool | None = _model(
+        None, 'start from the weights that belong to the name (default: for folders and hf-hub: only)'
+    )
+    checkpoint: str | None = _model(None, 'start from these weights', metavar='FILE')
+    freeze: int = _model(0, 'keep the first N stages as they are', convert=not_negative, metavar='N')
+
+    metric_loss: str = _losses('triplet', 'of features', choices=('triplet', 'circle'))
+    margin: float = _losses(0.3, 'of the triplet or circle loss', convert=positive_float, named=True)
+    soft_margin: bool = _losses(
+        False, 'in place of the margin, the smooth triplet loss log(1 + exp(difference of the distances))'
+    )
+    normalize: bool = _losses(True, 'compare features at length 1 (triplet)')
+    classifier_loss: str = _losses('softmax', 'of logits', choices=('softmax', 'arcface', 'cosface'))
+    smoothing: float = _losses(0.1, 'of the targets', convert=fraction, named=True)
+    sam_mode: str | None = _losses(None, 'spatial alignment (default: none)', choices=('pos', 'neg', 'pos_neg'))
+    sam_ratio: float = _losses(2.0, 'of spatial alignment', convert=positive_float, metavar='WEIGHT')
+
+    opt_eps: float | None = _optimizer(None, "of the optimizer (default: timm's)", convert=positive_float)
+    opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", convert=fraction)
+    layer_decay: float | None = _optimizer(
+        None, 'factor of the learning rate from each layer to the one before', convert=fraction
+    )
+    clip_grad: float | None = _optimizer(None, 'of gradients', convert=positive_float, metavar='LIMIT')
+    clip_mode: str = _optimizer('norm', 'what --clip-grad limits', choices=('norm', 'value', 'agc'))
+    grad_accum_steps: int = _optimizer(1, 'batches for each step of the optimizer', convert=positive, metavar='N')
+    model_ema: bool = _optimizer(False, 'average the weights, and keep those')
+    model_ema_decay: float = _optimizer(0.9998, 'how slowly', convert=fraction)
+    model_ema_warmup: bool = _optimizer(False, 'average faster at first')
+
+    channels_last: bool = _speed(True, 'the faster layout in memory')
+    torchcompile: str | None = _speed(None, 'compile the model', nargs='?', const='inductor', metavar='BACKEND')
+    sync_bn: bool = _speed(False, 'batch norms over all processes')
+    gather_features: bool = _speed(False, 'look for positives and negatives in all processes')
+
+    def _name(self) -> str:
+        return f'{super()._name()}_{self.model}'
