@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msinet_timm  # noqa: F401 - registers the models with timm
@@ -21,38 +22,43 @@ S = TypeVar('S', bound=Settings)
 
 
 def add_settings(
-    parser: argparse.ArgumentParser, settings: type[Settings], show_all: bool = True
-) -> dict[str, argparse._ArgumentGroup]:
+    parser: argparse.ArgumentParser,
+    settings: type[Settings],
+    groups: Mapping[str, argparse._ArgumentGroup] | None = None,
+    show_all: bool = True,
+) -> None:
     """Gives a command a flag for each setting. Flags that are not given leave no trace in what is parsed.
 
     Args:
         parser: of the command.
         settings: the class.
+        groups: of flags that there are already, by their headings.
         show_all: whether the help tells the defaults of settings that every recipe names, too.
-
-    Returns:
-        The groups of flags by their headings.
     """
-    groups = {title: parser.add_argument_group(title) for title in settings.GROUPS}
-    for setting in dataclasses.fields(settings):
-        flag, kind = dict(setting.metadata['flag']), kind_of(setting)
-        names = [*filter(None, [flag.pop('short', None)]), f'--{setting.name.replace("_", "-")}']
-        default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()
-        about = setting.metadata['about']
-        tells = show_all or not setting.metadata['named']
-        if tells and default not in (None, False, True, []) and 'default:' not in about:
-            about += f' (default: {" ".join(map(str, default)) if kind.many else default})'
-        if kind.item is bool:
-            flag['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
-        else:
-            flag['type'] = setting.metadata['convert'] or kind.item
-            flag['choices'] = setting.metadata['choices'] or None
-            if kind.many:
-                flag.setdefault('nargs', '+')
-            if flag.pop('extends', False):
-                flag['action'] = 'extend'
-        groups[setting.metadata['group']].add_argument(*names, default=argparse.SUPPRESS, help=about, **flag)
-    return groups
+    groups = groups or {}
+    for title in settings.GROUPS:
+        group = groups.get(title) or parser.add_argument_group(title)
+        for setting in dataclasses.fields(settings):
+            if setting.metadata['group'] == title:
+                _add_setting(group, setting, show_all or not setting.metadata['named'])
+
+
+def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, show_default: bool) -> None:
+    flag, kind, about = dict(setting.metadata['flag']), kind_of(setting), setting.metadata['about']
+    names = [*filter(None, [flag.pop('short', None)]), f'--{setting.name.replace("_", "-")}']
+    default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()
+    if show_default and 'default:' not in about and default not in (None, []) and kind.item is not bool:
+        about += f' (default: {" ".join(map(str, default)) if kind.many else default})'
+    if kind.item is bool:
+        flag['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
+    else:
+        flag['type'] = setting.metadata['convert'] or kind.item
+        flag['choices'] = setting.metadata['choices'] or None
+        if kind.many:
+            flag.setdefault('nargs', '+')
+        if flag.pop('extends', False):
+            flag['action'] = 'extend'
+    group.add_argument(*names, default=argparse.SUPPRESS, help=about, **flag)
 
 
 def from_flags(settings: type[S], flags: dict[str, Any], recipe: str | None = None) -> S:
@@ -73,12 +79,13 @@ def create_parser() -> argparse.ArgumentParser:
         description='Trains a ReID model. Settings come from a recipe; each flag given beats it. '
         'Several processes, on one machine or many, are started by torchrun -m msinet_train.cli.',
     )
-    run = add_settings(parser, TrainSettings, show_all=False)['run']
+    run = parser.add_argument_group('run')
     run.add_argument(
         '--recipe', metavar='NAME|FILE', help=f'{", ".join(list_recipes())} (default: {DEFAULT_RECIPE}), '
         'a YAML file, or the args.yaml of another run'
     )  # fmt: skip
     run.add_argument('--evaluate', action='store_true', help='only measure the model, or the run to resume')
+    add_settings(parser, TrainSettings, {'run': run}, show_all=False)
     return parser
 
 

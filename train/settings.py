@@ -143,8 +143,8 @@ class Settings:
     NOUN: ClassVar[str] = 'run'
     GROUPS: ClassVar[tuple[str, ...]] = ()
 
-    output: str | None = _run(None, 'folder to write to (default: runs/DATASET_MODEL)', metavar='DIR')
-    resume: str | None = _run(None, 'continue the run in this folder, as it was set', metavar='DIR')
+    output: str | None = _run(None, 'run folder (default: runs/DATASET_MODEL)', metavar='DIR')
+    resume: str | None = _run(None, 'continue the run or search in this folder, as it was set', metavar='DIR')
     seed: int = _run(0, 'of weights, batches and augmentation', convert=not_negative, metavar='N')
     device: str | None = _run(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     workers: int = _run(2, 'processes that read images', convert=not_negative, metavar='N')

@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from msinet_timm.commands import fraction, positive, positive_float
+from msinet_timm.commands import fraction, not_negative, positive, positive_float
 from msinet_timm.models.msinet import WIDTHS
 from msinet_train.settings import SOURCES, Settings, document, setting
 
@@ -26,7 +26,8 @@ class SearchSettings(Settings):
     NOUN: ClassVar = 'search'
     GROUPS: ClassVar = ('run', 'data', 'supernet', 'steps', 'schedule', 'speed, memory and processes')
 
-    output: str | None = setting('run', None, 'folder to write to (default: runs/search_DATASET)', metavar='DIR')
+    output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
+    workers: int = setting('run', 2, 'processes that read images, for each half', convert=not_negative, metavar='N')
     geno_interval: int = setting(
         'run', 5, 'epochs between genotypes, evaluations and images', convert=positive, metavar='N'
     )
