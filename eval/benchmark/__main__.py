@@ -10,10 +10,8 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +22,7 @@ import torch
 from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.ranking import evaluate_distances, evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
+from msinet_timm.benchmark.timing import run_process, seconds_of
 from msinet_timm.commands import command, positive, progress
 from msinet_timm.errors import InputError
 
@@ -144,9 +143,9 @@ def measure(form: str, size: Size, folder: Path) -> dict[str, float]:
     FORMS[form](made_up(tiny), tiny)
     case = {name: np.load(folder / f'{name}.npy') for name in ('query', 'gallery', *_LABELS)}
     before = _memory('VmRSS')
-    start = time.perf_counter()
-    mAP, scale = FORMS[form](case, size)
-    seconds = time.perf_counter() - start
+    found: list[tuple[float, float]] = []
+    (seconds,) = seconds_of(lambda: found.append(FORMS[form](case, size)))
+    mAP, scale = found[0]
     extra = max(0.0, _memory('VmHWM') - before)
     return {'seconds': seconds * scale, 'megabytes': extra * scale, 'mAP': mAP, 'scale': scale}
 
@@ -165,14 +164,10 @@ def compare(name: str, kind: str, forms: list[str], repeats: int, threads: int) 
         turns = [form for _ in range(repeats) for form in forms]
         for form in progress(turns, desc=f'{name}, {kind}'):
             arguments = ['--size', name, '--threads', str(threads), '--measure', form, folder]
-            program = [sys.executable, '-m', 'msinet_eval.benchmark']
-            run = subprocess.run([*program, *arguments], stdout=subprocess.PIPE, text=True)
-            if run.returncode:
-                raise InputError(
-                    f"form '{form}' ended with exit code {run.returncode} at size {name}: see above, or, if nothing is "
-                    'said there, there was too little memory'
-                )
-            runs[form].append(json.loads(run.stdout))
+            try:
+                runs[form].append(run_process('msinet_eval.benchmark', *arguments, name=f"form '{form}'"))
+            except InputError as e:
+                raise InputError(f'{e} for the size {name}') from e
     return {form: _summary(measured) for form, measured in runs.items()}
 
 

@@ -69,13 +69,16 @@ def in_turns(
     return {name: seconds[1:] for name, seconds in found.items()}
 
 
-def run_process(module: str, *argv: str, environment: Mapping[str, str] | None = None) -> Any:
+def run_process(
+    module: str, *argv: str, environment: Mapping[str, str] | None = None, name: str = 'the process'
+) -> Any:
     """What `python -m module` prints last, in a process with an allocator, threads and a peak of memory of its own.
 
     Args:
         module: prints one line of JSON at its end.
         argv: its arguments.
         environment: variables that are set for it.
+        name: what an error calls it.
 
     Raises:
         InputError: it ends with an exit code.
@@ -84,7 +87,7 @@ def run_process(module: str, *argv: str, environment: Mapping[str, str] | None =
     result = subprocess.run(command, env=variables, stdout=subprocess.PIPE, text=True)
     if result.returncode:
         raise InputError(
-            f'the process ended with exit code {result.returncode}: see above, or, if nothing is said there, there was '
-            'too little memory'
+            f'{name} ended with exit code {result.returncode}: see above, or, if nothing is said there, there was too '
+            'little memory'
         )
     return json.loads(result.stdout.splitlines()[-1])

@@ -172,3 +172,16 @@ def test_options_of_the_data_set_reach_its_reader(market, capsys):
     with pytest.raises(SystemExit):
         main([*argv, 'distractors'])
     assert "argument --data-option: expected KEY=VALUE, got 'distractors'" in capsys.readouterr().err
+
+
+def test_a_model_is_fused_once(vehicles, tmp_path, monkeypatch):
+    """For query and gallery together, and not at all where features are there already."""
+    fused = []
+    monkeypatch.setattr(protocol, 'inference_form', lambda model: fused.append(model) or model)
+    dataset = read(vehicles)
+    dataset = replace(dataset, query=dataset.gallery[:3])
+    model = Mean()
+    first = protocol.embed_dataset(model, dataset, folder=tmp_path, workers=0)
+    assert fused == [model] and len(first.query) == 3
+    again = protocol.embed_dataset(model, dataset, folder=tmp_path, workers=0)
+    assert len(fused) == 1 and (again.query.embeddings == first.query.embeddings).all()

@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import numpy as np
 import pytest
@@ -74,9 +75,9 @@ def test_re_ranking_and_repeats(monkeypatch, capsys, tmp_path):
         form = command[command.index('--measure') + 1]
         measured.append(form)
         figures = {'seconds': len(measured), 'megabytes': 10 * len(measured), 'mAP': 0.5, 'scale': 1}
-        return benchmark.subprocess.CompletedProcess(command, 0, stdout=json.dumps(figures))
+        return subprocess.CompletedProcess(command, 0, stdout=json.dumps(figures))
 
-    monkeypatch.setattr(benchmark.subprocess, 'run', run)
+    monkeypatch.setattr(subprocess, 'run', run)
     monkeypatch.setitem(SIZES, 'msmt17', SMALL._replace(plain_rerank=False))
     main(['--size', 'small', '--rerank', '--baseline', '--repeats', '2', '--json', str(tmp_path / 'a.json')])
     turn = ['plain', 'ranking', 'plain re-ranking', 're-ranking']
@@ -107,9 +108,9 @@ def test_memory_is_the_peak_beyond_the_features(monkeypatch, tmp_path):
 
 def test_a_form_that_does_not_run(monkeypatch, capsys):
     def killed(command, **kwargs):
-        return benchmark.subprocess.CompletedProcess(command, -9, stdout='')
+        return subprocess.CompletedProcess(command, -9, stdout='')
 
-    monkeypatch.setattr(benchmark.subprocess, 'run', killed)
+    monkeypatch.setattr(subprocess, 'run', killed)
     assert main(['--size', 'small', '--repeats', '1']) == 2
     assert "error: form 'ranking' ended with exit code -9" in capsys.readouterr().err
 

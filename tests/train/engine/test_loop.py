@@ -432,3 +432,21 @@ def test_curves_without_matplotlib(market, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         run(market, tmp_path / 'run', '--epochs', '1')
     assert 'pip install "msinet-timm[plot]"' in caplog.text and not (tmp_path / 'run' / 'curves.png').exists()
+
+
+@pytest.mark.parametrize('seconds, drawings', [(1e6, [2, 4]), (-1, [2, 3, 4])])
+def test_curves_are_drawn_now_and_then_and_at_the_end(market, tmp_path, monkeypatch, seconds, drawings):
+    """After the first evaluation, some time after the last drawing, and at the end, however it comes."""
+    drawn = []
+    monkeypatch.setattr('msinet_train.engine.loop.DRAWING', seconds)
+    monkeypatch.setattr(
+        training, 'write_curves', lambda summary, image: drawn.append(len(summary.read_text().splitlines()))
+    )
+    run(market, tmp_path / 'run', '--epochs', '3', '--eval-interval', '1')
+    assert drawn == drawings
+
+    drawn.clear()
+    with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr('msinet_train.run.folder.CheckpointSaver.save_checkpoint', interrupt_third_save())
+        run(market, tmp_path / 'interrupted', '--epochs', '4', '--eval-interval', '0')
+    assert drawn == [4]

@@ -12,6 +12,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.processes import Processes
+from msinet_train.search import SearchSettings, search
 from msinet_train.search.cli import main, parse_args, parse_comparison
 from msinet_train.search.compare import random_genotypes
 from msinet_train.search.engine import prepare
@@ -278,3 +279,15 @@ def test_compare_needs_two(tmp_path, capsys):
 def test_uniform_genotypes_are_named(name):
     assert set(find_genotype(f'all_{name}')) == {name}
     assert not timm.is_model(f'msinet_all_{name}_x1_0')  # the list of models is for those that people use
+
+
+def test_a_search_in_python(searched, market_to_search, tmp_path):
+    """The same as by the command; trackers take its metrics, too."""
+    settings = SearchSettings(
+        dataset='market1501', data_dir=market_to_search, output=tmp_path / 'run', variant='x0_25', height=32, width=16,
+        batch_size=6, num_instance=2, workers=0, warmup_step=0, epochs=2, geno_interval=1, log_tensorboard=True,
+    )  # fmt: skip
+    genotype = search(settings)
+    assert list(genotype) == json.loads((searched / 'genotype.json').read_text())['operations']
+    assert_same(checkpoint(tmp_path / 'run')['task'], checkpoint(searched)['task'])
+    assert list((tmp_path / 'run' / 'tensorboard').iterdir())
