@@ -13,7 +13,7 @@ from msinet_timm.processes import is_primary
 from msinet_train.engine.loop import evaluate_only, train
 
 from .recipe import list_recipes, load_recipe
-from .settings import Settings, TrainSettings, kind_of
+from .settings import NAMED, Settings, TrainSettings, kind_of
 
 __all__ = ['add_settings', 'create_parser', 'from_flags', 'main', 'parse_args']
 
@@ -40,21 +40,24 @@ def add_settings(
         group = groups.get(title) or parser.add_argument_group(title)
         for setting in dataclasses.fields(settings):
             if setting.metadata['group'] == title:
-                _add_setting(group, setting, show_all or not setting.metadata['named'])
+                _add_setting(group, setting, show_all or setting.name not in NAMED)
 
 
 def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, show_default: bool) -> None:
-    flag, kind, about = dict(setting.metadata['flag']), kind_of(setting), setting.metadata['about']
+    flag, about = dict(setting.metadata['flag']), setting.metadata['about']
+    item, many, _ = kind_of(setting)
     names = [*filter(None, [flag.pop('short', None)]), f'--{setting.name.replace("_", "-")}']
     default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()
-    if show_default and 'default:' not in about and default not in (None, []) and kind.item is not bool:
-        about += f' (default: {" ".join(map(str, default)) if kind.many else default})'
-    if kind.item is bool:
+    if show_default and 'default:' not in about and default not in (None, []) and item is not bool:
+        about += f' (default: {" ".join(map(str, default)) if many else default})'
+    if item is bool:
         flag['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
     else:
-        flag['type'] = setting.metadata['convert'] or kind.item
+        flag['type'] = setting.metadata['convert'] or item
         flag['choices'] = setting.metadata['choices'] or None
-        if kind.many:
+        if item is int and not flag['choices']:
+            flag.setdefault('metavar', 'N')
+        if many:
             flag.setdefault('nargs', '+')
         if flag.pop('extends', False):
             flag['action'] = 'extend'
@@ -66,10 +69,9 @@ def from_flags(settings: type[S], flags: dict[str, Any], recipe: str | None = No
     source = settings.file_of(flags['resume']) if 'resume' in flags else recipe
     if source is None:
         return settings(**flags)
-    values = load_recipe(source)
-    extending = {f.name for f in dataclasses.fields(settings) if f.metadata['flag'].get('extends')}
-    longer = {name: [*values.get(name, []), *flags[name]] for name in extending & flags.keys()}
-    return settings.from_values(values, source, {**flags, **longer})
+    extending = [f.name for f in dataclasses.fields(settings) if f.metadata['flag'].get('extends') and f.name in flags]
+    longer = {name: [*load_recipe(source).get(name, []), *flags[name]] for name in extending}
+    return settings.from_recipe(source, **{**flags, **longer})
 
 
 def create_parser() -> argparse.ArgumentParser:

@@ -9,10 +9,10 @@ import re
 import types
 import typing
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from msinet_timm.commands import fraction, not_negative, positive, positive_float
 from msinet_timm.datasets import list_datasets
@@ -24,17 +24,15 @@ from msinet_timm.forms import AMP, amp_name
 
 from .recipe import load_recipe
 
-__all__ = ['SOURCES', 'Kind', 'Settings', 'TrainSettings', 'check', 'document', 'kind_of', 'setting']
+__all__ = ['NAMED', 'SOURCES', 'Settings', 'TrainSettings', 'check', 'document', 'kind_of', 'setting']
 
 
 def setting(
     group: str,
     default: Any,
     about: str,
-    *,
     convert: Callable[[str], Any] | None = None,
     choices: Sequence[Any] = (),
-    named: bool = False,
     **flag: Any,
 ):
     """A field of a settings class.
@@ -45,18 +43,18 @@ def setting(
         about: help text.
         convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
         choices: all values that are allowed; empty for any.
-        named: whether every recipe has to name it.
         flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `extends`,
             whether the flag adds to the recipe's list.
     """
-    metadata = dict(group=group, about=about, convert=convert, choices=choices, named=named, flag=flag)
+    metadata = dict(group=group, about=about, convert=convert, choices=choices, flag=flag)
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
 S = TypeVar('S', bound='Settings')
-
+#: What every recipe has to name.
+NAMED = load_recipe('scratch').keys()
 #: Help text on `dataset`.
 SOURCES = f'what to train on, one or more of: {", ".join(list_datasets())}'
 
@@ -69,25 +67,11 @@ _schedule = functools.partial(setting, 'schedule')
 _speed = functools.partial(setting, 'speed, memory and processes')
 
 
-class Kind(NamedTuple):
-    """What a setting's values are.
-
-    Attributes:
-        item: type of the value, or of each value of a list.
-        many: whether it is a list.
-        optional: whether None is allowed.
-    """
-
-    item: type
-    many: bool
-    optional: bool
-
-
-def kind_of(setting: dataclasses.Field) -> Kind:
-    """The kind of a setting, by its type hint."""
+def kind_of(setting: dataclasses.Field) -> tuple[type, bool, bool]:
+    """By the type hint: type of the value, or of each in a list; whether it is a list; whether None is allowed."""
     hints = typing.get_args(setting.type) if isinstance(setting.type, types.UnionType) else (setting.type,)
     many = typing.get_origin(hints[0]) is list
-    return Kind(typing.get_args(hints[0])[0] if many else hints[0], many, type(None) in hints)
+    return typing.get_args(hints[0])[0] if many else hints[0], many, type(None) in hints
 
 
 def check(setting: dataclasses.Field, value: Any) -> Any:
@@ -105,22 +89,21 @@ def check(setting: dataclasses.Field, value: Any) -> Any:
         return value
     if not many:
         return _check_one(setting, item, value)
-    if item is str and isinstance(value, str | Path):
-        value = [value]
-    if not isinstance(value, list | tuple):
+    values = [value] if item is str and isinstance(value, str | Path) else value
+    if not isinstance(values, list | tuple):
         raise InputError(f'{setting.name}: {value!r} must be a list')
     count = setting.metadata['flag'].get('nargs')
-    if isinstance(count, int) and len(value) != count:
-        raise InputError(f'{setting.name}: {list(value)} must have {count} values')
-    return [_check_one(setting, item, v) for v in value]
+    if isinstance(count, int) and len(values) != count:
+        raise InputError(f'{setting.name}: {list(values)} must have {count} values')
+    return [_check_one(setting, item, v) for v in values]
 
 
 def _check_one(setting: dataclasses.Field, item: type, value: Any) -> Any:
-    convert, choices = setting.metadata['convert'] or item, setting.metadata['choices']
+    choices = setting.metadata['choices']
     try:
         if value is None:
             raise ValueError('it cannot be empty')
-        value = convert(str(value))
+        value = (setting.metadata['convert'] or item)(str(value))
     except (ArgumentTypeError, ValueError) as e:
         raise InputError(f'{setting.name}: {value!r} is not allowed ({e})') from e
     if choices and value not in choices:
@@ -145,23 +128,20 @@ class Settings:
 
     output: str | None = _run(None, 'run folder (default: runs/DATASET_MODEL)', metavar='DIR')
     resume: str | None = _run(None, 'continue the run or search in this folder, as it was set', metavar='DIR')
-    seed: int = _run(0, 'of weights, batches and augmentation', convert=not_negative, metavar='N')
+    seed: int = _run(0, 'of weights, batches and augmentation', not_negative)
     device: str | None = _run(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    workers: int = _run(2, 'processes that read images', convert=not_negative, metavar='N')
+    workers: int = _run(2, 'processes that read images', not_negative)
     log_tensorboard: bool = _run(False, 'write metrics for TensorBoard')
     log_wandb: bool = _run(False, 'send metrics to Weights & Biases')
     wandb_project: str = _run('msinet-timm', 'project there', metavar='NAME')
 
-    dataset: list[str] = _data(
-        ['market1501'], f'what to train on, one or more of: {", ".join(list_datasets())}', named=True, short='-ds',
-        metavar='NAME',
-    )  # fmt: skip
+    dataset: list[str] = _data(['market1501'], SOURCES, short='-ds', metavar='NAME')
     target: list[str] = _data(
         [], 'more data sets to be measured on (cross-domain)', short='-dt', nargs='*', metavar='NAME'
     )
     data_dir: list[str] | None = _data(None, 'folder of all data sets, or of each of -ds and -dt', metavar='DIR')
     data_option: list[str] = _data(
-        [], 'options of the data set, see msinet-data list', convert=key_value, extends=True, metavar='KEY=VALUE'
+        [], 'options of the data set, see msinet-data list', key_value, extends=True, metavar='KEY=VALUE'
     )
     skip_broken: bool = _data(False, SKIP_BROKEN)
     cache: str = _data('none', CACHE, metavar='none|memory|DIR')
@@ -169,45 +149,35 @@ class Settings:
         False,
         'decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
     )
-    height: int = _data(256, 'of the input', convert=positive, named=True, metavar='PIXELS')
-    width: int = _data(128, 'of the input', convert=positive, named=True, metavar='PIXELS')
-    batch_size: int = _data(
-        64, 'images at once in each process: identities times --num-instance', convert=positive, named=True, metavar='N'
-    )
-    num_instance: int = _data(4, 'images of each identity in a batch', convert=positive, named=True, metavar='K')
+    height: int = _data(256, 'of the input', positive, metavar='PIXELS')
+    width: int = _data(128, 'of the input', positive, metavar='PIXELS')
+    batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', positive)
+    num_instance: int = _data(4, 'images of each identity in a batch', positive, metavar='K')
     all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
-    padding: int = _data(
-        10, 'border from which a random crop is taken', convert=not_negative, named=True, metavar='PIXELS'
-    )
+    padding: int = _data(10, 'border from which a random crop is taken', not_negative, metavar='PIXELS')
     color_jitter: list[float] = _data(
-        [], 'of brightness, contrast, saturation, hue', convert=fraction, named=True, nargs='*', metavar='RANGE'
+        [], 'of brightness, contrast, saturation, hue', fraction, nargs='*', metavar='RANGE'
     )
-    erasing: float = _data(0.5, 'probability of random erasing', convert=fraction, named=True, metavar='P')
+    erasing: float = _data(0.5, 'probability of random erasing', fraction, metavar='P')
 
-    opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's", named=True)
-    lr: float = _optimizer(0.065, 'learning rate', convert=positive_float, named=True)
-    momentum: float = _optimizer(0.9, 'of the optimizer', convert=fraction, named=True)
-    weight_decay: float = _optimizer(5e-4, 'on every parameter', named=True)
+    opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's")
+    lr: float = _optimizer(0.065, 'learning rate', positive_float)
+    momentum: float = _optimizer(0.9, 'of the optimizer', fraction)
+    weight_decay: float = _optimizer(5e-4, 'on every parameter')
 
     sched: str = _schedule(
-        'multistep', 'how the learning rate falls', choices=('multistep', 'cosine', 'poly', 'constant'), named=True
+        'multistep', 'how the learning rate falls', choices=('multistep', 'cosine', 'poly', 'constant')
     )
-    epochs: int = _schedule(350, 'how often to go through the images', convert=positive, named=True, metavar='N')
-    milestones: list[int] = _schedule(
-        [150, 225, 300], 'epochs at which it falls (multistep)', convert=positive, named=True, nargs='*', metavar='N'
-    )
-    decay_rate: float = _schedule(
-        0.1, 'by which factor it falls (multistep); power (poly)', convert=positive_float, named=True
-    )
+    epochs: int = _schedule(350, 'how often to go through the images', positive)
+    milestones: list[int] = _schedule([150, 225, 300], 'epochs at which it falls (multistep)', positive, nargs='*')
+    decay_rate: float = _schedule(0.1, 'by which factor it falls (multistep); power (poly)', positive_float)
     min_lr: float = _schedule(0.0, 'where it ends (cosine, poly)')
-    warmup_step: int = _schedule(10, 'epochs of linear warm-up', convert=not_negative, named=True, metavar='N')
-    warmup_factor: float = _schedule(
-        0.01, 'share of the learning rate at the start of warm-up', convert=fraction, named=True
-    )
+    warmup_step: int = _schedule(10, 'epochs of linear warm-up', not_negative)
+    warmup_factor: float = _schedule(0.01, 'share of the learning rate at the start of warm-up', fraction)
 
     amp: bool = _speed(False, 'mixed precision')
-    amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', convert=amp_name, choices=AMP)
-    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', convert=not_negative, metavar='EPOCH')
+    amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', amp_name, choices=AMP)
+    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, metavar='EPOCH')
     grad_checkpointing: bool = _speed(False, 'less memory for more time')
 
     def __post_init__(self) -> None:
@@ -225,7 +195,18 @@ class Settings:
         Raises:
             InputError: no such recipe, or a wrong setting in it or in `changes`.
         """
-        return cls.from_values(load_recipe(recipe), recipe, changes)
+        values, known = load_recipe(recipe), {f.name for f in fields(cls)}
+        strange = [name for name in values if name not in known]
+        if strange:
+            raise InputError(f'{recipe}: unknown setting {strange[0]!r}; known are {", ".join(sorted(known))}')
+        missing = [name for name in sorted(NAMED & known) if name not in {**values, **changes}]
+        if missing:
+            raise InputError(f'{recipe}: lacks {", ".join(missing)}; add them, or give them as flags')
+        try:
+            settings = cls(**values)
+        except InputError as e:
+            raise InputError(f'{recipe}: {e}') from e
+        return replace(settings, **changes)
 
     @classmethod
     def from_run(cls: type[S], folder: str | Path, **changes: Any) -> S:
@@ -247,22 +228,6 @@ class Settings:
         if not source.is_file():
             raise InputError(f'--resume {folder}: no {cls.NOUN} there ({source} is missing)')
         return str(source)
-
-    @classmethod
-    def from_values(cls: type[S], values: Mapping[str, Any], source: str, changes: Mapping[str, Any]) -> S:
-        """As `from_recipe`, of values that were read from `source`."""
-        known = {f.name: f for f in fields(cls)}
-        strange = [name for name in values if name not in known]
-        if strange:
-            raise InputError(f'{source}: unknown setting {strange[0]!r}; known are {", ".join(sorted(known))}')
-        missing = [n for n, f in known.items() if f.metadata['named'] and n not in {**values, **changes}]
-        if missing:
-            raise InputError(f'{source}: lacks {", ".join(missing)}; add them, or give them as flags')
-        try:
-            settings = cls(**values)
-        except InputError as e:
-            raise InputError(f'{source}: {e}') from e
-        return replace(settings, **changes)
 
     @property
     def folder(self) -> Path:
@@ -288,12 +253,10 @@ class TrainSettings(Settings):
 
     GROUPS: ClassVar = ('run', 'data', 'model', 'losses', 'optimizer', 'schedule', 'speed, memory and processes')
 
-    eval_interval: int = _run(
-        10, 'epochs between evaluations; 0: at the end', convert=not_negative, named=True, metavar='N'
-    )
+    eval_interval: int = _run(10, 'epochs between evaluations; 0: at the end', not_negative)
     checkpoint_interval: int = _run(
         0, 'keep the checkpoint of every N-th epoch, as milestone-N; 0: only the newest and the best',
-        convert=not_negative, metavar='N',
+        convert=not_negative,
     )  # fmt: skip
 
     model: str = _model(
@@ -304,29 +267,29 @@ class TrainSettings(Settings):
         None, 'start from the weights that belong to the name (default: for folders and hf-hub: only)'
     )
     checkpoint: str | None = _model(None, 'start from these weights', metavar='FILE')
-    freeze: int = _model(0, 'keep the first N stages as they are', convert=not_negative, metavar='N')
+    freeze: int = _model(0, 'keep the first N stages as they are', not_negative)
 
     metric_loss: str = _losses('triplet', 'of features', choices=('triplet', 'circle'))
-    margin: float = _losses(0.3, 'of the triplet or circle loss', convert=positive_float, named=True)
+    margin: float = _losses(0.3, 'of the triplet or circle loss', positive_float)
     soft_margin: bool = _losses(
         False, 'in place of the margin, the smooth triplet loss log(1 + exp(difference of the distances))'
     )
     normalize: bool = _losses(True, 'compare features at length 1 (triplet)')
     classifier_loss: str = _losses('softmax', 'of logits', choices=('softmax', 'arcface', 'cosface'))
-    smoothing: float = _losses(0.1, 'of the targets', convert=fraction, named=True)
+    smoothing: float = _losses(0.1, 'of the targets', fraction)
     sam_mode: str | None = _losses(None, 'spatial alignment (default: none)', choices=('pos', 'neg', 'pos_neg'))
-    sam_ratio: float = _losses(2.0, 'of spatial alignment', convert=positive_float, metavar='WEIGHT')
+    sam_ratio: float = _losses(2.0, 'of spatial alignment', positive_float, metavar='WEIGHT')
 
-    opt_eps: float | None = _optimizer(None, "of the optimizer (default: timm's)", convert=positive_float)
-    opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", convert=fraction)
+    opt_eps: float | None = _optimizer(None, "of the optimizer (default: timm's)", positive_float)
+    opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", fraction)
     layer_decay: float | None = _optimizer(
-        None, 'factor of the learning rate from each layer to the one before', convert=fraction
+        None, 'factor of the learning rate from each layer to the one before', fraction
     )
-    clip_grad: float | None = _optimizer(None, 'of gradients', convert=positive_float, metavar='LIMIT')
+    clip_grad: float | None = _optimizer(None, 'of gradients', positive_float, metavar='LIMIT')
     clip_mode: str = _optimizer('norm', 'what --clip-grad limits', choices=('norm', 'value', 'agc'))
-    grad_accum_steps: int = _optimizer(1, 'batches for each step of the optimizer', convert=positive, metavar='N')
+    grad_accum_steps: int = _optimizer(1, 'batches for each step of the optimizer', positive)
     model_ema: bool = _optimizer(False, 'average the weights, and keep those')
-    model_ema_decay: float = _optimizer(0.9998, 'how slowly', convert=fraction)
+    model_ema_decay: float = _optimizer(0.9998, 'how slowly', fraction)
     model_ema_warmup: bool = _optimizer(False, 'average faster at first')
 
     channels_last: bool = _speed(True, 'the faster layout in memory')

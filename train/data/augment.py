@@ -64,7 +64,8 @@ class PixelAugmentation:
     From the same random numbers, drawn in the same order, come the same pixels.
 
     Args:
-        padding: as for `training_transform`, and so `color_jitter`.
+        padding: as for `training_transform`.
+        color_jitter: as for `training_transform`.
     """
 
     def __init__(self, padding: int = 10, color_jitter: Sequence[float] = ()) -> None:

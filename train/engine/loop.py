@@ -7,77 +7,29 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import torch
-import torch.nn as nn
 from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.protocol import Evaluation
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
-from msinet_train.data.sources import TrainingData
 from msinet_train.run.folder import RunFolder
 from msinet_train.run.measure import Measurement, columns
 from msinet_train.run.trackers import create_trackers
 from msinet_train.settings import Settings, TrainSettings
 
+from .experiment import Experiment
 from .setup import prepare
 
-__all__ = ['Experiment', 'TrainingResult', 'evaluate_only', 'run', 'run_epoch', 'train']
+__all__ = ['TrainingResult', 'evaluate_only', 'run', 'run_epoch', 'train']
 
 _logger = logging.getLogger(__name__)
 
 #: Seconds between two drawings of the curves, which take longer than a small epoch.
 DRAWING = 20
-
-
-class Experiment(Protocol):
-    """What the loop runs: a training or a search. As a text it says what is about to happen.
-
-    Attributes:
-        program: command that resumes it.
-        settings: of the run.
-        processes: that work together.
-        data: with what it is measured on.
-        interval: epochs between evaluations; 0 for one at the end.
-        models: whose batch norms the processes have to agree on; the second one, if any, has averaged weights.
-    """
-
-    program: str
-    settings: Settings
-    processes: Processes
-    data: TrainingData
-    interval: int
-    models: list[nn.Module]
-
-    def load_state(self, state: dict) -> None:
-        """Takes what a checkpoint holds."""
-
-    def open(self, folder: RunFolder, state: dict | None) -> None:
-        """Gets ready to `save` to a folder, after the checkpoint `state` if it goes on."""
-
-    def begin(self) -> None:
-        """Does what is to be done before the very first epoch."""
-
-    def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Computes an epoch, counted from 0; gives its metrics."""
-
-    def measure(self) -> Measurement | None:
-        """Evaluates what there is; None where there is nothing to measure on."""
-
-    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
-        """Writes results if they are `due`, and last the checkpoint `last.pth.tar` that ends the epoch."""
-
-    def draw(self, folder: RunFolder) -> None:
-        """Draws how it went so far; raises ImportError where matplotlib is missing."""
-
-    def describe(self, metrics: dict[str, float]) -> str:
-        """An epoch's metrics in a line."""
-
-    def remark(self) -> str:
-        """What the log says after an evaluation; may be empty."""
 
 
 E = TypeVar('E', bound=Experiment)

@@ -20,14 +20,15 @@ from msinet_train.run.measure import Measurement, calibrate, measure
 from msinet_train.settings import TrainSettings
 
 from .epoch import train_one_epoch
+from .experiment import Experiment
 from .optim import Stepper, precision
 
 __all__ = ['Training']
 
 
 @dataclass
-class Training:
-    """What a training consists of; an `Experiment` for `msinet_train.engine.loop`.
+class Training(Experiment):
+    """What a training consists of.
 
     Attributes:
         settings: of the run.
@@ -67,7 +68,6 @@ class Training:
 
     @property
     def interval(self) -> int:
-        """Epochs between evaluations; 0 for one at the end."""
         return self.settings.eval_interval
 
     @property
@@ -77,7 +77,6 @@ class Training:
 
     @property
     def models(self) -> list[nn.Module]:
-        """The model, and the one with averaged weights if there is one."""
         return [self.model] if self.average is None else [self.model, self.average]
 
     def load_state(self, state: dict) -> None:
@@ -103,11 +102,7 @@ class Training:
             self.saver.load_state_dict(state['saver'])
             self.saver.save_milestone_if_due(state['epoch'] + 1, self.settings.checkpoint_interval)
 
-    def begin(self) -> None:
-        """Nothing is left to do before the first epoch."""
-
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Trains for an epoch; gives its metrics, the learning rate among them."""
         settings = self.settings
         self.loader.batch_sampler.set_epoch(epoch)
         self.scheduler.step(epoch)
@@ -125,11 +120,9 @@ class Training:
         )
 
     def measure(self) -> Measurement | None:
-        """Evaluates the model as it is; None where there is nothing to measure on."""
         return measure(self.data.measured, self.evaluate, *map(backbone_of, self.models))
 
     def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
-        """Writes the models if they are `due`, and last the checkpoint that ends the epoch."""
         data, saver = self.data, self.saver
         metric = measurement and measurement.main.ranking.mAP
         improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
@@ -146,20 +139,10 @@ class Training:
         saver.save_milestone_if_due(epoch + 1, self.settings.checkpoint_interval)
 
     def draw(self, folder: RunFolder) -> None:
-        """Writes `curves.png`.
-
-        Raises:
-            ImportError: matplotlib, an optional package, is missing.
-        """
         write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
 
     def describe(self, metrics: dict[str, float]) -> str:
-        """An epoch's metrics in a line."""
         return (
             f'lr {metrics["lr"]:<7.2g}  loss {metrics["loss"]:.3f}  accuracy {metrics["accuracy"]:5.1f} %  '
             f'{metrics["images_per_second"]:.0f} images/s'
         )
-
-    def remark(self) -> str:
-        """Nothing more is to be said after an evaluation."""
-        return ''

@@ -23,6 +23,7 @@ from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes
 from msinet_train.data.loader import create_loader
 from msinet_train.data.sources import TrainingData, load_data
+from msinet_train.engine.experiment import Experiment
 from msinet_train.engine.loop import run
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
 from msinet_train.run.folder import RunFolder
@@ -37,8 +38,8 @@ __all__ = ['Search', 'prepare', 'search']
 
 
 @dataclass
-class Search:
-    """What a search consists of; an `Experiment` for `msinet_train.engine.loop`.
+class Search(Experiment):
+    """What a search consists of.
 
     Attributes:
         settings: of the search.
@@ -84,24 +85,18 @@ class Search:
 
     @property
     def models(self) -> list[MSISuperNet]:
-        """The supernet alone."""
         return [self.supernet]
 
     @property
     def interval(self) -> int:
-        """Epochs between genotypes and evaluations."""
         return self.settings.geno_interval
 
     def load_state(self, state: dict) -> None:
-        """Takes what a checkpoint holds."""
         self.task.load_state_dict(state['task'])
         self.weights[0].load_state_dict(state['weights'])
         self.arch[0].load_state_dict(state['arch'])
         if self.costs is not None and state['costs'] is not None:
             self.costs.copy_(state['costs'])
-
-    def open(self, folder: RunFolder, state: dict | None) -> None:
-        """Nothing has to be opened."""
 
     def begin(self) -> None:
         """Fills both memories with the centroids of what the untrained supernet makes of the classes."""
@@ -181,7 +176,6 @@ class Search:
         return self.settings.latency_weight * (self.supernet.mixture() * self.costs).sum() / dearest
 
     def measure(self) -> Measurement | None:
-        """Evaluates the supernet as it is; None where there is nothing to measure on."""
         run = functools.partial(
             evaluate,
             data_config=self.data_config,
@@ -216,19 +210,12 @@ class Search:
         replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
 
     def draw(self, folder: RunFolder) -> None:
-        """Writes `architecture.png`.
-
-        Raises:
-            ImportError: matplotlib, an optional package, is missing.
-        """
         write_mixtures_image(read_mixtures(folder.path), folder.path / 'architecture.png')
 
     def describe(self, metrics: dict[str, float]) -> str:
-        """An epoch's metrics in a line."""
         return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
 
     def remark(self) -> str:
-        """The genotype so far, as a table."""
         return genotype_table(self.supernet.genotype(), self.supernet.mixture().detach().cpu())
 
 

@@ -27,10 +27,8 @@ class SearchSettings(Settings):
     GROUPS: ClassVar = ('run', 'data', 'supernet', 'steps', 'schedule', 'speed, memory and processes')
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
-    workers: int = setting('run', 2, 'processes that read images, for each half', convert=not_negative, metavar='N')
-    geno_interval: int = setting(
-        'run', 5, 'epochs between genotypes, evaluations and images', convert=positive, metavar='N'
-    )
+    workers: int = setting('run', 2, 'processes that read images, for each half', not_negative)
+    geno_interval: int = setting('run', 5, 'epochs between genotypes, evaluations and images', positive)
     dataset: list[str] = setting('data', ['msmt17'], SOURCES, short='-ds', metavar='NAME')
 
     variant: str = _supernet('x1_0', 'its widths', choices=tuple(WIDTHS))
@@ -38,8 +36,8 @@ class SearchSettings(Settings):
         'input', "whose quarter the branches of a cell have: its input's, as published, or its output's, as in the "
         'final network', choices=('input', 'output'),
     )  # fmt: skip
-    memory_momentum: float = _supernet(0.2, 'share of the old row in the class memories', convert=fraction)
-    temperature: float = _supernet(0.05, 'of the class memories', convert=positive_float)
+    memory_momentum: float = _supernet(0.2, 'share of the old row in the class memories', fraction)
+    temperature: float = _supernet(0.05, 'of the class memories', positive_float)
     memory_init: str = _supernet(
         'centroids', 'what the memories start from; zeros: as published', choices=('centroids', 'zeros')
     )
@@ -48,14 +46,14 @@ class SearchSettings(Settings):
         'momentum', "timm's optimizer of the weights: plain SGD, as published, or one that gets further in few steps",
         choices=('momentum', 'muon', 'adamw'),
     )  # fmt: skip
-    lr: float = _steps(0.025, 'of the weights', convert=positive_float)
-    momentum: float = _steps(0.9, 'of the weights', convert=fraction)
+    lr: float = _steps(0.025, 'of the weights', positive_float)
+    momentum: float = _steps(0.9, 'of the weights', fraction)
     weight_decay: float = _steps(5e-4, 'of the weights')
-    arch_lr: float = _steps(0.002, 'of the architecture, by Adam', convert=positive_float)
-    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', convert=fraction, nargs=2)
+    arch_lr: float = _steps(0.002, 'of the architecture, by Adam', positive_float)
+    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', fraction, nargs=2)
     arch_weight_decay: float = _steps(1e-3, 'of the architecture')
     arch_milestones: list[int] = _steps(
-        [150, 225, 350], 'epochs at which its learning rate falls (multistep)', convert=positive, nargs='*', metavar='N'
+        [150, 225, 350], 'epochs at which its learning rate falls (multistep)', positive, nargs='*'
     )
     order: int = _steps(1, '2: the architecture looks one weight step ahead; slower', choices=(1, 2))
     objective: str = _steps(
@@ -63,7 +61,7 @@ class SearchSettings(Settings):
         'start', choices=('contrastive', 'latency'),
     )  # fmt: skip
     latency_weight: float = _steps(
-        1.0, "of the time, as a share of the slowest network's", convert=positive_float, metavar='WEIGHT'
+        1.0, "of the time, as a share of the slowest network's", positive_float, metavar='WEIGHT'
     )
 
     def _name(self) -> str:

@@ -1,0 +1,67 @@
+"""What the loop over epochs runs."""
+
+from abc import ABC, abstractmethod
+
+import torch.nn as nn
+
+from msinet_timm.processes import Processes
+from msinet_train.data.sources import TrainingData
+from msinet_train.run.folder import RunFolder
+from msinet_train.run.measure import Measurement
+from msinet_train.settings import Settings
+
+__all__ = ['Experiment']
+
+
+class Experiment(ABC):
+    """A training or a search. As a text it says what is about to happen.
+
+    Attributes:
+        program: command that resumes it.
+        settings: of the run.
+        processes: that work together.
+        data: with what it is measured on.
+        interval: epochs between evaluations; 0 for one at the end.
+        models: whose batch norms the processes have to agree on; the second one, if any, has averaged weights.
+    """
+
+    program: str
+    settings: Settings
+    processes: Processes
+    data: TrainingData
+    interval: int
+    models: list[nn.Module]
+
+    @abstractmethod
+    def load_state(self, state: dict) -> None:
+        """Takes what a checkpoint holds."""
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:  # noqa: B027 - not every experiment needs it
+        """Gets ready to `save` to a folder, after the checkpoint `state` if it goes on."""
+
+    def begin(self) -> None:  # noqa: B027 - not every experiment needs it
+        """Does what is to be done before the very first epoch."""
+
+    @abstractmethod
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        """Computes an epoch, counted from 0; gives its metrics."""
+
+    @abstractmethod
+    def measure(self) -> Measurement | None:
+        """Evaluates what there is; None where there is nothing to measure on."""
+
+    @abstractmethod
+    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
+        """Writes results if they are `due`, and last the checkpoint `last.pth.tar` that ends the epoch."""
+
+    @abstractmethod
+    def draw(self, folder: RunFolder) -> None:
+        """Draws how it went so far; raises ImportError where matplotlib, an optional package, is missing."""
+
+    @abstractmethod
+    def describe(self, metrics: dict[str, float]) -> str:
+        """An epoch's metrics in a line."""
+
+    def remark(self) -> str:
+        """What the log says after an evaluation."""
+        return ''
