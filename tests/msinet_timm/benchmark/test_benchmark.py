@@ -13,6 +13,7 @@ from msinet_timm.benchmark import runs
 from msinet_timm.benchmark.__main__ import main
 from msinet_timm.benchmark.report import describe_machine, read_map, to_csv, to_markdown, write_image
 from msinet_timm.benchmark.runs import Case, Result, combinations, create_model, measure, write_files
+from msinet_timm.benchmark.timing import seconds_of
 from msinet_timm.errors import InputError
 
 PARAMETERS = {'msinet_x0_25': 230_746, 'resnet18': 11_176_512}
@@ -89,9 +90,9 @@ def test_all_forms_run_in_turns(tmp_path, monkeypatch):
 
 def test_more_seconds_are_more_calls():
     calls = []
-    runs._seconds(lambda: calls.append(1), 1e-12)
+    seconds_of(lambda: calls.append(1), budget=1e-12)
     few = len(calls)
-    runs._seconds(lambda: calls.append(1), 0.01)
+    seconds_of(lambda: calls.append(1), budget=0.01)
     assert few == 1 and len(calls) > 10
 
 
