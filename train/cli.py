@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msinet_timm  # noqa: F401 - registers the models with timm
@@ -10,58 +9,16 @@ from msinet_eval.report.text import table
 from msinet_timm.commands import command
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
+from msinet_timm.settings import add_settings
 from msinet_train.engine.loop import evaluate_only, train
 
 from .recipe import list_recipes, load_recipe
-from .settings import NAMED, Settings, TrainSettings, kind_of
+from .settings import NAMED, Settings, TrainSettings
 
-__all__ = ['add_settings', 'create_parser', 'from_flags', 'main', 'parse_args']
+__all__ = ['create_parser', 'from_flags', 'main', 'parse_args']
 
 DEFAULT_RECIPE = 'scratch'
 S = TypeVar('S', bound=Settings)
-
-
-def add_settings(
-    parser: argparse.ArgumentParser,
-    settings: type[Settings],
-    groups: Mapping[str, argparse._ArgumentGroup] | None = None,
-    show_all: bool = True,
-) -> None:
-    """Gives a command a flag for each setting. Flags that are not given leave no trace in what is parsed.
-
-    Args:
-        parser: of the command.
-        settings: the class.
-        groups: of flags that there are already, by their headings.
-        show_all: whether the help tells the defaults of settings that every recipe names, too.
-    """
-    groups = groups or {}
-    for title in settings.GROUPS:
-        group = groups.get(title) or parser.add_argument_group(title)
-        for setting in dataclasses.fields(settings):
-            if setting.metadata['group'] == title:
-                _add_setting(group, setting, show_all or setting.name not in NAMED)
-
-
-def _add_setting(group: argparse._ArgumentGroup, setting: dataclasses.Field, show_default: bool) -> None:
-    flag, about = dict(setting.metadata['flag']), setting.metadata['about']
-    item, many, _ = kind_of(setting)
-    names = [*filter(None, [flag.pop('short', None)]), f'--{setting.name.replace("_", "-")}']
-    default = setting.default if setting.default is not dataclasses.MISSING else setting.default_factory()
-    if show_default and 'default:' not in about and default not in (None, []) and item is not bool:
-        about += f' (default: {" ".join(map(str, default)) if many else default})'
-    if item is bool:
-        flag['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
-    else:
-        flag['type'] = setting.metadata['convert'] or item
-        flag['choices'] = setting.metadata['choices'] or None
-        if item is int and not flag['choices']:
-            flag.setdefault('metavar', 'N')
-        if many:
-            flag.setdefault('nargs', '+')
-        if flag.pop('extends', False):
-            flag['action'] = 'extend'
-    group.add_argument(*names, default=argparse.SUPPRESS, help=about, **flag)
 
 
 def from_flags(settings: type[S], flags: dict[str, Any], recipe: str | None = None) -> S:
@@ -87,7 +44,7 @@ def create_parser() -> argparse.ArgumentParser:
         'a YAML file, or the args.yaml of another run'
     )  # fmt: skip
     run.add_argument('--evaluate', action='store_true', help='only measure the model, or the run to resume')
-    add_settings(parser, TrainSettings, {'run': run}, show_all=False)
+    add_settings(parser, TrainSettings, {'run': run}, silent=NAMED)
     return parser
 
 

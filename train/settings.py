@@ -3,14 +3,9 @@
 A search has the same settings where it does the same, see `msinet_train.search.settings`.
 """
 
-import dataclasses
 import functools
 import re
-import types
-import typing
-from argparse import ArgumentTypeError
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,35 +16,11 @@ from msinet_timm.datasets.readers.reader import key_value
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
 from msinet_timm.errors import InputError
 from msinet_timm.forms import AMP, amp_name
+from msinet_timm.settings import check, document, setting
 
 from .recipe import load_recipe
 
-__all__ = ['NAMED', 'SOURCES', 'Settings', 'TrainSettings', 'check', 'document', 'kind_of', 'setting']
-
-
-def setting(
-    group: str,
-    default: Any,
-    about: str,
-    convert: Callable[[str], Any] | None = None,
-    choices: Sequence[Any] = (),
-    **flag: Any,
-):
-    """A field of a settings class.
-
-    Args:
-        group: heading of the command's help.
-        default: what it is unless it is given.
-        about: help text.
-        convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
-        choices: all values that are allowed; empty for any.
-        flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `extends`,
-            whether the flag adds to the recipe's list.
-    """
-    metadata = dict(group=group, about=about, convert=convert, choices=choices, flag=flag)
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
+__all__ = ['NAMED', 'SOURCES', 'Settings', 'TrainSettings']
 
 
 S = TypeVar('S', bound='Settings')
@@ -65,57 +36,6 @@ _losses = functools.partial(setting, 'losses')
 _optimizer = functools.partial(setting, 'optimizer')
 _schedule = functools.partial(setting, 'schedule')
 _speed = functools.partial(setting, 'speed, memory and processes')
-
-
-def kind_of(setting: dataclasses.Field) -> tuple[type, bool, bool]:
-    """By the type hint: type of the value, or of each in a list; whether it is a list; whether None is allowed."""
-    hints = typing.get_args(setting.type) if isinstance(setting.type, types.UnionType) else (setting.type,)
-    many = typing.get_origin(hints[0]) is list
-    return typing.get_args(hints[0])[0] if many else hints[0], many, type(None) in hints
-
-
-def check(setting: dataclasses.Field, value: Any) -> Any:
-    """A value in the type of a setting; a single text or path where texts are listed becomes a list.
-
-    Raises:
-        InputError: it is not of that type, or not in the setting's range.
-    """
-    item, many, optional = kind_of(setting)
-    if value is None and optional:
-        return None
-    if item is bool:
-        if not isinstance(value, bool):
-            raise InputError(f'{setting.name}: {value!r} must be true or false')
-        return value
-    if not many:
-        return _check_one(setting, item, value)
-    values = [value] if item is str and isinstance(value, str | Path) else value
-    if not isinstance(values, list | tuple):
-        raise InputError(f'{setting.name}: {value!r} must be a list')
-    count = setting.metadata['flag'].get('nargs')
-    if isinstance(count, int) and len(values) != count:
-        raise InputError(f'{setting.name}: {list(values)} must have {count} values')
-    return [_check_one(setting, item, v) for v in values]
-
-
-def _check_one(setting: dataclasses.Field, item: type, value: Any) -> Any:
-    choices = setting.metadata['choices']
-    try:
-        if value is None:
-            raise ValueError('it cannot be empty')
-        value = (setting.metadata['convert'] or item)(str(value))
-    except (ArgumentTypeError, ValueError) as e:
-        raise InputError(f'{setting.name}: {value!r} is not allowed ({e})') from e
-    if choices and value not in choices:
-        raise InputError(f'{setting.name}: {value!r} is not one of {", ".join(map(str, choices))}')
-    return value
-
-
-def document(cls: type) -> type:
-    """Adds the settings to the docstring of their class, as its attributes."""
-    texts = '\n'.join(f'        {f.name}: {f.metadata["about"]}' for f in fields(cls))
-    cls.__doc__ = f'{cls.__doc__.rstrip()}\n\n    Attributes:\n{texts}\n'
-    return cls
 
 
 @dataclass(frozen=True, kw_only=True)

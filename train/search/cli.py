@@ -9,7 +9,8 @@ import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import command, not_negative
 from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import UNIFORM
-from msinet_train.cli import add_settings, from_flags
+from msinet_timm.settings import add_settings
+from msinet_train.cli import from_flags
 from msinet_train.cli import parse_args as parse_training
 
 from .compare import compare, table

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from msinet_timm.commands import fraction, not_negative, positive, positive_float
 from msinet_timm.models.msinet import WIDTHS
-from msinet_train.settings import SOURCES, Settings, document, setting
+from msinet_timm.settings import document, setting
+from msinet_train.settings import SOURCES, Settings
 
 __all__ = ['SearchSettings']
 
