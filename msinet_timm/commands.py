@@ -5,7 +5,7 @@ import functools
 import logging
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from .errors import InputError
@@ -19,6 +19,7 @@ __all__ = [
     'positive',
     'positive_float',
     'progress',
+    'format_table',
 ]
 
 
@@ -62,6 +63,22 @@ def make_folder(folder: str | Path, flag: str) -> Path:
     except OSError as e:
         raise InputError(f'{flag}: cannot create the folder {folder} ({e.strerror})') from e
     return folder
+
+
+def format_table(rows: Sequence[Sequence[object]], align: str = '<>') -> str:
+    """Aligned lines of text.
+
+    Args:
+        rows: cells of each line, as many in all of them; the first line may be a heading.
+        align: `<` or `>` for each column; the last stands for all that follow.
+    """
+    columns = [[str(cell) for cell in column] for column in zip(*rows, strict=True)]
+    sides = align.ljust(len(columns), align[-1])
+    padded = [
+        [f'{cell:{side}{max(map(len, column))}}' for cell in column]
+        for column, side in zip(columns, sides, strict=True)
+    ]
+    return '\n'.join('  '.join(line).rstrip() for line in zip(*padded, strict=True))
 
 
 def progress(iterable=None, **kwargs):

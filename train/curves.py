@@ -1,15 +1,15 @@
-"""Images of how trainings went: `python -m msinet_train.curves` draws several runs together."""
+"""Charts of how trainings went: `python -m msinet_train.curves` draws several runs together."""
 
 import argparse
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import command
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_file
 
-__all__ = ['create_figure', 'read_rows', 'save_figure', 'write_comparison', 'write_curves']
+__all__ = ['read_rows', 'write_comparison', 'write_curves']
 
 
 def write_curves(summary: Path, image: Path) -> None:
@@ -20,7 +20,7 @@ def write_curves(summary: Path, image: Path) -> None:
         image: PNG to write.
 
     Raises:
-        ImportError: matplotlib, an optional package, is missing.
+        MissingPackageError: matplotlib, an optional package, is missing.
     """
     figure = create_figure((15, 4))
     rows = read_rows(summary)
@@ -46,7 +46,7 @@ def write_comparison(groups: Mapping[str, Sequence[Path]], image: Path, column: 
         column: of `summary.csv`, a share.
 
     Raises:
-        ImportError: matplotlib, an optional package, is missing.
+        MissingPackageError: matplotlib, an optional package, is missing.
         InputError: a folder is no run, or has nothing in that column.
     """
     figure = create_figure((7, 4))
@@ -83,24 +83,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def create_figure(size: tuple[float, float]):
-    """An empty matplotlib figure of that many inches.
-
-    Raises:
-        ImportError: matplotlib, an optional package, is missing.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as e:
-        raise ImportError('curves need matplotlib: pip install "msinet-timm[plot]"') from e
-    return Figure(figsize=size, layout='constrained')
-
-
-def save_figure(figure, image: Path) -> None:
-    """Writes a matplotlib figure as PNG: the whole file, or nothing."""
-    replace_file(image, lambda partial: figure.savefig(partial, format='png'))
-
-
 def _panels(columns: list[str]) -> dict[str, list[str]]:
     """Columns of the summary by the axis that they share. Which losses there are depends on model and settings."""
     others = ('train_lr', 'train_accuracy', 'train_images_per_second')
@@ -128,10 +110,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--column', default='eval_mAP', help='of summary.csv (default: eval_mAP)')
     parser.add_argument('--output', type=Path, default=Path('curves.png'), metavar='FILE', help='PNG (curves.png)')
     args = parser.parse_args(argv)
-    try:
-        write_comparison(dict(args.groups), args.output, args.column)
-    except ImportError as e:
-        raise InputError(str(e)) from e
+    write_comparison(dict(args.groups), args.output, args.column)
 
 
 if __name__ == '__main__':

@@ -23,7 +23,7 @@ from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.ranking import evaluate_distances, evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
 from msinet_timm.benchmark.timing import run_process, seconds_of
-from msinet_timm.commands import command, positive, progress
+from msinet_timm.commands import command, format_table, positive, progress
 from msinet_timm.errors import InputError
 
 from .plain import plain_k_reciprocal, plain_ranking
@@ -185,22 +185,22 @@ def _summary(runs: list[dict[str, float]]) -> dict:
 def table(name: str, kind: str, measured: dict[str, dict]) -> str:
     """Lines to print for one size and kind: how hard it is, a form each, and how that compares with its plain form."""
     size = SIZES[name]
-    lines = [
+    title = (
         f'{name}: {size.queries:,} queries, {size.gallery:,} gallery images, {DIMENSIONS} dimensions, {kind} features '
         f'(mAP {measured["ranking"]["mAP"]:.4f})'
-    ]
-    lines.append(f'{"":18}{"seconds":>9}{"range":>18}{"MB beyond features":>20}{"mAP":>8}')
+    )
+    rows = [('', 'seconds', 'range', 'MB beyond features', 'mAP', '')]
     for form, run in measured.items():
         limits = '{:.2f}-{:.2f}'.format(*run['range'])
-        line = f'{form:18}{run["seconds"]:9.2f}{limits:>18}{run["megabytes"]:20.0f}{run["mAP"]:8.4f}'
+        remark = ''
         plain = measured.get('plain re-ranking' if form == 're-ranking' else 'plain', run)
         if run['scale'] > 1:
-            line += f'  scaled from {size.plain_queries} queries'
+            remark = f'scaled from {size.plain_queries} queries'
         elif run is not plain and form != 'plain re-ranking':
-            line += f'  {plain["seconds"] / run["seconds"]:.1f} x faster than the plain form'
-            line += f', {plain["megabytes"] / max(run["megabytes"], 1):.1f} x less memory'
-        lines.append(line)
-    return '\n'.join(lines)
+            remark = f'{plain["seconds"] / run["seconds"]:.1f} x faster than the plain form'
+            remark += f', {plain["megabytes"] / max(run["megabytes"], 1):.1f} x less memory'
+        rows.append((form, f'{run["seconds"]:.2f}', limits, f'{run["megabytes"]:.0f}', f'{run["mAP"]:.4f}', remark))
+    return f'{title}\n{format_table(rows, "<>>>><")}'
 
 
 def _forms(args: argparse.Namespace, size: Size) -> list[str]:

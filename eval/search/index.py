@@ -11,7 +11,7 @@ from msinet_eval.metrics.checks import as_tensor, check_features
 from msinet_eval.metrics.distances import squared_distances, squared_norms
 from msinet_eval.metrics.nearest import NearestLists
 from msinet_timm.commands import progress
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs
 from msinet_timm.files import replace_file
 
 from .store import FeatureStore
@@ -175,10 +175,8 @@ def _compare(query: Tensor, gallery, candidates: Tensor, tile: int) -> tuple[Ten
 
 
 def _import_faiss():
-    try:
+    with needs('index', 'a backend other than exact'):
         import faiss
-    except ImportError as e:
-        raise InputError('this backend needs faiss: pip install "msinet-timm[index]", or choose exact') from e
     return faiss
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.errors import InputError
 
 from .runs import Case, Result
@@ -133,17 +134,13 @@ def write_image(
     Of several ways of measuring, the one with most threads, the largest batch, and memory kept is drawn.
 
     Raises:
-        InputError: matplotlib, an optional package, is missing.
+        MissingPackageError: matplotlib, an optional package, is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogFormatter
-    except ImportError as e:
-        raise InputError('no image: matplotlib is not installed (pip install "msinet-timm[plot]")') from e
+    figure = create_figure((9, 5))
+    from matplotlib.ticker import LogFormatter
+
     way = max((r.threads, r.batch_size, r.allocator == 'kept') for r in results)
     drawn = [r for r in results if (r.threads, r.batch_size, r.allocator == 'kept') == way]
-    figure = Figure(figsize=(9, 5), layout='constrained')
     axes = figure.subplots()
     colors = {model: f'C{i}' for i, model in enumerate(dict.fromkeys(r.case.model for r in drawn))}
     for precision, marker in _MARKERS.items():
@@ -166,4 +163,4 @@ def write_image(
     axes.set_title(f'batch {way[1]}, {way[0]} thread{"s" * (way[0] != 1)}, fastest form of each precision', fontsize=10)
     axes.grid(alpha=0.3, which='both')
     axes.legend(loc='center left', bbox_to_anchor=(1, 0.5), fontsize=9)
-    FigureCanvasAgg(figure).print_figure(image, dpi=150, metadata={'Software': None})
+    save_figure(figure, image, dpi=150)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from functools import partial
 
-from msinet_timm.commands import command
+from msinet_timm.commands import command, format_table
 
 __all__ = ['create_main', 'main']
 
@@ -43,10 +43,7 @@ def _list(args: argparse.Namespace) -> None:
         head = (entry.name + ' *' * entry.default, place if entry.available else 'none yet', size)
         results = [(r['dataset'], f'{100 * r["mAP"]:.1f}', f'{100 * r["rank1"]:.1f}') for r in entry.results]
         rows += [(*(head if number == 0 else ('',) * 3), *r) for number, r in enumerate(results or [('', '', '')])]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        print('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print('* stands for the bare name of the architecture')
+    print(f'{format_table(rows, "<")}\n* stands for the bare name of the architecture')
 
 
 def _add_convert(subparsers) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import needs
 
 from .meshes import Mesh, normals
 
@@ -41,10 +41,8 @@ class Body:
 @functools.lru_cache(maxsize=1)
 def load_rig():
     """anny's model, its triangles, and for each of its bones the number in `BONES` that takes over its weights."""
-    try:
+    with needs('render', 'rendering'):
         import anny
-    except ImportError as e:
-        raise InputError('rendering needs anny: pip install "msinet-timm[render]"') from e
     model = anny.Anny(skinning_method='lbs')
     labels, parents = list(model.bone_labels), list(model.bone_parents)
     merged = []

@@ -4,7 +4,7 @@ import functools
 
 import numpy as np
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import needs
 
 from .backgrounds import coloured, ground, leaves, things, walls
 from .body import Body, load_body, pose_transforms, skin, walk
@@ -22,10 +22,8 @@ _KINDS = ('person', 'place', 'partial', 'small')
 
 @functools.lru_cache(maxsize=1)
 def load_renderer():
-    try:
+    with needs('render', 'rendering'):
         import mitsuba
-    except ImportError as e:
-        raise InputError('rendering needs mitsuba: pip install "msinet-timm[render]"') from e
     mitsuba.set_variant('scalar_rgb')
     mitsuba.set_log_level(mitsuba.LogLevel.Error)
     import drjit

@@ -1,6 +1,6 @@
 import pytest
 
-from msinet_timm.commands import command, progress
+from msinet_timm.commands import command, format_table, progress
 from msinet_timm.errors import InputError
 
 
@@ -24,3 +24,10 @@ def test_exit_codes(capsys):
 def test_progress_is_silent_without_a_terminal(capsys):
     assert list(progress(range(3))) == [0, 1, 2]
     assert capsys.readouterr().err == ''
+
+
+def test_table_is_aligned():
+    rows = [('', 'images'), ('query', 3), ('gallery', '1,000')]
+    assert format_table(rows).splitlines() == ['         images', 'query         3', 'gallery   1,000']
+    rows = [('a', 1, 'long name'), ('bcd', 10, '')]
+    assert format_table(rows, '><').splitlines() == ['  a  1   long name', 'bcd  10']

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import msinet_timm  # noqa: F401 - registers the models with timm
-from msinet_timm.commands import command
+from msinet_timm.commands import command, format_table
 from msinet_timm.processes import Processes
 from msinet_train.engine.optim import Stepper, create_optimizer
 from msinet_train.engine.setup import prepare
@@ -140,11 +140,9 @@ def gradients(
 def gradient_table(found: dict[str, dict[str, tuple[float, float]]]) -> str:
     """A row for each way of computing, under the share of energy that each part of the network has."""
     parts = next(iter(found.values()))
-    lines = [f'{"":36}' + ' '.join(f'{part[-9:]:>9}' for part in parts)]
-    lines.append(f'{"share of energy":36}' + ' '.join(f'{share:9.3f}' for _, share in parts.values()))
-    for name, row in found.items():
-        lines.append(f'{name:36}' + ' '.join(f'{cosine:9.3f}' for cosine, _ in row.values()))
-    return '\n'.join(lines)
+    rows = [('', *parts), ('share of energy', *(f'{share:.3f}' for _, share in parts.values()))]
+    rows += [(name, *(f'{cosine:.3f}' for cosine, _ in row.values())) for name, row in found.items()]
+    return format_table(rows)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,7 +15,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from msinet_timm.benchmark.timing import in_turns
-from msinet_timm.commands import command, positive
+from msinet_timm.commands import command, format_table, positive
 from msinet_timm.datasets import Record, create_dataset, list_datasets
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages, load_image
@@ -76,12 +76,12 @@ def measure(
 def format_rates(rates: dict[str, list[float]]) -> str:
     """A table of medians, ranges, and how many times as fast as the transforms for single images each way is."""
     base = statistics.median(rates[PIPELINE])
-    lines = [f'{"images per second on one core":32} {"median":>8} {"range":>15} {"times":>6}']
+    rows = [('images per second on one core', 'median', 'range', 'times')]
     for name, values in rates.items():
         median = statistics.median(values)
         spread = f'{min(values):,.0f}-{max(values):,.0f}'
-        lines.append(f'{name:32} {median:8,.0f} {spread:>15} {median / base:6.1f}')
-    return '\n'.join(lines)
+        rows.append((name, f'{median:,.0f}', spread, f'{median / base:.1f}'))
+    return format_table(rows)
 
 
 @command

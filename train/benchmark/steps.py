@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from msinet_timm.benchmark.timing import run_process, seconds_of
-from msinet_timm.commands import positive
+from msinet_timm.commands import format_table, positive
 from msinet_timm.forms import autocast
 from msinet_timm.memory import keep_memory
 
@@ -82,9 +82,9 @@ def seconds_by_kind(module: str, args: argparse.Namespace, names: Sequence[str])
 def speed_table(found: dict[str, list[float]]) -> str:
     """Medians, ranges, and how many times faster than the plain step with either allocator."""
     median = {name: statistics.median(seconds) for name, seconds in found.items()}
-    lines = [f'{"step":24} {"median s":>9} {"min - max s":>17} {"of plain":>9} {"of tuned plain":>15}']
+    rows = [('step', 'median s', 'min - max s', 'of plain', 'of tuned plain')]
     for name, seconds in found.items():
         between = f'{min(seconds):.2f} - {max(seconds):.2f}'
-        ratios = [median[base] / median[name] for base in ('plain', 'tuned plain')]
-        lines.append(f'{name:24} {median[name]:9.2f} {between:>17} {ratios[0]:9.2f} {ratios[1]:15.2f}')
-    return '\n'.join(lines)
+        ratios = [f'{median[base] / median[name]:.2f}' for base in ('plain', 'tuned plain')]
+        rows.append((name, f'{median[name]:.2f}', between, *ratios))
+    return format_table(rows)

@@ -56,7 +56,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def draw(self, folder: RunFolder) -> None:
-        """Draws how it went so far; raises ImportError where matplotlib, an optional package, is missing."""
+        """Draws how it went so far; raises MissingPackageError where matplotlib, an optional package, is missing."""
 
     @abstractmethod
     def describe(self, metrics: dict[str, float]) -> str:

@@ -12,8 +12,8 @@ from typing import TypeVar
 import torch
 from timm.utils import distribute_bn, random_seed
 
-from msinet_eval.protocol import Evaluation
-from msinet_timm.errors import InputError
+from msinet_eval.report import EvaluationResult
+from msinet_timm.errors import InputError, MissingPackageError
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
 from msinet_train.run.folder import RunFolder
@@ -52,7 +52,7 @@ class TrainingResult:
     measurement: Measurement | None
 
     @property
-    def last(self) -> Evaluation | None:
+    def last(self) -> EvaluationResult | None:
         """The first data set's evaluation after the last epoch, see `Measurement.main`."""
         return self.measurement and self.measurement.main
 
@@ -216,5 +216,5 @@ def _draw(experiment: Experiment, folder: RunFolder) -> None:
     """Draws how it went, where matplotlib is installed."""
     try:
         experiment.draw(folder)
-    except ImportError as e:
+    except MissingPackageError as e:
         _logger.info(f'no curves: {e}')

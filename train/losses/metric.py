@@ -4,7 +4,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import needs
 
 __all__ = ['AngularClassifier', 'CircleLoss', 'TripletLoss', 'batch_hard', 'batch_hard_triplet_loss']
 
@@ -86,12 +86,8 @@ class TripletLoss(nn.Module):
 
 
 def _metric_learning():
-    try:
+    with needs('losses', 'a circle loss, ArcFace or CosFace'):
         from pytorch_metric_learning import losses
-    except ImportError as e:
-        raise InputError(
-            'circle loss, ArcFace and CosFace need pytorch-metric-learning: pip install "msinet-timm[losses]"'
-        ) from e
     return losses
 
 

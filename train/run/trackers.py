@@ -4,7 +4,7 @@ import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, needs
 
 __all__ = ['TensorBoard', 'Tracker', 'WandB', 'create_trackers']
 
@@ -32,10 +32,8 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
-        try:
+        with needs('tensorboard', '--log-tensorboard'):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError as e:
-            raise InputError('--log-tensorboard needs TensorBoard: pip install "msinet-timm[tensorboard]"') from e
         self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start)
         self._writer.add_text('settings', '\n'.join(f'    {k}: {v}' for k, v in sorted(settings.items())), start)
 
@@ -61,10 +59,8 @@ class WandB:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
-        try:
+        with needs('wandb', '--log-wandb'):
             import wandb
-        except ImportError as e:
-            raise InputError('--log-wandb needs Weights & Biases: pip install "msinet-timm[wandb]"') from e
         file = folder / 'wandb.id'
         if not file.exists():
             file.write_text(uuid.uuid4().hex[:8], encoding='utf-8')

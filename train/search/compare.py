@@ -12,12 +12,13 @@ from typing import NamedTuple
 import timm
 import torch
 
-from msinet_timm.commands import find_device, make_folder
-from msinet_timm.errors import InputError
+from msinet_timm.charts import create_figure, save_figure
+from msinet_timm.commands import find_device, format_table, make_folder
+from msinet_timm.errors import InputError, MissingPackageError
 from msinet_timm.files import replace_text
 from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import create_figure, read_rows, save_figure
+from msinet_train.curves import read_rows
 from msinet_train.engine.loop import train
 from msinet_train.settings import TrainSettings
 
@@ -139,11 +140,7 @@ def table(candidates: Sequence[Candidate]) -> str:
     """Candidates from best to worst: means over the seeds with their standard deviations, and time of a batch of 8."""
     ordered = sorted(candidates, key=lambda c: -statistics.mean(c.mAP))
     lines = [['', 'mAP', 'Rank-1', 'ms'], *([c.name, *_metrics(c).values()] for c in ordered)]
-    widths = [max(len(line[k]) for line in lines) for k in range(4)]
-    return '\n'.join(
-        '  '.join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
-    )
+    return format_table(lines)
 
 
 def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) -> None:
@@ -159,7 +156,7 @@ def _draw(candidates: Sequence[Candidate], image: Path) -> None:
     """mAP over the time of a batch, where matplotlib is installed."""
     try:
         figure = create_figure((8, 5))
-    except ImportError as e:
+    except MissingPackageError as e:
         print(f'no compare.png: {e}')
         return
     axes = figure.subplots()

@@ -11,8 +11,8 @@ import torch.distributed as dist
 from timm.utils import AverageMeter, random_seed
 from torch.utils.data import DataLoader
 
+from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import extract, reid_data_config
-from msinet_eval.protocol import evaluate
 from msinet_timm.commands import progress
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import torch
 
+from msinet_timm.charts import create_figure, save_figure
+from msinet_timm.commands import format_table
 from msinet_timm.models.genotype import NUM_CELLS, Genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import create_figure, read_rows, save_figure
+from msinet_train.curves import read_rows
 from msinet_train.run.folder import RunFolder
 
 __all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_image']
@@ -24,11 +26,11 @@ def genotype_table(genotype: Genotype, mixture: torch.Tensor) -> str:
         mixture: [12, 4] weights of all interactions.
     """
     chosen = mixture.max(1).values.tolist()
-    lines = ['cell  stage  first            second']
+    rows = [('cell', 'stage', 'first', '', 'second', '')]
     for cell, names in enumerate(genotype.cells):
-        both = [f'{name:<9} {weight:.3f}' for name, weight in zip(names, chosen[2 * cell :], strict=False)]
-        lines.append(f'{cell + 1:>4}  {cell // 2 + 1:>5}  {both[0]:<15}  {both[1]}')
-    return '\n'.join(lines)
+        both = [(name, f'{weight:.3f}') for name, weight in zip(names, chosen[2 * cell :], strict=False)]
+        rows.append((cell + 1, cell // 2 + 1, *both[0], *both[1]))
+    return format_table(rows, '>><')
 
 
 def add_mixture(folder: RunFolder, epoch: int, mixture: torch.Tensor) -> None:
@@ -52,7 +54,7 @@ def write_mixtures_image(rows: Sequence[dict[str, str]], image: Path) -> None:
         image: PNG to write.
 
     Raises:
-        ImportError: matplotlib, an optional package, is missing.
+        MissingPackageError: matplotlib, an optional package, is missing.
     """
     figure = create_figure((14, 5))
     panels = figure.subplots(2, NUM_CELLS, sharex=True, sharey=True)

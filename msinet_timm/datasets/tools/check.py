@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from msinet_timm.commands import format_table
 from msinet_timm.datasets.archive import read_image
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
@@ -42,12 +43,12 @@ class Finding:
 
 def summarize(dataset: ReIDDataset) -> str:
     """A table of identities, images and cameras of each part."""
-    lines = [f'{"":8} {"identities":>10} {"images":>9} {"cameras":>8}']
+    rows = [('', 'identities', 'images', 'cameras')]
     for part in PARTS:
         records = getattr(dataset, part)
         identities, cameras = ({getattr(r, name) for r in records} - {None} for name in ('identity', 'camera'))
-        lines.append(f'{part:8} {len(identities):10,} {len(records):9,} {len(cameras):8,}')
-    return '\n'.join(lines)
+        rows.append((part, f'{len(identities):,}', f'{len(records):,}', f'{len(cameras):,}'))
+    return format_table(rows)
 
 
 def check_dataset(dataset: ReIDDataset) -> list[Finding]:

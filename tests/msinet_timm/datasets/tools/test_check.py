@@ -103,10 +103,10 @@ def test_crops_of_one_file_are_different_images(paint):
 
 def test_summary(sound):
     assert summarize(sound()).splitlines() == [
-        '         identities    images  cameras',
-        'train             1         2        2',
-        'query             1         1        1',
-        'gallery           2         2        2',
+        '         identities  images  cameras',
+        'train             1       2        2',
+        'query             1       1        1',
+        'gallery           2       2        2',
     ]
 
 
