@@ -3,16 +3,16 @@
 from pathlib import Path
 
 import torch.nn as nn
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw
 
 from msinet_timm.datasets import create_dataset
+from msinet_timm.drawing import PAPER, draw_frame, paste_tile
 
 from .folder import embed_images
 
 __all__ = ['draw_preview']
 
-_FRAME, _HEIGHT = 6, 192
-_RIGHT, _WRONG, _QUERY = '#1a9850', '#d73027', '#555555'
+_FRAME, _CELL = 6, (96, 192)
 
 
 def draw_preview(model: nn.Module, path: Path) -> None:
@@ -26,12 +26,14 @@ def draw_preview(model: nn.Module, path: Path) -> None:
     images = [Image.open(r.path).convert('RGB') for r in records]
     embeddings = embed_images(model, images)
     nearest = (embeddings[1:] @ embeddings[0]).topk(5).indices + 1
-    tiles = [(images[0], _QUERY)]
-    tiles += [(images[i], _RIGHT if records[i].identity == query.identity else _WRONG) for i in nearest.tolist()]
-    framed = [ImageOps.expand(ImageOps.contain(image, (_HEIGHT, _HEIGHT)), _FRAME, color) for image, color in tiles]
-    sheet = Image.new('RGB', (sum(tile.width + _FRAME for tile in framed), framed[0].height), 'white')
-    left = 0
-    for tile in framed:
-        sheet.paste(tile, (left, 0))
-        left += tile.width + _FRAME
+    same = [records[i].identity == query.identity for i in nearest.tolist()]
+    kinds = ['query', *('right' if found else 'wrong' for found in same)]
+    pitch = _CELL[0] + 3 * _FRAME
+    sheet = Image.new('RGB', (len(kinds) * pitch, _CELL[1] + 2 * _FRAME), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for number, (index, kind) in enumerate(zip([0, *nearest.tolist()], kinds, strict=True)):
+        left = _FRAME + number * pitch
+        box = left, _FRAME, left + _CELL[0], _FRAME + _CELL[1]
+        paste_tile(sheet, images[index], box)
+        draw_frame(draw, box, kind, _FRAME)
     sheet.save(path)

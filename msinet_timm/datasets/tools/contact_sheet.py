@@ -4,10 +4,11 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw
 
 from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record, ReIDDataset, sort_names
+from msinet_timm.drawing import FAINT, INK, PAPER, WRONG, load_font, paste_tile
 from msinet_timm.errors import InputError
 
 __all__ = ['draw_contact_sheet', 'write_contact_sheet']
@@ -50,11 +51,11 @@ def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, images: int = 
             kinds = ' + '.join(str(len(part)) for part in mine if part)
             rows.append((f'{label}\nid {identity}\n{kinds} images', _evenly(shown, images)))
     width, height = CELL[0] + GAP, CELL[1] + CAPTION + GAP
-    sheet = Image.new('RGB', (LABEL + images * width + GAP, max(1, len(rows)) * height + GAP), (255, 255, 255))
+    sheet = Image.new('RGB', (LABEL + images * width + GAP, max(1, len(rows)) * height + GAP), PAPER)
     draw = ImageDraw.Draw(sheet)
     for y, (label, shown) in enumerate(rows):
         top = GAP + y * height
-        draw.multiline_text((GAP, top), label, fill=(30, 30, 30), font=ImageFont.load_default(14))
+        draw.multiline_text((GAP, top), label, fill=INK, font=load_font(14))
         for x, record in enumerate(shown):
             _draw_cell(sheet, draw, LABEL + x * width, top, record)
     return sheet
@@ -66,9 +67,10 @@ def _evenly(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, left: int, top: int, record: Record) -> None:
+    box = (left, top, left + CELL[0], top + CELL[1])
     try:
-        sheet.paste(ImageOps.pad(load_image(record.path, record.box), CELL, color=(235, 235, 235)), (left, top))
+        paste_tile(sheet, load_image(record.path, record.box), box)
     except UnreadableImageError:
-        draw.rectangle((left, top, left + CELL[0] - 1, top + CELL[1] - 1), outline=(213, 60, 0), width=2)
+        draw.rectangle((*box[:2], box[2] - 1, box[3] - 1), outline=WRONG, width=2)
     caption = '' if record.camera is None else f'cam {record.camera}'
-    draw.text((left, top + CELL[1] + 2), caption, fill=(110, 110, 110), font=ImageFont.load_default(12))
+    draw.text((left, top + CELL[1] + 2), caption, fill=FAINT, font=load_font(12))
