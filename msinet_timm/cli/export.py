@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn as nn
 from timm.data import resolve_data_config
-from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 
 from msinet_timm.benchmark.timing import in_turns
 from msinet_timm.commands import positive
@@ -20,6 +19,7 @@ from msinet_timm.export.export import FORMATS, check_request, export
 from msinet_timm.export.files import SUFFIXES, checked_path, file_size
 from msinet_timm.export.formats import Exported, load_exported
 from msinet_timm.export.graph import find_images, graph_inputs
+from msinet_timm.export.module import ExportedModule
 from msinet_timm.forms import PRECISIONS
 from msinet_timm.hub.verify import find_weights, load_weights
 from msinet_timm.models.entries import check_file, sha256_of
@@ -168,27 +168,12 @@ def speed_ratio(slow: Callable, fast: Callable, images: torch.Tensor) -> float:
     return statistics.median(seconds['slow']) / statistics.median(seconds['fast'])
 
 
-class _AsModule(nn.Module):
-    """An exported model where a module is expected."""
-
-    def __init__(self, exported: Exported) -> None:
-        super().__init__()
-        self.exported = exported
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.exported(images)
-
-
 def _accuracy_line(
     measure: Measure, model: nn.Module, exported: Exported, dataset: ReIDDataset, data_config: dict[str, Any]
 ) -> str:
-    transform = None
-    if exported.metadata['preprocessing']['inside']:
-        # batches need one size; the file's own resize to it changes nothing then
-        size, mode = data_config['input_size'][1:], InterpolationMode(data_config['interpolation'])
-        transform = Compose([Resize(size, mode), PILToTensor()])
+    module = ExportedModule(exported)
     right = measure(model, dataset, data_config, None)
-    found = measure(_AsModule(exported), dataset, data_config, transform)
+    found = measure(module, dataset, data_config, module.transform)
     return (
         f'mAP on {dataset.name}: {100 * found:.2f} %, PyTorch {100 * right:.2f} % ({100 * (found - right):+.2f} points)'
     )

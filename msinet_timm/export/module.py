@@ -1,0 +1,56 @@
+"""Exported files where a PyTorch module is expected."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
+
+from msinet_timm.errors import InputError
+
+from .formats import Exported, load_exported
+
+__all__ = ['ExportedModule', 'is_exported']
+
+#: Endings that tell an exported file; TorchScript's is that of checkpoints, too.
+_ENDINGS = ('.onnx', '.xml', '.pt2', '.pte')
+
+
+def is_exported(name: str | Path) -> bool:
+    """Whether a name is that of an exported file, other than TorchScript's."""
+    return str(name).endswith(_ENDINGS)
+
+
+class ExportedModule(nn.Module):
+    """An exported model that embeds on the CPU, as `msinet_eval.evaluate` and others call a model.
+
+    Args:
+        exported: the open file, or its path for `load_exported`.
+
+    Attributes:
+        data_config: how images are prepared, for `timm.data.create_transform`.
+        transform: PIL image -> bytes, where the file prepares images itself; None where `data_config` does.
+
+    Raises:
+        InputError: see `load_exported`; or a file that does not say how images are prepared.
+    """
+
+    def __init__(self, exported: Exported | str | Path) -> None:
+        super().__init__()
+        self.exported = exported if isinstance(exported, Exported) else load_exported(exported)
+        if 'preprocessing' not in self.exported.metadata:
+            raise InputError(
+                f'{self.exported.path} does not say how images are prepared for it: export the model by '
+                'msinet-hub export'
+            )
+        self.data_config: dict[str, Any] = self.exported.data_config
+        self.transform: Callable | None = None
+        if self.exported.metadata['preprocessing']['inside']:
+            # batches need one size; the file's own resize to it changes nothing then
+            size, mode = self.data_config['input_size'][1:], InterpolationMode(self.data_config['interpolation'])
+            self.transform = Compose([Resize(size, mode), PILToTensor()])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.exported(images)
