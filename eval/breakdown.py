@@ -48,7 +48,7 @@ def by_camera_pair(
     Args:
         query: who asks.
         gallery: what is ranked, and split by camera.
-        same_clothes_removed: as for `msinet_eval.protocol.rank`.
+        same_clothes_removed: leave out gallery images of a query's identity in the same clothes, too.
         device: where to compute; None for the CPU.
 
     Raises:
@@ -69,7 +69,7 @@ def by_domain(
     Args:
         query: who asks.
         gallery: what is ranked, and split by domain.
-        same_clothes_removed: as for `msinet_eval.protocol.rank`.
+        same_clothes_removed: leave out gallery images of a query's identity in the same clothes, too.
         device: where to compute; None for the CPU.
 
     Raises:

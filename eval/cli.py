@@ -1,172 +1,276 @@
 """The command `msinet-eval`: measures models on data sets; and the commands that are called by its first word."""
 
 import argparse
-import importlib
+import json
 import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from msinet_eval.commands.measure import run
-from msinet_eval.features.forward import PARTS
-from msinet_timm.commands import command, fraction, not_negative, positive
-from msinet_timm.datasets import add_data_option, list_datasets
-from msinet_timm.datasets.cache import CACHE
-from msinet_timm.datasets.tools.verify import SKIP_BROKEN
-from msinet_timm.forms import AMP, amp_name
+import torch
+
+from msinet_eval.commands.compare import compare, measure_side
+from msinet_eval.commands.measure import measure_models
+from msinet_eval.commands.outputs import Outputs, calibration_folder, write_outputs
+from msinet_eval.commands.pair import compare_images
+from msinet_eval.commands.search import search_gallery
+from msinet_eval.evaluation import evaluate_embeddings
+from msinet_eval.search.index import BACKENDS, PARAMETERS
+from msinet_eval.settings import EvalSettings
+from msinet_timm.commands import command, make_folder, not_negative, positive, positive_float
+from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options, read_datasets
+from msinet_timm.errors import InputError
+from msinet_timm.memory import keep_memory
+from msinet_timm.processes import is_primary, start_processes
+from msinet_timm.settings import add_settings, flag_of, flags_named, given
 
 __all__ = ['main']
 
-#: First words that call another command: the module with its `add_arguments` and `run`, and what it does.
-COMMANDS = {
-    'compare': ('compare', 'whether one model is better than another, and on which queries'),
-    'pair': ('pair', 'whether two images show the same one'),
-    'search': ('search', 'the nearest images of a gallery of any size'),
-}
-_EPILOG = 'other commands: ' + '; '.join(f'msinet-eval {word}: {about}' for word, (_, about) in COMMANDS.items())
 
-
-def create_parser() -> argparse.ArgumentParser:
-    """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog='msinet-eval',
-        description='Measures models on ReID data sets: mAP (mean over matches of the precision at their ranks, that '
-        'is, rectangular AP, without interpolation), CMC, mINP.',
-        epilog=_EPILOG,
-    )
+def _add_measure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'models',
         nargs='*',
         metavar='MODEL',
         help='name that timm knows, hf-hub:OWNER/NAME, a run or model folder, color_histogram[_stripes], '
-        'or a checkpoint file with --model; several are measured one after another',
+        'a file of msinet-hub export, or a checkpoint file with --model; several are measured one after another',
     )
-    _add_data(parser.add_argument_group('data'))
-    _add_model(parser.add_argument_group('model'))
-    _add_test_time(parser.add_argument_group('ranking'))
-    _add_outputs(parser.add_argument_group('results'))
-    return parser
-
-
-def _add_data(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
+    data = parser.add_argument_group('data')
+    data.add_argument(
         '-ds',
         '--dataset',
         nargs='+',
         metavar='DATASET',
         help=f'one or more of: {", ".join(list_datasets())}',
     )
-    group.add_argument('--data-dir', nargs='+', metavar='DIR', help='folder of all data sets, or one for each')
-    add_data_option(group)
-    group.add_argument(
-        '--protocol',
-        nargs='+',
-        metavar='RULE',
-        help="measure by these rules instead of the data set's: standard, or some of clothes-changing, all-cameras "
-        "(images of a query's own camera count) and draws=N (one gallery image of each identity, drawn N times)",
-    )
-    group.add_argument('--skip-broken', action='store_true', help=SKIP_BROKEN)
-    group.add_argument('--cache', default='none', metavar='none|memory|DIR', help=CACHE)
-    group.add_argument(
+    data.add_argument('--data-dir', nargs='+', metavar='DIR', help='folder of all data sets, or one for each')
+    add_data_option(data)
+    data.add_argument(
         '--embeddings',
         nargs='+',
         metavar='FILE',
         help='measure embeddings instead of a model: of queries and gallery, .safetensors or .npy '
         '(of the gallery alone with --protocol draws=N)',
     )
-    group.add_argument(
+    data.add_argument(
         '--labels',
         metavar='CSV',
         help='who the embeddings are of: columns part (query, gallery), identity, and perhaps camera, clothes, '
         'tracklet, domain, path, in the order of the embeddings; not needed for files that --features wrote',
     )
+    model = parser.add_argument_group('model')
+    model.add_argument('--model', metavar='NAME', help='the network of a checkpoint file')
+    ranking, results = (parser.add_argument_group(title) for title in ('ranking', 'results'))
+    add_settings(parser, EvalSettings, {'data': data, 'model': model, 'ranking': ranking, 'results': results})
+    add_settings(parser, Outputs, {'results': results})
 
 
-def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument('--model', metavar='NAME', help='the network of a checkpoint file')
-    group.add_argument('--height', type=positive, metavar='PIXELS', help="input height (default: the model's own)")
-    group.add_argument('--width', type=positive, metavar='PIXELS', help="input width (default: the model's own)")
-    group.add_argument('--flip', action='store_true', help='mean of the embeddings of an image and its mirror image')
-    group.add_argument('--part', default='all', choices=PARTS, help='part of the embedding (default: all)')
-    group.add_argument('--neck', action='store_true', help='take the features behind the necks')
-    group.add_argument('--amp', action='store_true', help='mixed precision; embeddings stay float32')
-    group.add_argument(
-        '--amp-dtype', type=amp_name, default='bf16', choices=AMP, help='its lower one (default: %(default)s)'
-    )
-    group.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once (default: 64)')
-    group.add_argument(
-        '--workers', type=not_negative, default=2, metavar='N', help='processes that read images (default: 2)'
-    )
-    group.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    group.add_argument(
-        '--features',
-        metavar='DIR',
-        help='keep query.safetensors and gallery.safetensors there: an interrupted extraction goes on, a finished one '
-        'is not repeated; under torchrun all processes share it',
-    )
+def _measure(args: argparse.Namespace) -> None:
+    with flags_named(EvalSettings, Outputs):
+        settings, outputs = EvalSettings(**given(args, EvalSettings)), Outputs(**given(args, Outputs))
+        _check(args, settings, outputs)
+        with start_processes(settings.device) as processes:
+            settings = replace(settings, device=processes.device)
+            if processes.device.type == 'cpu':
+                keep_memory()
+            if is_primary():
+                outputs.prepare(settings.ranks)
+                if settings.features:
+                    make_folder(settings.features, '--features')
+            try:
+                if args.embeddings:
+                    results = [evaluate_embeddings(args.embeddings, args.labels, settings)]
+                else:
+                    options = parse_options(args.data_option)
+                    datasets = read_datasets(args.dataset, args.data_dir, options, expand=True)
+                    results = list(measure_models(args.models, datasets, settings, args.model))
+            except torch.OutOfMemoryError as e:
+                raise InputError(
+                    f'{settings.device} has not enough memory: give a --batch-size below {settings.batch_size}'
+                ) from e
+            if is_primary():
+                own = Path(sys.argv[0]).name == 'msinet-eval'
+                write_outputs(results, outputs, ' '.join(['msinet-eval', *sys.argv[1:]]) if own else None)
 
 
-def _add_test_time(group: argparse._ArgumentGroup) -> None:
-    group.add_argument('--camera-mean', action='store_true', help="take each camera's mean from its embeddings")
-    group.add_argument('--multi-shot', action='store_true', help='rank tracklets, each by the mean of its images')
-    group.add_argument(
-        '--query-expansion', type=positive, metavar='K', help='mean of each query and its K nearest gallery images'
-    )
-    group.add_argument(
-        '--database-augmentation',
-        type=positive,
-        metavar='K',
-        help='mean of each gallery image and the K nearest',
-    )
-    group.add_argument('--rerank', action='store_true', help='re-rank by k-reciprocal neighbours (CVPR 2017)')
-    group.add_argument('--k1', type=positive, metavar='N', help='neighbours of an image (default: 20)')
-    group.add_argument('--k2', type=positive, metavar='N', help='neighbours to average over (default: 6)')
-    group.add_argument(
-        '--lambda-value', type=fraction, metavar='SHARE', help='share of the original distance (default: 0.3)'
-    )
+def _check(args: argparse.Namespace, settings: EvalSettings, outputs: Outputs) -> None:
+    """Refuses flags that would have no effect."""
+    if args.embeddings:
+        if args.models or args.dataset:
+            raise InputError('--embeddings are measured instead of a model on a data set: leave out one of them')
+        if len(args.embeddings) > 2:
+            raise InputError('--embeddings: give one file of queries and one of the gallery')
+        of_models = 'data_dir data_option skip_broken model height width flip part neck amp features'.split()
+        idle = [flag_of(name) for name in of_models if getattr(args, name, None) not in (None, [], False, 'all')]
+        if idle:
+            raise InputError(f'{idle[0]} is for models, and --embeddings are measured as they are: leave it out')
+    elif args.labels:
+        raise InputError('--labels tell who --embeddings are of: give those, too')
+    if outputs.calibrate:
+        _check_calibrate(args, settings)
 
 
-def _add_outputs(group: argparse._ArgumentGroup) -> None:
-    group.add_argument(
-        '--ranks', type=positive, nargs='+', default=[1, 5, 10], metavar='K', help='Rank-k to show (default: 1 5 10)'
+def _check_calibrate(args: argparse.Namespace, settings: EvalSettings) -> None:
+    """A threshold is kept for a model as `msinet-eval pair` uses it."""
+    if args.embeddings or len(args.models) * len(args.dataset) > 1:
+        raise InputError('--calibrate needs one model and one data set')
+    if settings.changes:
+        changed = 'rerank' if settings.rerank else next(iter(settings.changes))
+        raise InputError(
+            f'--calibrate is for plain embeddings, as msinet-eval pair takes them: leave out {flag_of(changed)}'
+        )
+    if calibration_folder(args.models[0]) is None:
+        raise InputError(
+            f"--calibrate writes beside a model's weights, but '{args.models[0]}' is no folder and no file"
+        )
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    what = 'a model as for msinet-eval, or a folder that msinet-eval --features has written'
+    parser.add_argument('a', metavar='A', help=what)
+    parser.add_argument('b', metavar='B', help='another')
+    parser.add_argument('-ds', '--dataset', help='data set to measure models on; not needed for two folders')
+    parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    add_data_option(parser)
+    add_settings(parser, EvalSettings, names=('batch_size', 'workers', 'device'))
+    parser.add_argument(
+        '--top', type=positive, default=10, metavar='N', help='queries to name that changed most (default: 10)'
     )
-    group.add_argument(
-        '--intervals',
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help='show bootstrap 95 %% intervals over query identities (default: on)',
+    parser.add_argument('--samples', type=positive, default=1000, metavar='N', help='of the bootstrap (default: 1000)')
+    parser.add_argument('--json', metavar='FILE', help='write the metrics')
+    parser.add_argument('--html', metavar='FILE', help='write a page that shows these queries with both rankings')
+
+
+def _compare(args: argparse.Namespace) -> None:
+    dataset, remarks = None, []
+    if args.dataset:
+        dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+        remarks = list(dataset.remarks)
+        if dataset.protocol.draws:
+            remarks.append('the gallery is drawn at random: compared on the first draw')
+    settings = EvalSettings(**given(args, EvalSettings))
+    sides = []
+    for letter, name in (('A', args.a), ('B', args.b)):
+        try:
+            sides.append(measure_side(name, dataset, settings))
+        except InputError as e:
+            raise InputError(f'{letter}: {e}') from e
+    comparison = compare(*sides, count=args.top, samples=args.samples)
+    print(comparison)
+    for remark in remarks:
+        print(f'  {remark}')
+    if args.json:
+        comparison.save(args.json, args.dataset, remarks)
+    if args.html:
+        comparison.write_html(args.html)
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('a', metavar='A.jpg', help='an image, cropped to one person or vehicle')
+    parser.add_argument('b', metavar='B.jpg', help='another')
+    parser.add_argument('--model', metavar='NAME', help='as for msinet-eval (default: msinet_x1_0, if pretrained)')
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
+    parser.add_argument('--threshold', type=positive_float, metavar='DISTANCE', help='instead of the calibrated one')
+    add_settings(parser, EvalSettings, names=('height', 'width', 'device'))
+    parser.add_argument('--json', metavar='FILE', help='write the answer')
+
+
+def _pair(args: argparse.Namespace) -> None:
+    pair = compare_images(**{name: value for name, value in vars(args).items() if name != 'json'})
+    print(f'distance {pair.distance:.4f}, cosine {pair.cosine:.4f} ({pair.model})')
+    if pair.same is None:
+        print(
+            f'Whether this is the same one depends on a threshold, and {pair.model} has none: give --threshold, or '
+            f'measure one with msinet-eval {args.checkpoint or pair.model} -ds DATASET --data-dir DIR --calibrate'
+        )
+    else:
+        verdict = 'the same one' if pair.same else 'not the same one'
+        print(f'{verdict}: the threshold is {pair.threshold:.4f} ({pair.origin})')
+    if args.json:
+        told = {name: getattr(pair, name) for name in ('a', 'b', 'model', 'distance', 'cosine', 'threshold', 'same')}
+        try:
+            Path(args.json).write_text(json.dumps(told, indent=2) + '\n', encoding='utf-8')
+        except OSError as e:
+            raise InputError(f'--json {args.json}: cannot write ({e.strerror})') from e
+
+
+def _add_search(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'gallery',
+        metavar='GALLERY',
+        help='features: a file (.safetensors as msinet-eval --features writes, .npy), a folder with '
+        'gallery.safetensors, or a folder of shards (msinet_eval.search.store.FeatureStore)',
     )
-    group.add_argument(
-        '--thresholds',
-        action='store_true',
-        help='show how well distances tell same from different: AUC, EER, TPR at FPR',
+    parser.add_argument(
+        'queries',
+        nargs='+',
+        metavar='QUERY',
+        help='features, as for the gallery (of a folder query.safetensors), or images, with --model',
     )
-    group.add_argument(
-        '--breakdown', action='store_true', help='show mAP for each pair of cameras and of domains, as far as known'
+    parser.add_argument('--model', metavar='NAME', help='what embeds the images: the model of the gallery')
+    parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
+    add_settings(parser, EvalSettings, names=('height', 'width', 'device'))
+    parser.add_argument(
+        '--workers', type=not_negative, default=0, metavar='N', help='processes that read images (default: 0)'
     )
-    group.add_argument(
-        '--calibrate',
-        action='store_true',
-        help="keep the distance at a false positive rate of 0.1 %% in the model's folder, for msinet-eval pair",
+    parser.add_argument('-k', type=positive, default=10, metavar='N', help='images to find (default: 10)')
+    parser.add_argument(
+        '--backend', default='exact', choices=list(BACKENDS), help='all but exact need faiss (default: exact)'
     )
-    group.add_argument('--json', metavar='FILE', help='write the metrics and how they came about')
-    group.add_argument('--summary', metavar='CSV', help='append a line of metrics')
-    group.add_argument('--html', metavar='FILE', help='write a report with curves, ranked lists and what was matched')
-    group.add_argument('--png', action='store_true', help='write the curves of --html as PNG files beside it, too')
-    group.add_argument('--ranked-lists', metavar='FILE', help='write a PNG of queries and what was found for them')
+    for name in PARAMETERS:
+        default = next(defaults[name] for defaults in BACKENDS.values() if name in defaults)
+        shown = f' (default: {default or "by size"})'
+        parser.add_argument(
+            flag_of(name), type=positive, metavar='N', default=argparse.SUPPRESS, help=MEANINGS[name] + shown
+        )
+    parser.add_argument('--recall', action='store_true', help='search exactly, too, and tell the share that was found')
+    parser.add_argument('--output', metavar='CSV', help='write the table there instead of printing it')
+
+
+#: What the parameters of the backends of `msinet-eval search` do.
+MEANINGS = {
+    'ef': 'hnsw: length of the list of candidates; more finds more',
+    'ef_construction': 'hnsw: the same while the index is built',
+    'links': 'hnsw: links of an image; more finds more and takes more memory',
+    'm': "ivfpq: bytes to hold an image's features in, a divisor of their dimensions",
+    'nlist': 'ivfpq: number of cells',
+    'nprobe': 'ivfpq: cells to look into; more finds more',
+    'refine': 'ivfpq: candidates to compare in full for each image that is asked for',
+}
+
+#: First words that call another command: its arguments, what it does, and a description.
+COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
+    'compare': (_add_compare, _compare, 'whether one model is better than another, and on which queries'),
+    'pair': (_add_pair, _pair, 'whether two images show the same one'),
+    'search': (
+        _add_search,
+        lambda args: search_gallery(**vars(args)),
+        'the nearest images of a gallery of any size',
+    ),
+}
 
 
 @command
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     argv = sys.argv[1:] if argv is None else argv
     if argv and argv[0] in COMMANDS:
-        name, about = COMMANDS[argv[0]]
-        module = importlib.import_module(f'.commands.{name}', __package__)
+        add, run, about = COMMANDS[argv[0]]
         parser = argparse.ArgumentParser(prog=f'msinet-eval {argv[0]}', description=f'Tells {about}.')
-        module.add_arguments(parser)
-        return module.run(parser.parse_args(argv[1:]))
-    parser = create_parser()
+        add(parser)
+        run(parser.parse_args(argv[1:]))
+        return
+    others = '; '.join(f'msinet-eval {word}: {about}' for word, (_, _, about) in COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog='msinet-eval',
+        description='Measures models on ReID data sets: mAP (mean over matches of the precision at their ranks, that '
+        'is, rectangular AP, without interpolation), CMC, mINP.',
+        epilog=f'other commands: {others}',
+    )
+    _add_measure(parser)
     args = parser.parse_args(argv)
     if not args.embeddings:
         missing = [name for name, value in (('MODEL', args.models), ('-ds/--dataset', args.dataset)) if not value]
         if missing:
             parser.error(f'the following arguments are required: {", ".join(missing)} (or --embeddings)')
-    return run(args)
+    _measure(args)

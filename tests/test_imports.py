@@ -26,8 +26,10 @@ msinet_train.curves  msinet_train.recipe  msinet_train.models  msinet_train.dist
 msinet_eval.__main__
 msinet_eval.cli
 msinet_eval.commands
+msinet_eval.evaluation
 msinet_eval.report  msinet_eval.benchmark
 msinet_eval.breakdown
+msinet_eval.settings
 msinet_eval.protocol
 msinet_eval.models
 msinet_eval.search
@@ -41,7 +43,7 @@ msinet_timm.datasets.shards
 msinet_timm.datasets.readers
 msinet_timm.datasets
 msinet_timm.forms  msinet_timm.processes  msinet_timm.memory
-msinet_timm.commands
+msinet_timm.commands  msinet_timm.settings  msinet_timm.charts  msinet_timm.drawing
 msinet_timm.models
 msinet_timm.files
 msinet_timm.errors

@@ -8,11 +8,8 @@ from pathlib import Path
 
 from timm.utils import random_seed
 
-from msinet_eval.features.extract import reid_data_config
-from msinet_eval.models.load import load_model
-from msinet_eval.protocol import evaluate
-from msinet_eval.report.html import Measured, write_report
-from msinet_eval.report.text import table, write_ranked_lists
+from msinet_eval.evaluation import evaluate
+from msinet_eval.report import table, write_ranked_lists
 from msinet_timm.commands import command, positive
 from msinet_train.data.sources import load_data
 from msinet_train.engine.loop import train
@@ -39,24 +36,17 @@ def main(argv: list[str] | None = None) -> None:
     dataset = next(iter(load_data(settings).measured.values()))
     random_seed(settings.seed)
     untrained = backbone_of(create_model(settings, num_classes=1))
-    before = evaluate(
-        untrained,
-        dataset,
-        data_config=reid_data_config(untrained, settings.height, settings.width),
-        workers=settings.workers,
-    )
+    before = evaluate(untrained, dataset, height=settings.height, width=settings.width, workers=settings.workers)
     folder = train(settings).folder
-    model, data_config = load_model(str(folder / 'last'))
-    after = evaluate(model, dataset, data_config=data_config, workers=settings.workers)
+    title = f'{settings.model} on {dataset.name} after {settings.epochs} epochs'
+    after = evaluate(folder / 'last', dataset, workers=settings.workers, name=title)
 
     print(table([('untrained', before.ranking), (f'trained for {settings.epochs} epochs', after.ranking)]))
     image = folder / 'ranked_lists.png'
-    title = f'{settings.model} on {dataset.name} after {settings.epochs} epochs'
-    write_ranked_lists(image, after.query, after.gallery, after.ranking, title=title)
+    write_ranked_lists(image, after, title=title)
     if find_spec('matplotlib'):
         report = folder / 'report.html'
-        measured = Measured(title, after, dataset, model, data_config)
-        write_report(report, [measured], command=' '.join(['python -m msinet_train.demo', *(argv or sys.argv[1:])]))
+        after.report(report, command=' '.join(['python -m msinet_train.demo', *(argv or sys.argv[1:])]))
         print(f'report:       {report}')
     else:
         print('report:       left out, it needs matplotlib: pip install "msinet-timm[plot]"')

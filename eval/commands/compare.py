@@ -1,141 +1,166 @@
-"""The command `msinet-eval compare`: whether one model is better than another, and on which queries."""
+"""What `msinet-eval compare` does: whether one model is better than another, and on which queries."""
 
-import argparse
 import json
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
-from msinet_eval.features.types import Features
+from msinet_eval.evaluation import evaluate, measure
+from msinet_eval.features.types import Embedded, Features
 from msinet_eval.metrics.bootstrap import Change, Difference, most_changed, paired_bootstrap
 from msinet_eval.metrics.ranking import RankingResult
-from msinet_eval.models.load import find_model, load_model
-from msinet_eval.protocol import evaluate, rank
-from msinet_eval.report.html_parts import LEGEND, Encoder, draw_found, draw_list, draw_query, percent, write_page
-from msinet_eval.report.ranked_lists import label, list_found, load_listed
-from msinet_timm.commands import find_device, not_negative, positive
-from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, parse_options
+from msinet_eval.report.html import write_page
+from msinet_eval.report.result import EvaluationResult
+from msinet_eval.settings import EvalSettings
+from msinet_timm.commands import format_table
+from msinet_timm.datasets import Protocol, ReIDDataset
 from msinet_timm.errors import InputError
 
-__all__ = ['Comparison', 'add_arguments', 'compare', 'run']
+__all__ = ['Comparison', 'compare', 'measure_side']
 
 _FILES = ('query.safetensors', 'gallery.safetensors')
 
 
 class Comparison(NamedTuple):
-    """Two results on the same queries and gallery.
+    """Two results on the same queries and gallery; where it was drawn several times, on the first draw.
 
     Attributes:
-        a: result of the first.
-        b: result of the second.
+        a: the first.
+        b: the second.
         differences: of `mAP` and `Rank-1`, the second less the first.
         changed: the queries that changed most.
     """
 
-    a: RankingResult
-    b: RankingResult
+    a: EvaluationResult
+    b: EvaluationResult
     differences: dict[str, Difference]
     changed: list[Change]
 
+    @property
+    def metrics(self) -> dict[str, tuple[float, float]]:
+        """Of both, by name, 0-1."""
+        a, b = _first_draw(self.a), _first_draw(self.b)
+        return {'mAP': (a.mAP, b.mAP), 'Rank-1': (float(a.cmc[0]), float(b.cmc[0]))}
 
-class _Side(NamedTuple):
-    name: str
-    query: Features
-    gallery: Features
+    @property
+    def verdict(self) -> str:
+        """What an interval that holds zero, or does not, says of mAP."""
+        difference = self.differences['mAP']
+        if difference.low > 0:
+            return 'B is better than A in mAP: the 95 % interval is above zero'
+        if difference.high < 0:
+            return 'A is better than B in mAP: the 95 % interval is below zero'
+        return 'no clear difference in mAP: chance, through the choice of queries, would explain it'
+
+    def __str__(self) -> str:
+        rows = [['', 'A', 'B', 'B - A', '95 % interval', 'p']]
+        for name, values in self.metrics.items():
+            d = self.differences[name]
+            interval = f'{100 * d.low:+.1f} ... {100 * d.high:+.1f}'
+            gain = f'{100 * d.value:+.1f}'
+            rows.append([name, *(f'{100 * value:.1f}' for value in values), gain, interval, f'{d.p_value:.3f}'])
+        lines = [f'A  {self.a.name}', f'B  {self.b.name}', '', format_table(rows), '', self.verdict, '']
+        if not self.changed:
+            return '\n'.join([*lines, 'no query changed'])
+        rows = [['AP in A', 'AP in B', '']]
+        for c in self.changed:
+            rows.append([f'{100 * c.before:.1f}', f'{100 * c.after:.1f}', self.a.query.paths[c.query]])
+        return '\n'.join([*lines, 'queries that changed most:', format_table(rows, '>><')])
+
+    def save(self, path: str | Path, dataset: str | None = None, remarks: Sequence[str] = ()) -> None:
+        """Writes it as JSON.
+
+        Args:
+            path: of the file.
+            dataset: name of the data set, where there is one.
+            remarks: what a reader of the metrics must know.
+
+        Raises:
+            InputError: it cannot be written.
+        """
+        query, ranking = self.a.query, _first_draw(self.a)
+        metrics = {
+            'a': self.a.name,
+            'b': self.b.name,
+            'dataset': dataset,
+            'remarks': list(remarks),
+            'queries': ranking.num_valid,
+            'queries_skipped': ranking.num_skipped,
+            'metrics': {
+                name: {'a': a, 'b': b, **self.differences[name]._asdict()} for name, (a, b) in self.metrics.items()
+            },
+            'changed': [
+                {'path': query.paths[c.query], 'identity': query.identities[c.query], 'a': c.before, 'b': c.after}
+                for c in self.changed
+            ],
+        }
+        try:
+            Path(path).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+        except OSError as e:
+            raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
+
+    def write_html(self, path: str | Path) -> None:
+        """Writes a page that shows the queries that changed most with both rankings.
+
+        Raises:
+            InputError: see `msinet_eval.report.html.write_page`.
+        """
+        picked = [change.query for change in self.changed]
+        found = [side.found(picked, removed=2) if picked else [] for side in (self.a, self.b)]
+        write_page(
+            path,
+            'compare.html.jinja',
+            title=f'{self.a.name} and {self.b.name}',
+            comparison=self,
+            changed=list(zip(self.changed, *found, strict=True)),
+        )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the command's arguments."""
-    what = 'a model as for msinet-eval, or a folder that msinet-eval --features has written'
-    parser.add_argument('a', metavar='A', help=what)
-    parser.add_argument('b', metavar='B', help='likewise')
-    parser.add_argument('-ds', '--dataset', help='data set to measure models on; not needed for two folders')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
-    add_data_option(parser)
-    parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once (default: 64)')
-    parser.add_argument(
-        '--workers', type=not_negative, default=2, metavar='N', help='processes that read images (default: 2)'
-    )
-    parser.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    parser.add_argument(
-        '--top', type=positive, default=10, metavar='N', help='queries to name that changed most (default: 10)'
-    )
-    parser.add_argument('--samples', type=positive, default=1000, metavar='N', help='of the bootstrap (default: 1000)')
-    parser.add_argument('--json', metavar='FILE', help='write the metrics')
-    parser.add_argument('--html', metavar='FILE', help='write a page that shows these queries with both rankings')
-
-
-def run(args: argparse.Namespace) -> int:
-    """Runs the command."""
-    dataset = None
-    if args.dataset:
-        dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
-    same_clothes = dataset is not None and dataset.protocol.same_clothes_removed
-    sides = [_load_side(flag, name, dataset, args) for flag, name in (('A', args.a), ('B', args.b))]
-    _check_alike(*sides)
-    comparison = compare(
-        *[(side.query, side.gallery) for side in sides],
-        count=args.top,
-        samples=args.samples,
-        same_clothes_removed=same_clothes,
-    )
-    print(_table(comparison, sides))
-    remarks = list(dataset.remarks if dataset else ())
-    if dataset and dataset.protocol.draws:
-        remarks.append('the gallery is drawn at random: compared on the first draw')
-    for remark in remarks:
-        print(f'  {remark}')
-    if args.json:
-        _write_json(args.json, comparison, sides, args.dataset, remarks)
-    if args.html:
-        _write_html(args.html, comparison, sides, same_clothes)
-    return 0
-
-
-def compare(
-    a: tuple[Features, Features],
-    b: tuple[Features, Features],
-    *,
-    count: int = 10,
-    samples: int = 1000,
-    same_clothes_removed: bool = False,
-) -> Comparison:
-    """Measures two models' features of the same images against each other.
+def compare(a: EvaluationResult, b: EvaluationResult, *, count: int = 10, samples: int = 1000) -> Comparison:
+    """Measures two results on the same images against each other.
 
     Args:
-        a: features of the queries and of the gallery, by the first model.
-        b: by the second, of the same images in the same order.
+        a: the first.
+        b: the second, of the same images in the same order, by the same protocol.
         count: how many of the queries that changed to name.
         samples: of the paired bootstrap, see `msinet_eval.metrics.bootstrap.paired_bootstrap`.
-        same_clothes_removed: as for `msinet_eval.protocol.rank`.
+
+    Raises:
+        InputError: other images, or another order.
     """
-    results = [rank(query, gallery, same_clothes_removed=same_clothes_removed) for query, gallery in (a, b)]
-    differences = paired_bootstrap(*results, a[0].identities, samples=samples)
-    return Comparison(*results, differences, most_changed(*results, count))
+    _check_alike(a, b)
+    rankings = _first_draw(a), _first_draw(b)
+    differences = paired_bootstrap(*rankings, a.query.identities, samples=samples)
+    return Comparison(a, b, differences, most_changed(*rankings, count))
 
 
-def _load_side(flag: str, name: str, dataset: ReIDDataset | None, args: argparse.Namespace) -> _Side:
+def _first_draw(result: EvaluationResult) -> RankingResult:
+    return result.ranking.draws[0] if result.ranking.draws else result.ranking
+
+
+def measure_side(name: str, dataset: ReIDDataset | None, settings: EvalSettings | None = None) -> EvaluationResult:
+    """One of the two results to compare.
+
+    Args:
+        name: model as `msinet_eval.evaluate` takes it, or a folder that `msinet-eval --features` has written.
+        dataset: to measure models on, and whose protocol is followed; None for folders of features alone.
+        settings: for models.
+
+    Raises:
+        InputError: neither a folder of features nor a model with a data set.
+    """
     found = [(Path(name) / file).is_file() for file in _FILES]
     if all(found):
-        return _Side(name, *[Features.load(Path(name) / file) for file in _FILES])
+        features = Embedded(*[Features.load(Path(name) / file) for file in _FILES])
+        return measure(features, dataset.protocol if dataset else Protocol(), name=name)
     if any(found):
-        raise InputError(f'{flag}: {name} has only one of {" and ".join(_FILES)}: write both with --features')
+        raise InputError(f'{name} has only one of {" and ".join(_FILES)}: write both with --features')
     if dataset is None:
-        raise InputError(f'{flag}: {name} is no folder of features ({", ".join(_FILES)}): give -ds to measure a model')
-    model, config = load_model(**find_model(name, None))
-    evaluation = evaluate(
-        model,
-        dataset,
-        data_config=config,
-        batch_size=args.batch_size,
-        workers=args.workers,
-        device=find_device(args.device),
-    )
-    return _Side(name, evaluation.query, evaluation.gallery)
+        raise InputError(f'{name} is no folder of features ({", ".join(_FILES)}): give -ds to measure a model')
+    return evaluate(name, dataset, settings, name=name)
 
 
-def _check_alike(a: _Side, b: _Side) -> None:
+def _check_alike(a: EvaluationResult, b: EvaluationResult) -> None:
     """Features may come from other machines: images are known by file name, identity and box."""
     for part in ('query', 'gallery'):
         one, other = getattr(a, part), getattr(b, part)
@@ -156,104 +181,3 @@ def _keys(features: Features) -> list[tuple]:
     boxes = [None] * len(features) if features.boxes is None else map(tuple, features.boxes.tolist())
     names = [Path(path).name for path in features.paths]
     return list(zip(names, features.identities, boxes, strict=True))
-
-
-def _metrics(comparison: Comparison) -> dict[str, tuple[float, float]]:
-    a, b = comparison.a, comparison.b
-    return {'mAP': (a.mAP, b.mAP), 'Rank-1': (float(a.cmc[0]), float(b.cmc[0]))}
-
-
-def _verdict(difference: Difference) -> str:
-    """What an interval that holds zero, or does not, says of mAP."""
-    if difference.low > 0:
-        return 'B is better than A in mAP: the 95 % interval is above zero'
-    if difference.high < 0:
-        return 'A is better than B in mAP: the 95 % interval is below zero'
-    return 'no clear difference in mAP: chance, through the choice of queries, would explain it'
-
-
-def _table(comparison: Comparison, sides: Sequence[_Side]) -> str:
-    lines = [f'A  {sides[0].name}', f'B  {sides[1].name}', '']
-    lines.append(f'{"":8}{"A":>7}{"B":>8}{"B - A":>9}  {"95 % interval":>16}{"p":>9}')
-    for name, (a, b) in _metrics(comparison).items():
-        d = comparison.differences[name]
-        interval = f'{100 * d.low:+.1f} ... {100 * d.high:+.1f}'
-        lines.append(f'{name:8}{100 * a:7.1f}{100 * b:8.1f}{100 * d.value:+9.1f}  {interval:>16}{d.p_value:9.3f}')
-    lines += ['', _verdict(comparison.differences['mAP'])]
-    if comparison.changed:
-        lines += ['', 'queries that changed most:', f'{"AP in A":>9}{"AP in B":>9}']
-        paths = sides[0].query.paths
-        lines += [f'{100 * c.before:9.1f}{100 * c.after:9.1f}  {paths[c.query]}' for c in comparison.changed]
-    else:
-        lines += ['', 'no query changed']
-    return '\n'.join(lines)
-
-
-def _write_json(path: str, comparison: Comparison, sides: Sequence[_Side], dataset: str | None, remarks: list) -> None:
-    query = sides[0].query
-    metrics = {
-        'a': sides[0].name,
-        'b': sides[1].name,
-        'dataset': dataset,
-        'remarks': remarks,
-        'queries': comparison.a.num_valid,
-        'queries_skipped': comparison.a.num_skipped,
-        'metrics': {
-            name: {'a': a, 'b': b, **comparison.differences[name]._asdict()}
-            for name, (a, b) in _metrics(comparison).items()
-        },
-        'changed': [
-            {'path': query.paths[c.query], 'identity': query.identities[c.query], 'a': c.before, 'b': c.after}
-            for c in comparison.changed
-        ],
-    }
-    try:
-        Path(path).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
-    except OSError as e:
-        raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
-
-
-def _write_html(path: str, comparison: Comparison, sides: Sequence[_Side], same_clothes_removed: bool) -> None:
-    picked = [change.query for change in comparison.changed]
-    lists = [
-        list_found(s.query, s.gallery, picked, same_clothes_removed=same_clothes_removed) if picked else []
-        for s in sides
-    ]
-    title = f'{sides[0].name} and {sides[1].name}'
-    write_page(Path(path), title, lambda encode: _body(comparison, sides, lists, encode))
-
-
-def _body(comparison: Comparison, sides: Sequence[_Side], lists: Sequence[list], encode: Encoder) -> str:
-    rows = []
-    for name, (a, b) in _metrics(comparison).items():
-        d = comparison.differences[name]
-        cells = (percent(a), percent(b), f'{100 * d.value:+.1f}', f'{100 * d.low:+.1f} … {100 * d.high:+.1f}')
-        rows.append(
-            f'<tr><th scope="row">{name}, %</th>{"".join(f"<td>{c}</td>" for c in cells)}<td>{d.p_value:.3f}</td></tr>'
-        )
-    blocks = [_changed(number, change, sides, lists, encode) for number, change in enumerate(comparison.changed)]
-    verdict = _verdict(comparison.differences['mAP'])
-    names = [f'<span class="versus">{letter}</span> {escape(s.name)}' for letter, s in zip('AB', sides, strict=True)]
-    head = ''.join(f'<th scope="col">{name}</th>' for name in ('', 'A', 'B', 'B − A', '95 % interval', 'p'))
-    return (
-        '<header><p class="kicker">Re-identification: two models compared</p>'
-        f'<h1>{" ".join(names)}</h1><p class="note">{verdict[:1].upper()}{verdict[1:]}.</p></header>'
-        '<section><h2>Results</h2><p class="note">Paired bootstrap over the query identities: both models are measured '
-        f'on the same draws.</p><div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
-        '</table></div></section>'
-        f'<section><h2>Queries that changed most</h2>{LEGEND}{"".join(blocks) or "<p>None changed.</p>"}</section>'
-    )
-
-
-def _changed(number: int, change: Change, sides: Sequence[_Side], lists: Sequence[list], encode: Encoder) -> str:
-    query, rows = sides[0].query, []
-    image = load_listed(query, change.query)
-    for name, side, found, precision in zip('AB', sides, lists, (change.before, change.after), strict=True):
-        asked = draw_query(
-            query, change.query, [f'{name}: AP {percent(precision)} %', label(query, change.query)], encode
-        )
-        cells = [draw_found(side.gallery, f, encode) for f in found[number]]
-        rows.append(draw_list(asked, cells, wide=image.width > image.height))
-    heading = escape(Path(query.paths[change.query]).name)
-    gain = f'{100 * (change.after - change.before):+.1f}'
-    return f'<h3>{heading} <small>{gain} points of AP in B</small></h3>{"".join(rows)}'

@@ -1,6 +1,6 @@
 """`msinet-hub` as it is installed: with the evaluation at hand, for the mAP of an exported file."""
 
-from msinet_eval.protocol import evaluate
+from msinet_eval.evaluation import evaluate
 from msinet_timm.cli.hub import create_main
 
 __all__ = ['main']

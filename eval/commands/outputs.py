@@ -1,70 +1,83 @@
-"""Where the metrics of `msinet-eval` go: the terminal, JSON, a summary, and images."""
+"""Where the results of `msinet-eval` go: the terminal, JSON, a summary, charts and images."""
 
-import argparse
 import csv
+import functools
 import io
 import json
 import platform
 import re
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
-
-from torch import nn
+from typing import Any, ClassVar
 
 from msinet_eval.breakdown import Breakdown
-from msinet_eval.metrics.calibration import Calibration, find_calibration
+from msinet_eval.metrics.calibration import Calibration
 from msinet_eval.metrics.verification import VerificationResult
-from msinet_eval.protocol import Evaluation
+from msinet_eval.report.html import PACKAGES, write_report
 from msinet_eval.report.ranked_lists import write_ranked_lists
+from msinet_eval.report.result import EvaluationResult
 from msinet_eval.report.text import matrix, metrics, table
 from msinet_timm.commands import make_folder
-from msinet_timm.datasets import ReIDDataset
 from msinet_timm.errors import InputError
+from msinet_timm.settings import check, document, flag_of, setting
 
-__all__ = ['CHANGES', 'Row', 'calibration_folder', 'file_name', 'prepare_outputs', 'report']
-
-_PACKAGES = ('msinet-timm', 'torch', 'torchvision', 'timm', 'numpy', 'Pillow')
-#: Flags that change features or their ranking, apart from re-ranking's.
-CHANGES = ('flip', 'part', 'neck', 'amp', 'camera_mean', 'multi_shot', 'query_expansion', 'database_augmentation')
+__all__ = ['Outputs', 'calibration_folder', 'describe', 'file_name', 'write_outputs']
 
 
-@dataclass(frozen=True, eq=False)
-class Row:
-    """A model on a data set, measured.
+_setting = functools.partial(setting, 'results')
 
-    Attributes:
-        name: of the row.
-        model: as given on the command line; None for embeddings.
-        dataset: with the protocol that was followed; of embeddings, one without images.
-        evaluation: what is reported.
-        lists: the same before re-ranking, for images of ranked lists; `evaluation` itself without re-ranking.
-        remarks: what a reader of the metrics must know.
-        intervals: 95 % intervals by metric; None where they are not asked for, or the gallery was drawn.
-        verification: None where it is not asked for.
-        breakdowns: by `camera` and `domain`, before re-ranking; empty where they are not asked for.
-        data_config: how images were fed to the model; None for embeddings.
-        module: the model itself; None for embeddings.
-    """
 
-    name: str
-    model: str | None
-    dataset: ReIDDataset
-    evaluation: Evaluation
-    lists: Evaluation
-    remarks: tuple[str, ...]
-    intervals: dict[str, tuple[float, float]] | None
-    verification: VerificationResult | None
-    breakdowns: dict[str, Breakdown]
-    data_config: dict | None
-    module: nn.Module | None
+@document
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What is told of results, and where it is written."""
+
+    GROUPS: ClassVar[tuple[str, ...]] = ('results',)
+
+    intervals: bool = _setting(True, 'show bootstrap 95 % intervals over query identities (default: on)')
+    thresholds: bool = _setting(False, 'show how well distances tell same from different: AUC, EER, TPR at FPR')
+    breakdown: bool = _setting(False, 'show mAP for each pair of cameras and of domains, as far as known')
+    calibrate: bool = _setting(
+        False,
+        "keep the distance at a false positive rate of 0.1 % in the model's folder, for msinet-eval pair",
+    )
+    json: str | None = _setting(None, 'write the metrics and how they came about', metavar='FILE')
+    summary: str | None = _setting(None, 'append a line of metrics', metavar='CSV')
+    html: str | None = _setting(None, 'write a report with curves, ranked lists and what was matched', metavar='FILE')
+    png: bool = _setting(False, 'write the curves of --html as PNG files beside it, too')
+    ranked_lists: str | None = _setting(None, 'write a PNG of queries and what was found for them', metavar='FILE')
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+        if self.png and not self.html:
+            raise InputError('png writes the curves of a report: give `html` FILE, too')
+        if self.ranked_lists and not self.ranked_lists.lower().endswith('.png'):
+            raise InputError(f'ranked_lists {self.ranked_lists}: the file name must end in .png')
+        if self.html and not self.html.lower().endswith(('.html', '.htm')):
+            raise InputError(f'html {self.html}: the file name must end in .html')
+
+    def prepare(self, ranks: Sequence[int]) -> None:
+        """Makes folders for what will be written, so that a wrong path shows before the work and not after it.
+
+        Args:
+            ranks: k of each Rank-k that a summary will have.
+
+        Raises:
+            InputError: a folder cannot be made, or a summary has other columns.
+        """
+        for name in ('json', 'summary', 'html', 'ranked_lists'):
+            if getattr(self, name):
+                make_folder(Path(getattr(self, name)).parent, flag_of(name))
+        if self.summary:
+            _check_summary(self.summary, ranks)
 
 
 def file_name(name: str) -> str:
-    """A row's name as a part of file names."""
+    """A result's name as a part of file names."""
     return re.sub(r'[^\w.=]+', '-', name).strip('-.')
 
 
@@ -78,61 +91,58 @@ def calibration_folder(model: str) -> Path | None:
     return path if (path / 'config.json').is_file() else path / 'best'
 
 
-def prepare_outputs(args: argparse.Namespace) -> None:
-    """Makes folders for what will be written, so that a wrong path shows before the work and not after it.
+def write_outputs(results: Sequence[EvaluationResult], outputs: Outputs, command: str | None = None) -> None:
+    """Prints a table, and writes what is asked for.
+
+    Args:
+        results: one or more, of the same ranks.
+        outputs: what to tell and to write; `prepare` has been called.
+        command: for the foot of a report.
 
     Raises:
-        InputError: a folder cannot be made, a name has a wrong ending, or a summary has other columns.
+        InputError: a file that cannot be written, or something that these results cannot tell.
     """
-    if args.ranked_lists and not args.ranked_lists.lower().endswith('.png'):
-        raise InputError(f'--ranked-lists {args.ranked_lists}: the file name must end in .png')
-    if args.html and not args.html.lower().endswith(('.html', '.htm')):
-        raise InputError(f'--html {args.html}: the file name must end in .html')
-    folders = {flag: getattr(args, flag) and Path(getattr(args, flag)).parent for flag in _FILES}
-    for flag, folder in (folders | {'features': args.features}).items():
-        if folder:
-            make_folder(folder, f'--{flag.replace("_", "-")}')
-    if args.summary:
-        _check_summary(args)
-
-
-_FILES = ('json', 'summary', 'html', 'ranked_lists')
-
-
-def report(args: argparse.Namespace, rows: Sequence[Row]) -> None:
-    """Prints the table, and writes what was asked for."""
-    intervals = [row.intervals for row in rows]
-    print(table([(row.name, row.evaluation.ranking) for row in rows], args.ranks, intervals))
-    for row in rows:
-        lines = [*row.remarks, *(_describe(row.verification) if args.thresholds else ())]
-        if lines and len(rows) > 1:
-            print(f'{row.name}:')
+    for r in results if outputs.breakdown else ():
+        if r.cameras is None and r.domains is None:
+            raise InputError(f'breakdown: neither cameras nor domains of {r.name} are known')
+    for name in ('ranked_lists', 'html'):
+        if getattr(outputs, name) and not all(p for r in results for p in (*r.query.paths, *r.gallery.paths)):
+            raise InputError(f'{name} shows images: give the --labels a column path')
+    intervals = [r.intervals if outputs.intervals else None for r in results]
+    print(table([(r.name, r.ranking) for r in results], results[0].settings.ranks, intervals))
+    for r in results:
+        lines = [*r.remarks, *(_tell(r.verification) if outputs.thresholds else ())]
+        if lines and len(results) > 1:
+            print(f'{r.name}:')
         for line in lines:
             print(f'  {line}')
-        for kind, breakdown in row.breakdowns.items():
-            print(f'\nmAP of {row.name}, queries by {kind} down, gallery across:')
+        for kind, breakdown in _breakdowns(r, outputs).items():
+            print(f'\nmAP of {r.name}, queries by {kind} down, gallery across:')
             print(matrix(kind, breakdown))
-    if args.json:
-        entries = [_metrics(args, row) for row in rows]
-        _write(args.json, '--json', json.dumps(entries if len(entries) > 1 else entries[0], indent=2) + '\n', 'w')
-    if args.summary:
-        _append_summary(args, rows)
-    if args.ranked_lists:
-        for row in rows:
-            _write_lists(args, row, several=len(rows) > 1)
-    if args.calibrate:
-        row = rows[0]
-        calibration = Calibration.from_verification(row.verification, dataset=row.dataset.name, model=row.model)
-        print(f'threshold {calibration.threshold:.4f}: {calibration.save(calibration_folder(row.model))}')
-    if args.html:
-        from msinet_eval.report.html import write_report
-
-        measured = [_to_measured(args, row) for row in rows]
-        command = ' '.join(['msinet-eval', *sys.argv[1:]]) if Path(sys.argv[0]).name == 'msinet-eval' else None
-        write_report(args.html, measured, command=command, chart_files=args.png)
+    if outputs.json:
+        entries = [describe(r, outputs) for r in results]
+        _write('json', outputs.json, json.dumps(entries if len(entries) > 1 else entries[0], indent=2) + '\n', 'w')
+    if outputs.summary:
+        _append_summary(outputs.summary, results)
+    for r in results if outputs.ranked_lists else ():
+        path = Path(outputs.ranked_lists)
+        file = path.with_name(f'{path.stem}-{file_name(r.name)}.png') if len(results) > 1 else path
+        write_ranked_lists(file, r)
+    if outputs.calibrate:
+        (r,) = results
+        model = r.source['checkpoint'] or r.source['model']
+        calibration = Calibration.from_verification(r.verification, dataset=r.dataset, model=model)
+        print(f'threshold {calibration.threshold:.4f}: {calibration.save(calibration_folder(model))}')
+    if outputs.html:
+        write_report(outputs.html, results, command=command, chart_files=outputs.png)
 
 
-def _describe(v: VerificationResult) -> list[str]:
+def _breakdowns(result: EvaluationResult, outputs: Outputs) -> dict[str, Breakdown]:
+    both = {'camera': result.cameras, 'domain': result.domains} if outputs.breakdown else {}
+    return {kind: breakdown for kind, breakdown in both.items() if breakdown is not None}
+
+
+def _tell(v: VerificationResult) -> list[str]:
     lines = [f'same or different: AUC {100 * v.auc:.2f} %, EER {100 * v.eer:.1f} % at distance {v.eer_threshold:.4f}']
     for point in v.points:
         if point.threshold == point.threshold:  # not NaN
@@ -143,74 +153,35 @@ def _describe(v: VerificationResult) -> list[str]:
     return [*lines, *v.notes]
 
 
-def _title(row: Row) -> str:
-    ranking = row.lists.ranking
-    before = '' if row.lists is row.evaluation else ' before re-ranking'
-    metrics = f'mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
-    return '; '.join([f'{row.name}{before}: {metrics}', *row.remarks])
+def describe(result: EvaluationResult, outputs: Outputs | None = None) -> dict[str, Any]:
+    """Metrics and how they came about, as `--json` writes them.
 
-
-def _write_lists(args: argparse.Namespace, row: Row, several: bool) -> None:
-    path = Path(args.ranked_lists)
-    _need_paths(row, '--ranked-lists')
-    write_ranked_lists(
-        path.with_name(f'{path.stem}-{file_name(row.name)}.png') if several else path,
-        row.lists.query,
-        row.lists.gallery,
-        row.lists.ranking,
-        title=_title(row),
-        same_clothes_removed=row.dataset.protocol.same_clothes_removed,
-    )
-
-
-def _need_paths(row: Row, flag: str) -> None:
-    if not all((*row.lists.query.paths, *row.lists.gallery.paths)):
-        raise InputError(f'{flag} shows images: give the --labels a column path')
-
-
-def _to_measured(args: argparse.Namespace, row: Row):
-    from msinet_eval.report.html import Measured
-
-    _need_paths(row, '--html')
-    before = '' if row.lists is row.evaluation else ' before re-ranking'
-    dataset = replace(row.dataset, notes=row.remarks)
-    plain = row.model and all(getattr(args, name) in (None, False, 'all') for name in CHANGES)
-    calibration = find_calibration(row.model) if plain else None
-    threshold = calibration and calibration.threshold
-    return Measured(
-        f'{row.name}{before}',
-        row.lists,
-        dataset,
-        row.module,
-        row.data_config,
-        threshold,
-        verification=row.verification,
-        cameras=row.breakdowns.get('camera'),
-    )
-
-
-def _metrics(args: argparse.Namespace, row: Row) -> dict:
-    ranking, query, gallery, rate = row.evaluation
-    parts = {'query': query, 'gallery': gallery}
-    shown = metrics(args.ranks)
-    v = row.verification
+    Args:
+        result: what was measured.
+        outputs: which of `intervals`, `thresholds` and `breakdown` to tell; None for the defaults.
+    """
+    outputs = outputs or Outputs()
+    ranking, parts = result.ranking, {'query': result.query, 'gallery': result.gallery}
+    shown = metrics(result.settings.ranks)
+    v = result.verification if outputs.thresholds or outputs.calibrate else None
     return {
-        'model': args.model or row.model,
-        'checkpoint': row.model if args.model else None,
-        'embeddings': args.embeddings,
-        'dataset': row.dataset.name,
-        'data_options': row.dataset.options,
-        'remarks': list(row.remarks),
+        'model': None,
+        'checkpoint': None,
+        'embeddings': None,
+        'dataset': result.dataset,
+        'data_options': {},
+        **result.source,
+        'remarks': list(result.remarks),
         'images': {part: len(features) for part, features in parts.items()},
         'identities': {part: len(set(features.identities)) for part, features in parts.items()},
-        'same_camera_removed': query.cameras is not None,
-        'same_clothes_removed': row.dataset.protocol.same_clothes_removed,
-        'test_time': {name: getattr(args, name) for name in CHANGES},
-        'rerank': args.rerank,
+        'same_camera_removed': result.query.cameras is not None,
+        'same_clothes_removed': result.protocol.same_clothes_removed,
+        'test_time': result.settings.test_time,
+        'rerank': result.settings.reranking,
         'mAP': ranking.mAP,
         'mINP': ranking.mINP,
         'cmc': ranking.cmc.tolist(),
-        'intervals': row.intervals,
+        'intervals': result.intervals if outputs.intervals else None,
         'draws': [{name: metric(draw) for name, metric in shown.items()} for draw in ranking.draws],
         'spread': {name: ranking.spread(metric) for name, metric in shown.items()} if ranking.draws else None,
         'verification': v
@@ -220,17 +191,17 @@ def _metrics(args: argparse.Namespace, row: Row) -> dict:
             'eer_threshold': v.eer_threshold,
             'points': [_without_nan(point._asdict()) for point in v.points],
         },
-        'breakdowns': {kind: _breakdown_metrics(breakdown) for kind, breakdown in row.breakdowns.items()},
+        'breakdowns': {kind: _to_lists(breakdown) for kind, breakdown in _breakdowns(result, outputs).items()},
         'queries_skipped': ranking.num_skipped,
         'skipped': dict(ranking.skipped),
-        'embedding_dim': query.embeddings.shape[1],
-        'preprocessing': row.data_config,
-        'images_per_second': rate and round(rate, 1),
-        'versions': {'python': platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        'embedding_dim': result.query.embeddings.shape[1],
+        'preprocessing': result.data_config,
+        'images_per_second': result.images_per_second and round(result.images_per_second, 1),
+        'versions': {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
 
 
-def _breakdown_metrics(breakdown: Breakdown) -> dict:
+def _to_lists(breakdown: Breakdown) -> dict[str, list]:
     cells = {
         name: [[None if value != value else value for value in row] for row in getattr(breakdown, name).tolist()]
         for name in ('mAP', 'rank1', 'queries')
@@ -238,50 +209,48 @@ def _breakdown_metrics(breakdown: Breakdown) -> dict:
     return {'rows': list(breakdown.rows), 'columns': list(breakdown.columns), **cells}
 
 
-def _without_nan(metrics: dict) -> dict:
-    return {name: None if value != value else value for name, value in metrics.items()}
+def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
+    return {name: None if value != value else value for name, value in values.items()}
 
 
-def _columns(args: argparse.Namespace) -> list[str]:
-    return ['time', 'model', 'dataset', 'options', *metrics(args.ranks), 'queries', 'skipped']
+def _columns(ranks: Sequence[int]) -> list[str]:
+    return ['time', 'model', 'dataset', 'options', *metrics(ranks), 'queries', 'skipped']
 
 
-def _check_summary(args: argparse.Namespace) -> None:
+def _check_summary(path: str, ranks: Sequence[int]) -> None:
     """A file that lines are appended to must have their columns."""
     try:
-        text = Path(args.summary).read_text(encoding='utf-8')
+        text = Path(path).read_text(encoding='utf-8')
     except FileNotFoundError:
         return
     except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f'--summary {args.summary}: cannot read ({e})') from e
+        raise InputError(f'summary {path}: cannot read ({e})') from e
     header = next(csv.reader(text.splitlines()), [])
-    if text and header != _columns(args):
+    if text and header != _columns(ranks):
         raise InputError(
-            f'--summary {args.summary}: has the columns {", ".join(header)}, but this run gives '
-            f'{", ".join(_columns(args))}: name another file, or the same --ranks'
+            f'summary {path}: has the columns {", ".join(header)}, but this run gives '
+            f'{", ".join(_columns(ranks))}: name another file, or the same `ranks`'
         )
 
 
-def _append_summary(args: argparse.Namespace, rows: Sequence[Row]) -> None:
-    path, text = Path(args.summary), io.StringIO()
+def _append_summary(path: str, results: Sequence[EvaluationResult]) -> None:
+    text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    if not path.exists() or not path.stat().st_size:
-        writer.writerow(_columns(args))
+    if not Path(path).exists() or not Path(path).stat().st_size:
+        writer.writerow(_columns(results[0].settings.ranks))
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
-    changed = [(name, getattr(args, name)) for name in CHANGES if getattr(args, name) not in (None, False, 'all')]
-    changed += list((args.rerank or {}).items())
-    for row in rows:
-        ranking = row.evaluation.ranking
-        options = [*row.dataset.options.items(), *changed]
-        values = [f'{100 * metric(ranking):.2f}' for metric in metrics(args.ranks).values()]
-        said = [now, row.model or row.name, row.dataset.name, ' '.join(f'{k}={v}' for k, v in options)]
-        writer.writerow([*said, *values, ranking.num_valid, ranking.num_skipped])
-    _write(args.summary, '--summary', text.getvalue(), 'a')
+    for r in results:
+        options = r.source.get('data_options', {}) | r.settings.changes
+        model = r.source.get('checkpoint') or r.source.get('model') or r.name
+        values = [f'{100 * value:.2f}' for value in r.metrics.values()]
+        told = ' '.join(f'{name}={value}' for name, value in options.items())
+        writer.writerow([now, model, r.dataset, told, *values, r.ranking.num_valid, r.ranking.num_skipped])
+    _write('summary', path, text.getvalue(), 'a')
 
 
-def _write(path: str, flag: str, text: str, mode: str) -> None:
+def _write(name: str, path: str, text: str, mode: str) -> None:
     try:
         with open(path, mode, encoding='utf-8') as file:
             file.write(text)
     except OSError as e:
-        raise InputError(f'{flag} {path}: cannot write ({e.strerror})') from e
+        raise InputError(f'{name} {path}: cannot write ({e.strerror})') from e

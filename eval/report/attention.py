@@ -40,7 +40,8 @@ def attend(model: nn.Module, query: Image.Image, match: Image.Image, data_config
 
     Args:
         model: any timm model that `has_places`; classifiers are left out.
-        query: an image; likewise `match`.
+        query: an image.
+        match: the image nearest to it, or any other.
         data_config: for `timm.data.create_transform`.
 
     Returns:

@@ -3,10 +3,13 @@
 import functools
 import io
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from msinet_timm.errors import InputError
+from msinet_timm.charts import create_figure, save_figure
+from msinet_timm.drawing import RIGHT, WRONG, to_hex
+from msinet_timm.errors import InputError, needs
 
 __all__ = [
     'MOST_CAMERAS',
@@ -14,15 +17,15 @@ __all__ = [
     'draw_cmc',
     'draw_distances',
     'draw_precision_recall',
-    'to_png',
     'to_svg',
+    'write_png',
 ]
 
 #: Of a matrix that can be read.
 MOST_CAMERAS = 24
 
 _INK, _FAINT, _RULE = '#1f2430', '#667085', '#e4e7ec'
-SAME, DIFFERENT = '#009e73', '#d53c00'
+SAME, DIFFERENT = to_hex(RIGHT), to_hex(WRONG)
 # colours of Okabe and Ito, which colour-blind people tell apart, and styles for print
 _LINES = (
     ('#0072b2', '-'),
@@ -61,10 +64,8 @@ def _styled(draw: Callable) -> Callable:
 
     @functools.wraps(draw)
     def run(*args, **kwargs):
-        try:
+        with needs('plot'):
             import matplotlib
-        except ImportError as e:
-            raise InputError('charts need matplotlib: pip install "msinet-timm[plot]"') from e
         with matplotlib.rc_context(_SETTINGS):
             return draw(*args, **kwargs)
 
@@ -117,7 +118,8 @@ def draw_distances(edges: np.ndarray, same: np.ndarray, different: np.ndarray, t
 
     Args:
         edges: [B + 1] of the bins, Euclidean distance.
-        same: [B] pairs of one identity; likewise `different`.
+        same: [B] number of pairs of one identity.
+        different: [B] number of pairs of two identities.
         threshold: below it, two images are held to be of one identity.
     """
     figure, axes = _create()
@@ -222,17 +224,20 @@ def to_svg(figure) -> bytes:
 
 
 @_styled
-def to_png(figure) -> bytes:
-    """The chart as PNG, for slides and papers."""
-    file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=200)
-    return file.getvalue()
+def write_png(figure, file: Path) -> None:
+    """The chart as PNG, for slides and papers.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        save_figure(figure, file, dpi=200)
+    except OSError as e:
+        raise InputError(f'{file}: cannot write this chart ({e.strerror})') from e
 
 
 def _create(width: float = 4.6, height: float = 3.3):
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height))
+    figure = create_figure((width, height), layout=None)
     return figure, figure.add_subplot()
 
 

@@ -6,35 +6,25 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw
 
 from msinet_eval.features.types import Features
 from msinet_eval.metrics.checks import Relatives
 from msinet_eval.metrics.nearest import nearest
-from msinet_eval.metrics.ranking import RankingResult
 from msinet_timm.datasets.images import load_image
+from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile
 from msinet_timm.errors import InputError
 
 __all__ = [
     'Found',
     'Layout',
     'draw_ranked_lists',
-    'label',
     'list_found',
     'load_listed',
+    'names',
     'pick_queries',
     'write_ranked_lists',
 ]
-
-# Colours that colour-blind people tell apart; the frames also differ in shape: solid, dashed and crossed, dotted
-RIGHT = (0, 158, 115)
-WRONG = (213, 60, 0)
-REMOVED = (120, 120, 132)
-
-_QUERY = (40, 40, 40)
-_TEXT = (30, 30, 30)
-_FAINT = (110, 110, 110)
-_BACKGROUND = (255, 255, 255)
 
 
 class Found(NamedTuple):
@@ -124,74 +114,53 @@ class Layout(NamedTuple):
         return right + self.frame + self.margin, bottom + self.frame + self.caption + self.margin // 2
 
 
-def write_ranked_lists(
-    path: str | Path,
-    query: Features,
-    gallery: Features,
-    result: RankingResult,
-    *,
-    queries: int = 8,
-    top: int = 10,
-    title: str = '',
-    same_clothes_removed: bool = False,
-) -> None:
-    """Writes a PNG of queries from worst to best, each with the first images of its ranking.
+def write_ranked_lists(path: str | Path, result, *, queries: int = 8, top: int = 10, title: str | None = None) -> None:
+    """Writes a PNG of queries from worst to best, each with the images that are nearest to it.
 
     Images that a rule has removed from a ranking are shown in their places, without a rank.
 
     Args:
         path: file to write.
-        query: features of all queries.
-        gallery: features of the gallery.
-        result: of `msinet_eval.protocol.rank(query, gallery)`.
+        result: an `EvaluationResult`; shown before re-ranking, if there is any.
         queries: how many to show.
         top: ranks for each, fewer where fewer are left.
-        title: line above the image.
-        same_clothes_removed: as given to `rank`.
+        title: line above the image; None for the result's name, metrics and remarks.
 
     Raises:
         InputError: an unreadable image, or a file that cannot be written.
     """
-    image = draw_ranked_lists(
-        query, gallery, result, queries=queries, top=top, title=title, same_clothes_removed=same_clothes_removed
-    )[0]
+    result = result.before_reranking()
+    ranking = result.ranking
+    metrics = f'{result.name}: mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
+    image, _ = draw_ranked_lists(result, queries, top, title or '; '.join([metrics, *result.remarks]))
     try:
         image.save(path, format='PNG', optimize=True)
     except OSError as e:
         raise InputError(f'{path}: cannot write the ranked lists ({e})') from e
 
 
-def draw_ranked_lists(
-    query: Features,
-    gallery: Features,
-    result: RankingResult,
-    *,
-    queries: int,
-    top: int,
-    title: str = '',
-    same_clothes_removed: bool = False,
-) -> tuple[Image.Image, Layout]:
+def draw_ranked_lists(result, queries: int, top: int, title: str = '') -> tuple[Image.Image, Layout]:
     """The image that `write_ranked_lists` writes, and where things are in it."""
-    picked = pick_queries(result.average_precision, queries)
-    lists = list_found(query, gallery, picked, top=top, same_clothes_removed=same_clothes_removed)
+    query, gallery, precision = result.query, result.gallery, result.ranking.average_precision
+    picked = pick_queries(precision, queries)
+    lists = result.found(picked, top, removed=2)
     images = [load_listed(query, index) for index in picked]
     layout = _fit_layout(images)
     columns = max(top, *map(len, lists))
-    canvas = Image.new('RGB', layout.size(len(picked), 1 + columns), _BACKGROUND)
+    canvas = Image.new('RGB', layout.size(len(picked), 1 + columns), PAPER)
     draw = ImageDraw.Draw(canvas)
-    _draw_header(draw, layout, title or 'Ranked lists', canvas.width)
+    _draw_header(draw, layout, title, canvas.width)
     for row, (index, image, found) in enumerate(zip(picked, images, lists, strict=True)):
         box = layout.cell(row, 0)
-        _paste(canvas, image, box)
-        _solid_frame(draw, box, layout.frame, _QUERY)
-        _draw_caption(draw, layout, box, f'AP {100 * result.average_precision[index]:.1f} %', label(query, index))
+        paste_tile(canvas, image, box)
+        draw_frame(draw, box, 'query', layout.frame)
+        _draw_caption(draw, layout, box, f'AP {100 * precision[index]:.1f} %', '  '.join(names(query, index)))
         for column, (other, distance, kind, rank) in enumerate(found, start=1):
             box = layout.cell(row, column)
-            _paste(canvas, load_listed(gallery, other), box)
-            frame, color = _FRAMES[kind]
-            frame(draw, box, layout.frame, color)
+            paste_tile(canvas, load_listed(gallery, other), box)
+            draw_frame(draw, box, kind, layout.frame)
             number = f'{rank}.  ' if rank else ''
-            _draw_caption(draw, layout, box, f'{number}d {distance:.3f}', label(gallery, other))
+            _draw_caption(draw, layout, box, f'{number}d {distance:.3f}', '  '.join(names(gallery, other)))
     return canvas, layout
 
 
@@ -205,10 +174,10 @@ def load_listed(features: Features, index: int) -> Image.Image:
     return load_image(features.paths[index], box if any(box) else None)
 
 
-def label(features: Features, index: int) -> str:
-    """Identity and camera in a few letters."""
-    camera = '' if features.cameras is None else f'  cam {features.cameras[index]}'
-    return f'id {features.identities[index]}{camera}'
+def names(features: Features, index: int) -> list[str]:
+    """Identity and, where it is known, camera in a few letters each."""
+    camera = [] if features.cameras is None else [f'cam {features.cameras[index]}']
+    return [f'id {features.identities[index]}', *camera]
 
 
 def _fit_layout(images: list[Image.Image]) -> Layout:
@@ -218,72 +187,30 @@ def _fit_layout(images: list[Image.Image]) -> Layout:
     return Layout(cell_width=round(min(max(aspect * height, 88), 264)))
 
 
-def _paste(canvas: Image.Image, image: Image.Image, box: tuple[int, int, int, int]) -> None:
-    left, top, right, bottom = box
-    canvas.paste(ImageOps.pad(image, (right - left, bottom - top), color=(235, 235, 235)), (left, top))
-
-
-def _solid_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, color: tuple) -> None:
-    left, top, right, bottom = box
-    draw.rectangle((left - width, top - width, right + width - 1, bottom + width - 1), outline=color, width=width)
-
-
-def _broken_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, color: tuple, dash: int):
-    left, top, right, bottom = box
-    _solid_frame(draw, box, width, color)
-    for start in range(left + dash, right - dash, 2 * dash):
-        for edge in (top - width, bottom):
-            draw.rectangle((start, edge, start + dash - 1, edge + width - 1), fill=_BACKGROUND)
-    for start in range(top + dash, bottom - dash, 2 * dash):
-        for edge in (left - width, right):
-            draw.rectangle((edge, start, edge + width - 1, start + dash - 1), fill=_BACKGROUND)
-
-
-def _dotted_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, color: tuple) -> None:
-    _broken_frame(draw, box, width, color, dash=3)
-
-
-def _crossed_frame(draw: ImageDraw.ImageDraw, box: tuple[int, int, int, int], width: int, color: tuple) -> None:
-    """A dashed frame, and a cross in the upper right corner."""
-    _, top, right, _ = box
-    _broken_frame(draw, box, width, color, dash=9)
-    side = 20
-    draw.rectangle((right - side, top, right - 1, top + side - 1), fill=color)
-    for x0, x1 in ((right - side + 5, right - 6), (right - 6, right - side + 5)):
-        draw.line((x0, top + 5, x1, top + side - 6), fill=_BACKGROUND, width=3)
-
-
-_FRAMES = {'right': (_solid_frame, RIGHT), 'wrong': (_crossed_frame, WRONG), 'removed': (_dotted_frame, REMOVED)}
-
-
 def _draw_caption(draw: ImageDraw.ImageDraw, layout: Layout, box, first: str, second: str) -> None:
     middle = (box[0] + box[2]) // 2
     top = box[3] + layout.frame + 3
     for line, text in enumerate((first, second)):
-        font = _font(14)
+        font = load_font(14)
         if font.getlength(text) > box[2] - box[0] + 2 * layout.frame + layout.gap:
-            font = _font(11)
-        draw.text((middle, top + 17 * line), text, font=font, fill=_FAINT if line else _TEXT, anchor='ma')
+            font = load_font(11)
+        draw.text((middle, top + 17 * line), text, font=font, fill=FAINT if line else INK, anchor='ma')
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, layout: Layout, title: str, width: int) -> None:
     size = 22
-    while size > 12 and _font(size).getlength(title) > width - 2 * layout.margin:
+    while size > 12 and load_font(size).getlength(title) > width - 2 * layout.margin:
         size -= 1
-    draw.text((layout.margin, 14), title, font=_font(size), fill=_TEXT)
+    draw.text((layout.margin, 14), title, font=load_font(size), fill=INK)
     swatch, x, y = 22, layout.margin + layout.frame, 49
     kinds = (
-        ('query (worst at the top, best at the bottom)', _solid_frame, _QUERY),
-        ('same identity', *_FRAMES['right']),
-        ('another identity', *_FRAMES['wrong']),
-        ('own camera or clothes: not ranked', *_FRAMES['removed']),
+        ('query (worst at the top, best at the bottom)', 'query'),
+        ('same identity', 'right'),
+        ('another identity', 'wrong'),
+        ('own camera or clothes: not ranked', 'removed'),
     )
-    for text, frame, color in kinds:
-        frame(draw, (x, y, x + swatch, y + swatch), 4, color)
-        draw.text((x + swatch + 12, y + swatch // 2), text, font=_font(15), fill=_TEXT, anchor='lm')
-        x += swatch + 12 + round(_font(15).getlength(text)) + 34
-    draw.text((x, y + swatch // 2), 'd = Euclidean distance', font=_font(15), fill=_FAINT, anchor='lm')
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.load_default(size)
+    for text, kind in kinds:
+        draw_frame(draw, (x, y, x + swatch, y + swatch), kind, 4)
+        draw.text((x + swatch + 12, y + swatch // 2), text, font=load_font(15), fill=INK, anchor='lm')
+        x += swatch + 12 + round(load_font(15).getlength(text)) + 34
+    draw.text((x, y + swatch // 2), 'd = Euclidean distance', font=load_font(15), fill=FAINT, anchor='lm')

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msinet_eval.breakdown import Breakdown
 from msinet_eval.metrics.ranking import RankingResult
+from msinet_timm.commands import format_table
 
-from .ranked_lists import write_ranked_lists
-
-__all__ = ['METRICS', 'metrics', 'matrix', 'table', 'write_ranked_lists']
+__all__ = ['matrix', 'metrics', 'table']
 
 
 def _rank(k: int) -> Callable[[RankingResult], float]:
@@ -19,10 +18,6 @@ def metrics(ranks: Sequence[int] = (1, 5, 10)) -> dict[str, Callable[[RankingRes
     """What a table shows of a result, by name: mAP, Rank-k for some k, and mINP."""
     cmc = {f'Rank-{k}': _rank(k) for k in ranks}
     return {'mAP': lambda result: result.mAP, **cmc, 'mINP': lambda result: result.mINP}
-
-
-#: What a table shows of a result, unless other ranks are asked for.
-METRICS: dict[str, Callable[[RankingResult], float]] = metrics()
 
 
 def table(
@@ -51,7 +46,7 @@ def table(
         if interval and not any(math.isnan(low) for low, _ in interval.values()):
             ends = [interval[metric] for metric in shown]
             lines.append(['  95 % interval', *(f'{100 * low:.1f}-{100 * high:.1f}' for low, high in ends)])
-    return _align(lines)
+    return format_table(lines)
 
 
 def matrix(title: str, breakdown: Breakdown) -> str:
@@ -59,13 +54,4 @@ def matrix(title: str, breakdown: Breakdown) -> str:
     lines = [[title, *map(str, breakdown.columns)]]
     for name, values in zip(breakdown.rows, breakdown.mAP, strict=True):
         lines.append([str(name), *('-' if math.isnan(value) else f'{100 * value:.1f}' for value in values)])
-    return _align(lines)
-
-
-def _align(lines: Sequence[Sequence[str]]) -> str:
-    """Columns of one width each: names to the left, metrics to the right."""
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return '\n'.join(
-        '  '.join([line[0].ljust(widths[0]), *(f.rjust(w) for f, w in zip(line[1:], widths[1:], strict=True))]).rstrip()
-        for line in lines
-    )
+    return format_table(lines)

@@ -6,10 +6,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from msinet_eval import evaluation
 from msinet_eval.cli import main
-from msinet_eval.commands import measure as command
+from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.types import Features
 from msinet_eval.protocol import embed_dataset, rank
+from msinet_timm.export import export
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_flags_reach_the_evaluation(run, monkeypatch):
         given.update(options)
         return embed_dataset(model, dataset, **options)
 
-    monkeypatch.setattr(command, 'embed_dataset', spy)
+    monkeypatch.setattr(evaluation, 'embed_dataset', spy)
     assert run('color_histogram', '--device', 'cpu:0', '--workers', 1, '--batch-size', 5)[0] == 0
     assert (given['device'], given['workers'], given['batch_size']) == (torch.device('cpu:0'), 1, 5)
 
@@ -114,7 +116,7 @@ def test_too_large_batch_is_explained(run, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError('2 GiB')
 
-    monkeypatch.setattr(command, 'embed_dataset', full)
+    monkeypatch.setattr(evaluation, 'embed_dataset', full)
     code, _, err = run('color_histogram', '--device', 'cpu', '--batch-size', 512)
     assert code == 2
     assert 'error: cpu has not enough memory: give a --batch-size below 512' in err
@@ -228,3 +230,20 @@ def test_wrong_arguments_end_with_code_2(capsys, flags, message):
         main(['color_histogram', *flags])
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('preprocessing', [False, True])
+def test_exported_file_is_a_model_like_others(run, tmp_path, preprocessing):
+    pytest.importorskip('onnxruntime')
+    torch.manual_seed(0)
+    model = timm.create_model('test_resnet', num_classes=0).eval()
+    config = reid_data_config(model, 64, 32)
+    export(model, 'onnx', tmp_path / 'm.onnx', data_config=config, preprocessing=preprocessing)
+    assert run(tmp_path / 'm.onnx', '--json', tmp_path / 'f.json')[0] == 0
+    metrics = json.loads((tmp_path / 'f.json').read_text())
+    assert metrics['model'] == str(tmp_path / 'm.onnx') and metrics['preprocessing']['input_size'] == [3, 64, 32]
+    save_file(model.state_dict(), tmp_path / 'w.safetensors')
+    flags = ('--model', 'test_resnet', '--height', 64, '--width', 32, '--json', tmp_path / 'g.json')
+    assert run(tmp_path / 'w.safetensors', *flags)[0] == 0
+    assert metrics['mAP'] == pytest.approx(json.loads((tmp_path / 'g.json').read_text())['mAP'], abs=1e-3)
+    assert 'of one network and input size' in run(tmp_path / 'm.onnx', '--height', 32)[2]

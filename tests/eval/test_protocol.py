@@ -11,8 +11,9 @@ from torch import nn
 
 from msinet_eval import protocol
 from msinet_eval.cli import main
+from msinet_eval.evaluation import evaluate
 from msinet_eval.metrics.ranking import evaluate_ranking
-from msinet_eval.protocol import draw_gallery, evaluate, rank
+from msinet_eval.protocol import draw_gallery, rank
 from msinet_eval.report import ranked_lists
 from msinet_timm.datasets import Protocol, Record, ReIDDataset
 from msinet_timm.errors import InputError

@@ -3,8 +3,8 @@ import timm
 import torch
 from safetensors.torch import load_file
 
+from msinet_eval.evaluation import evaluate
 from msinet_eval.models.load import load_model
-from msinet_eval.protocol import evaluate
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError
 from msinet_train.cli import parse_args

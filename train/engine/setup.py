@@ -6,8 +6,8 @@ import torch
 import torch.nn as nn
 from timm.utils import random_seed
 
+from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import reid_data_config
-from msinet_eval.protocol import evaluate
 from msinet_timm.datasets.cache import open_cache
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes

@@ -129,10 +129,7 @@ class Training(Experiment):
         sizes = {'images': len(data.train), 'identities': data.num_classes}
         title = folder.path.absolute().name
         card = model_card(self.settings, title, epoch, sizes, measurement, data.remarks)
-        calibration = None
-        if measurement:
-            name, dataset = next(iter(data.measured.items()))
-            calibration = calibrate(name, measurement.main, title, dataset.protocol.same_clothes_removed)
+        calibration = calibrate(measurement.main, title) if measurement else None
         for name in ['last'] * bool(due) + ['best'] * improved:
             folder.save_model(name, self.models[-1], self.data_config, card, calibration)
         saver.save_checkpoint(epoch, metric=metric)

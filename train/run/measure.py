@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from msinet_eval.metrics.calibration import FILE_NAME, Calibration
-from msinet_eval.protocol import Evaluation, verify
+from msinet_eval.report import EvaluationResult
 from msinet_timm.datasets import ReIDDataset
 from msinet_timm.errors import InputError
 
@@ -25,11 +25,11 @@ class Measurement:
         average: the same of the averaged weights; empty where weights are not averaged.
     """
 
-    evaluations: dict[str, Evaluation]
-    average: dict[str, Evaluation]
+    evaluations: dict[str, EvaluationResult]
+    average: dict[str, EvaluationResult]
 
     @property
-    def main(self) -> Evaluation:
+    def main(self) -> EvaluationResult:
         """By which models are compared: on the first data set, with averaged weights where there are any."""
         return next(iter((self.average or self.evaluations).values()))
 
@@ -42,26 +42,18 @@ class Measurement:
         return [value for e in found for value in (e.ranking.mAP, float(e.ranking.cmc[0]), e.ranking.mINP)]
 
 
-def calibrate(name: str, evaluation: Evaluation, model: str, same_clothes_removed: bool = False) -> Calibration | None:
+def calibrate(result: EvaluationResult, model: str) -> Calibration | None:
     """The distance below which images are of one identity, at a false positive rate of 1e-3.
 
     Args:
-        name: of the data set that the evaluation is of.
-        evaluation: with features of query and gallery.
+        result: with features of query and gallery.
         model: name of the model.
-        same_clothes_removed: leave out what the data set's protocol leaves out, see `msinet_eval.protocol.verify`.
 
     Returns:
         None where there are too few pairs to tell.
     """
     try:
-        result = verify(
-            evaluation.query,
-            evaluation.gallery,
-            same_clothes_removed=same_clothes_removed,
-            false_positive_rates=(1e-3,),
-        )
-        return Calibration.from_verification(result, dataset=name, model=model)
+        return Calibration.from_verification(result.verification, dataset=result.dataset, model=model)
     except InputError as e:
         _logger.info(f'no {FILE_NAME}: {e}')
         return None
@@ -84,7 +76,7 @@ def columns(names: list[str], average: bool) -> list[str]:
 
 def measure(
     datasets: dict[str, ReIDDataset],
-    evaluate: Callable[[nn.Module, ReIDDataset], Evaluation],
+    evaluate: Callable[[nn.Module, ReIDDataset], EvaluationResult],
     model: nn.Module,
     average: nn.Module | None = None,
 ) -> Measurement | None:
@@ -92,7 +84,7 @@ def measure(
 
     Args:
         datasets: by the name that metrics bear.
-        evaluate: `msinet_eval.protocol.evaluate`, with everything but the model and the data set given.
+        evaluate: `msinet_eval.evaluate`, with everything but the model and the data set given.
         model: what embeds.
         average: the same with averaged weights.
     """

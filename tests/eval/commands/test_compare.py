@@ -9,10 +9,11 @@ from labelled import named
 
 from msinet_eval.cli import main
 from msinet_eval.commands.compare import compare
-from msinet_eval.features.types import Features
+from msinet_eval.evaluation import measure
+from msinet_eval.features.types import Embedded, Features
 from msinet_eval.metrics.bootstrap import paired_bootstrap
 from msinet_eval.protocol import rank
-from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets import Protocol, create_dataset
 
 
 @pytest.fixture(scope='module')
@@ -80,7 +81,7 @@ def test_page_shows_both_rankings(folders, tmp_path, capsys):
     root, sides = folders
     run(capsys, root / 'bad', root / 'good', '--html', tmp_path / 'c.html', '--top', 2)
     page = (tmp_path / 'c.html').read_text(encoding='utf-8')
-    changed = compare(*sides.values(), count=2).changed
+    changed = compare(*[measure(Embedded(*side)) for side in sides.values()], count=2).changed
     assert 'B is better than A in mAP' in page and "default-src 'none'" in page
     assert page.count('class="list"') == 4 and page.count('<h3>') == 2
     precisions = [f'{side}: AP {100 * v:.1f} %' for c in changed for side, v in (('A', c.before), ('B', c.after))]
@@ -104,8 +105,12 @@ def test_clothes_are_removed_where_the_data_set_asks(folders):
         ]
         for query, gallery in sides.values()
     ]
-    kept, removed = (compare(*dressed, same_clothes_removed=flag) for flag in (False, True))
-    assert removed.a.mAP == rank(*dressed[0], same_clothes_removed=True).mAP != kept.a.mAP
+    kept, removed = (
+        compare(*[measure(Embedded(*pair), Protocol(same_clothes_removed=flag)) for pair in dressed])
+        for flag in (False, True)
+    )
+    mAP = removed.metrics['mAP'][0]
+    assert mAP == rank(*dressed[0], same_clothes_removed=True).mAP != kept.metrics['mAP'][0]
 
 
 def test_bad_input(folders, tmp_path, capsys):

@@ -13,6 +13,7 @@ import msinet_timm  # noqa: F401 - registers the models
 from msinet_eval import cli
 from msinet_eval.breakdown import by_camera_pair, by_domain
 from msinet_eval.cli import main
+from msinet_eval.evaluation import measure
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.forward import embed
 from msinet_eval.features.refine import augment_database, average_tracklets, expand_queries, subtract_camera_means
@@ -21,7 +22,7 @@ from msinet_eval.metrics.bootstrap import bootstrap
 from msinet_eval.metrics.ranking import evaluate_distances
 from msinet_eval.metrics.rerank import k_reciprocal
 from msinet_eval.metrics.verification import evaluate_verification
-from msinet_eval.protocol import measure, parse_protocol
+from msinet_eval.protocol import parse_protocol
 from msinet_timm.datasets import Protocol, create_dataset
 from msinet_timm.errors import InputError
 

@@ -6,8 +6,7 @@ import pytest
 import torch
 from labelled import named
 
-from msinet_eval.cli import main
-from msinet_eval.commands.search import _MEANINGS
+from msinet_eval.cli import MEANINGS, main
 from msinet_eval.features.types import Features
 from msinet_eval.search.index import PARAMETERS
 
@@ -102,4 +101,4 @@ def test_bad_input(folder, capsys, arguments, message):
 
 
 def test_every_parameter_has_a_flag_that_is_explained():
-    assert sorted(_MEANINGS) == PARAMETERS
+    assert sorted(MEANINGS) == PARAMETERS

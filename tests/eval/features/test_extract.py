@@ -8,10 +8,10 @@ from safetensors.torch import save_file
 from timm.data import create_transform
 from torch import nn
 
+from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import embed, extract, reid_data_config
 from msinet_eval.features.forward import inference_form
 from msinet_eval.features.types import Features
-from msinet_eval.protocol import evaluate
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import load_image

@@ -12,15 +12,15 @@ import torch
 from labelled import named
 from PIL import Image
 
+from msinet_eval.evaluation import evaluate, measure
 from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.types import Embedded, Features
+from msinet_eval.metrics.calibration import Calibration
 from msinet_eval.models.baselines import BASELINES
-from msinet_eval.protocol import Evaluation, evaluate, measure
-from msinet_eval.report import html_parts
-from msinet_eval.report.html import Measured, write_report
-from msinet_eval.report.html_parts import MAX_BYTES
-from msinet_eval.report.ranked_lists import REMOVED, RIGHT, WRONG
-from msinet_timm.datasets import Protocol, ReIDDataset, create_dataset
+from msinet_eval.report import html
+from msinet_eval.report.html import MAX_BYTES, write_report
+from msinet_timm.datasets import Protocol, create_dataset
+from msinet_timm.drawing import REMOVED, RIGHT, WRONG
 from msinet_timm.errors import InputError
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -43,8 +43,7 @@ def measured():
     torch.manual_seed(0)
     model = timm.create_model('msinet_x0_25', num_classes=0)
     config, dataset = reid_data_config(model, 64, 32), create_dataset('sample')
-    evaluation = evaluate(model, dataset, data_config=config, workers=0)
-    return Measured('a small <network>', evaluation, dataset, model, config)
+    return evaluate(model, dataset, data_config=config, workers=0, name='a small <network>')
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +97,7 @@ def test_report_fetches_nothing(report):
 
 def test_report_says_what_was_measured(report, measured):
     page = report.read_text(encoding='utf-8')
-    text, ranking = text_of(page), measured.evaluation.ranking
+    text, ranking = text_of(page), measured.ranking
     assert 'a small &lt;network&gt;' in page and '<network>' not in page and 'msinet-eval x &amp; y' in page
     for figure in (ranking.mAP, ranking.cmc[0], ranking.cmc[4], ranking.cmc[9], ranking.mINP):
         assert f'{100 * figure:.1f}' in text
@@ -134,11 +133,11 @@ def test_the_same_report_twice_is_the_same_file(report, measured, tmp_path):
 
 def test_several_models_and_what_is_not_known(measured, tmp_path):
     model = BASELINES['color_histogram']()
-    config, dataset = reid_data_config(model), replace(measured.dataset, notes=('a peculiar split',))
-    without = [replace(features, cameras=None) for features in measured.evaluation[1:3]]
-    evaluation = measure(Embedded(*without), Protocol())
+    without = [replace(features, cameras=None) for features in (measured.query, measured.gallery)]
     options = dict(queries=3, top=4, title='Two of them')
-    second = Measured('second', evaluation, dataset, model, config, threshold=0.5)
+    Calibration(0.5, 0.001, 0.9, 'a set', 'a model').save(tmp_path)
+    about = dict(source={'model': str(tmp_path)}, model=model, data_config=reid_data_config(model))
+    second = measure(Embedded(*without), name='second', notes=('a peculiar split',), **about)
     write_report(tmp_path / 'r.html', [measured, second], **options)
     page = (tmp_path / 'r.html').read_text(encoding='utf-8')
     text = text_of(page)
@@ -166,8 +165,7 @@ def fabricate(folder, queries, gallery, identities, size, count=8):
 
 def test_fifty_thousand_queries(tmp_path):
     query, gallery = fabricate(tmp_path, 50_000, 100, 100, (32, 16))
-    evaluation = measure(Embedded(query, gallery), Protocol())
-    write_report(tmp_path / 'r.html', [Measured('large', evaluation)])
+    measure(Embedded(query, gallery), name='large').report(tmp_path / 'r.html')
     page = (tmp_path / 'r.html').read_text(encoding='utf-8')
     assert '50,000 queries of 100 identities' in page and len(page) < MAX_BYTES
     assert 'From camera to camera' not in page  # too many to be read
@@ -175,7 +173,7 @@ def test_fifty_thousand_queries(tmp_path):
 
 def test_images_are_made_smaller_until_the_report_is_small_enough(tmp_path, monkeypatch):
     query, gallery = fabricate(tmp_path, 20, 30, 5, (300, 150))
-    measured = [Measured('noise', measure(Embedded(query, gallery), Protocol()))]
+    measured = [measure(Embedded(query, gallery), name='noise')]
 
     def heights():
         write_report(tmp_path / 'r.html', measured, queries=1, top=2)
@@ -186,25 +184,24 @@ def test_images_are_made_smaller_until_the_report_is_small_enough(tmp_path, monk
 
     size, images, largest = heights()
     assert largest == {192} and size < MAX_BYTES == 5_000_000
-    monkeypatch.setattr(html_parts, 'MAX_BYTES', size - images // 2)
+    monkeypatch.setattr(html, 'MAX_BYTES', size - images // 2)
     smaller, _, reduced = heights()
     assert smaller <= size - images // 2 and len(reduced) == 1 and max(reduced) < 192
-    monkeypatch.setattr(html_parts, 'MAX_BYTES', 10_000)
+    monkeypatch.setattr(html, 'MAX_BYTES', 10_000)
     with pytest.raises(InputError, match='larger than 5 MB'):
         heights()
 
 
 def test_drawn_galleries_and_one_identity(tmp_path):
     query, gallery = fabricate(tmp_path, 1, 60, 10, (32, 16))
-    evaluation = measure(Embedded(None, gallery), Protocol(draws=3))
-    dataset = ReIDDataset('drawn', '', (), (), (), protocol=Protocol(draws=3))
-    write_report(tmp_path / 'r.html', [Measured('drawn', evaluation, dataset)])
+    evaluation = measure(Embedded(None, gallery), Protocol(draws=3), name='drawn')
+    evaluation.report(tmp_path / 'r.html')
     text = text_of((tmp_path / 'r.html').read_text(encoding='utf-8'))
     spread = evaluation.ranking.spread(lambda r: r.mAP)
     assert f'± {100 * spread:.1f} over draws' in text and 'means over 3 random draws' in text
 
     alone = [replace(f, identities=('anna',) * len(f), cameras=None) for f in (query, gallery)]
-    write_report(tmp_path / 'r.html', [Measured('one', measure(Embedded(*alone), Protocol()))])
+    write_report(tmp_path / 'r.html', [measure(Embedded(*alone), name='one')])
     text = text_of((tmp_path / 'r.html').read_text(encoding='utf-8'))
     assert 'Distances of pairs' not in text and 'CMC' in text and 'nan' not in text
 
@@ -214,10 +211,7 @@ def test_bad_input(measured, tmp_path, monkeypatch):
         write_report(tmp_path / 'r.html', [])
     with pytest.raises(InputError, match='cannot write the page'):
         write_report(tmp_path / 'nowhere' / 'r.html', [measured])
-    query = replace(measured.evaluation.query, paths=('gone.jpg',) * 100)
-    lost = replace(
-        measured, evaluation=Evaluation(measured.evaluation.ranking, query, measured.evaluation.gallery, 1.0)
-    )
+    lost = replace(measured, query=replace(measured.query, paths=('gone.jpg',) * 100))
     with pytest.raises(InputError, match='gone.jpg'):
         write_report(tmp_path / 'r.html', [lost])
     monkeypatch.setitem(__import__('sys').modules, 'matplotlib', None)

@@ -6,17 +6,11 @@ import torch
 from labelled import named
 from PIL import Image
 
-from msinet_eval.features.types import Features
-from msinet_eval.protocol import rank
-from msinet_eval.report.ranked_lists import (
-    REMOVED,
-    RIGHT,
-    WRONG,
-    draw_ranked_lists,
-    list_found,
-    pick_queries,
-    write_ranked_lists,
-)
+from msinet_eval.evaluation import measure
+from msinet_eval.features.types import Embedded, Features
+from msinet_eval.report.ranked_lists import draw_ranked_lists, list_found, pick_queries, write_ranked_lists
+from msinet_timm.datasets import Protocol
+from msinet_timm.drawing import REMOVED, RIGHT, WRONG
 from msinet_timm.errors import InputError
 
 SHADES = {'query': (200, 30, 200), 'gallery': (30, 120, 220)}
@@ -53,7 +47,7 @@ def frame_pixels(image, layout, row, column):
 
 def test_frames_tell_right_from_wrong(features):
     query, gallery = features
-    image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=8, top=4)
+    image, layout = draw_ranked_lists(measure(Embedded(query, gallery)), queries=8, top=4)
     white = (255, 255, 255)
     # worst first: query 1 (its match comes second), then query 0
     expected = [[WRONG, RIGHT, WRONG, WRONG], [REMOVED, RIGHT, WRONG, RIGHT, WRONG]]
@@ -75,10 +69,9 @@ def test_boxes_and_clothes_are_those_of_the_ranking(features):
     boxes = torch.tensor([[60, 0, 90, 60]] * 6)
     query = replace(query, clothes=named([7, 7, 7]))
     gallery = replace(gallery, clothes=named([1, 7, 7, 2, 2, 2]), boxes=boxes)
-    result = rank(query, gallery, same_clothes_removed=True)
-    assert result.average_precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
-    options = dict(queries=8, top=3, same_clothes_removed=True)
-    image, layout = draw_ranked_lists(query, gallery, result, **options)
+    result = measure(Embedded(query, gallery), Protocol(same_clothes_removed=True))
+    assert result.ranking.average_precision[0] == pytest.approx((1 / 2 + 2 / 4) / 2)
+    image, layout = draw_ranked_lists(result, queries=8, top=3)
     # image 0, of query 0's camera, and 1, of its clothes, are not ranked
     white = (255, 255, 255)
     assert [frame_pixels(image, layout, 0, column) for column in (1, 2, 3)] == [{REMOVED, white}] * 2 + [{WRONG, white}]
@@ -88,7 +81,7 @@ def test_boxes_and_clothes_are_those_of_the_ranking(features):
 
 def test_images_are_in_their_places(features):
     query, gallery = features
-    image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=8, top=3)
+    image, layout = draw_ranked_lists(measure(Embedded(query, gallery)), queries=8, top=3)
 
     def middle(row, column):
         left, top, right, bottom = layout.cell(row, column)
@@ -104,23 +97,23 @@ def test_images_are_in_their_places(features):
 
 def test_short_lists_leave_room_empty(features):
     query, gallery = features
-    image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=1, top=6)
+    image, layout = draw_ranked_lists(measure(Embedded(query, gallery)), queries=1, top=6)
     assert frame_pixels(image, layout, 0, 6) != {(255, 255, 255)}
-    image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=8, top=7)
+    image, layout = draw_ranked_lists(measure(Embedded(query, gallery)), queries=8, top=7)
     assert frame_pixels(image, layout, 1, 7) == {(255, 255, 255)}
 
 
 def test_without_cameras_nothing_is_taken_out(features):
     query, gallery = (Features(f.embeddings, f.identities, None, f.paths) for f in features)
-    image, layout = draw_ranked_lists(query, gallery, rank(query, gallery), queries=8, top=3)
+    image, layout = draw_ranked_lists(measure(Embedded(query, gallery)), queries=8, top=3)
     assert frame_pixels(image, layout, 1, 1) == frame_pixels(image, layout, 1, 2) == {RIGHT}
 
 
 def test_number_of_queries_and_title_show(features):
     query, gallery = features
-    result = rank(query, gallery)
-    one, layout = draw_ranked_lists(query, gallery, result, queries=1, top=3, title='A title')
-    two, _ = draw_ranked_lists(query, gallery, result, queries=2, top=3, title='Another title')
+    result = measure(Embedded(query, gallery))
+    one, layout = draw_ranked_lists(result, queries=1, top=3, title='A title')
+    two, _ = draw_ranked_lists(result, queries=2, top=3, title='Another title')
     assert one.height < two.height
     header = (0, 0, one.width, 40)
     assert one.crop(header).tobytes() != two.crop(header).tobytes()
@@ -128,11 +121,11 @@ def test_number_of_queries_and_title_show(features):
 
 def test_writes_a_png(features, tmp_path):
     query, gallery = features
-    write_ranked_lists(tmp_path / 'lists.png', query, gallery, rank(query, gallery), queries=2, top=3)
+    write_ranked_lists(tmp_path / 'lists.png', measure(Embedded(query, gallery)), queries=2, top=3)
     with Image.open(tmp_path / 'lists.png') as image:
         assert image.format == 'PNG'
     with pytest.raises(InputError, match='cannot write the ranked lists'):
-        write_ranked_lists(tmp_path / 'nowhere' / 'lists.png', query, gallery, rank(query, gallery))
+        write_ranked_lists(tmp_path / 'nowhere' / 'lists.png', measure(Embedded(query, gallery)))
 
 
 def test_queries_from_worst_to_best():

@@ -4,7 +4,9 @@ import torch.nn.functional as F
 from labelled import named
 
 from msinet_eval.features.types import Features
-from msinet_eval.protocol import Evaluation, rank
+from msinet_eval.protocol import rank
+from msinet_eval.report import EvaluationResult
+from msinet_timm.datasets import Protocol
 from msinet_train.run.measure import calibrate
 
 
@@ -17,5 +19,6 @@ def test_calibration_follows_the_rule_on_clothes(rule, share):
     looks = F.normalize(torch.randn(2, 60, 256), dim=2)
     query = Features(looks[0], people, ('door',) * 60, ('',) * 60, clothes=own)
     gallery = Features(looks.flatten(0, 1), 2 * people, ('hall',) * 120, ('',) * 120, clothes=own + other)
-    found = calibrate('people', Evaluation(rank(query, gallery), query, gallery, None), 'net', rule)
+    result = EvaluationResult(rank(query, gallery), query, gallery, Protocol(same_clothes_removed=rule))
+    found = calibrate(result, 'net')
     assert found.true_positive_rate == pytest.approx(share, abs=0.05)

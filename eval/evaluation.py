@@ -1,0 +1,251 @@
+"""A model and a data set -> an `EvaluationResult`: what `msinet-eval` does, for programs."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from msinet_eval.features.embeddings import load_embeddings
+from msinet_eval.features.extract import reid_data_config
+from msinet_eval.features.forward import device_of
+from msinet_eval.features.refine import augment_database, average_tracklets, expand_queries, subtract_camera_means
+from msinet_eval.features.types import Embedded, Features
+from msinet_eval.metrics.ranking import RankingResult
+from msinet_eval.models.load import find_model, load_model
+from msinet_eval.protocol import draw_gallery, embed_dataset, parse_protocol, rank
+from msinet_eval.report.result import EvaluationResult
+from msinet_eval.settings import EvalSettings
+from msinet_timm.commands import find_device
+from msinet_timm.datasets import Protocol, ReIDDataset, create_dataset
+from msinet_timm.datasets.cache import ImageCache, open_cache
+from msinet_timm.datasets.records import NO_CAMERAS
+from msinet_timm.datasets.tools.verify import drop_broken
+from msinet_timm.errors import InputError
+from msinet_timm.export.module import ExportedModule, is_exported
+from msinet_timm.processes import is_primary
+
+__all__ = ['evaluate', 'evaluate_embeddings', 'measure', 'open_model', 'prepare_dataset']
+
+
+def evaluate(
+    model: nn.Module | str | Path,
+    dataset: ReIDDataset | str,
+    settings: EvalSettings | None = None,
+    *,
+    architecture: str | None = None,
+    data_dir: str | Path | None = None,
+    data_options: Mapping[str, Any] | None = None,
+    data_config: dict[str, Any] | None = None,
+    transform: Callable | None = None,
+    cache: ImageCache | str | None = None,
+    name: str | None = None,
+    rerank: bool | Mapping[str, float] | None = None,
+    source: Mapping[str, Any] | None = None,
+    distributed: bool = False,
+    **changes: Any,
+) -> EvaluationResult | None:
+    """Embeds query and gallery, ranks one for the other by the data set's protocol, and measures the rankings.
+
+    `evaluate('runs/market/best', 'market1501', data_dir='datasets', rerank=True).report('market.html')`
+
+    Args:
+        model: in training or not, with classifiers or without, see `msinet_eval.features.embed`; or what
+            `msinet-eval` takes by name: a timm model, a folder, `hf-hub:OWNER/NAME`, a checkpoint, or a file
+            that `msinet-hub export` has written (except TorchScript's).
+        dataset: its train part is not used; or a name of `msinet_timm.datasets.list_datasets()`.
+        settings: how to embed and rank; None for the defaults.
+        architecture: timm model that a checkpoint is of.
+        data_dir: folder of a data set given by name.
+        data_options: options of a data set given by name.
+        data_config: how images are fed to a module, for `timm.data.create_transform`; None for its own config, without
+            a crop.
+        transform: PIL image -> [3, H, W], in the place of that of `data_config`.
+        cache: one that is open, or `'memory'` or a folder, in the place of the one that the settings name.
+        name: of the result in tables and reports; None for those of the model and the data set.
+        rerank: whether to re-rank by k-reciprocal neighbours, or a mapping with some of `k1`, `k2` and `lambda_value`.
+        source: how the module or the data set was given, see `EvaluationResult`.
+        distributed: share the images out among torch's processes; only the first of them gets the result, others None.
+        changes: fields of `EvalSettings`, such as `flip=True`, in the place of those of `settings`.
+
+    Raises:
+        InputError: a model or data set that cannot be used, a data set for training only, a setting out of its range,
+            or no query with a match.
+    """
+    if isinstance(cache, str):
+        changes, cache = changes | {'cache': cache}, None
+    if rerank is not None:
+        changes |= {**rerank, 'rerank': True} if isinstance(rerank, Mapping) else {'rerank': rerank}
+    settings = replace(settings or EvalSettings(), **changes)
+    given, own = type(model).__name__, {}
+    if isinstance(model, nn.Module):
+        if data_config is None and transform is None:
+            data_config = reid_data_config(model, settings.height, settings.width)
+    else:
+        given, own = str(model), {'model': architecture or str(model), 'checkpoint': architecture and str(model)}
+        model, data_config, transform = open_model(str(model), architecture, settings)
+        settings = replace(settings, device=find_device(settings.device))
+    if not isinstance(dataset, ReIDDataset):
+        dataset = create_dataset(dataset, data_dir and str(data_dir), **(data_options or {}))
+    settings = replace(settings, device=settings.device or device_of(model))
+    dataset = prepare_dataset(dataset, settings)
+    embedded = embed_dataset(
+        model,
+        dataset,
+        folder=settings.features,
+        data_config=data_config,
+        transform=transform,
+        cache=cache or open_cache(settings.cache, settings.workers),
+        device=torch.device(settings.device),
+        amp=settings.amp_dtype if settings.amp else None,
+        distributed=distributed,
+        **{name: getattr(settings, name) for name in ('batch_size', 'workers', 'flip', 'part', 'neck')},
+    )
+    if distributed and not is_primary():
+        return None
+    return measure(
+        embedded,
+        dataset.protocol,
+        settings,
+        name=name or f'{given} on {dataset.name}',
+        dataset=dataset.name,
+        notes=dataset.remarks,
+        source={**own, 'data_options': dict(dataset.options), **(source or {})},
+        model=model,
+        data_config=data_config,
+    )
+
+
+def open_model(
+    name: str, architecture: str | None, settings: EvalSettings
+) -> tuple[nn.Module, dict[str, Any], Callable | None]:
+    """A model by name, how images are fed to it, and the transform that it needs in the place of that, if any.
+
+    Args:
+        name: see `evaluate`.
+        architecture: timm model that a checkpoint is of.
+        settings: of which `height` and `width` are used.
+
+    Raises:
+        InputError: a model that cannot be used.
+    """
+    if not is_exported(name):
+        found = find_model(name, architecture)
+        return *load_model(**found, height=settings.height, width=settings.width), None
+    if architecture or settings.height or settings.width:
+        raise InputError(f'{name} is an exported model, of one network and input size: give no other')
+    module = ExportedModule(name)
+    return module, module.data_config, module.transform
+
+
+def evaluate_embeddings(
+    files: Sequence[str | Path],
+    labels: str | Path | None = None,
+    settings: EvalSettings | None = None,
+    **changes: Any,
+) -> EvaluationResult:
+    """Ranks and measures embeddings from elsewhere.
+
+    Args:
+        files: see `msinet_eval.features.embeddings.load_embeddings`.
+        labels: see there.
+        settings: of the ranking; None for the defaults.
+        changes: fields of `EvalSettings` in the place of those of `settings`.
+
+    Raises:
+        InputError: files or labels that cannot be used, or no query with a match.
+    """
+    settings = replace(settings or EvalSettings(), **changes)
+    embedded = load_embeddings(files, labels)
+    notes = () if embedded.gallery.cameras is not None else (NO_CAMERAS,)
+    dataset = prepare_dataset(ReIDDataset('embeddings', '', (), (), (), notes=notes), settings)
+    return measure(
+        embedded,
+        dataset.protocol,
+        settings,
+        name=' and '.join(Path(file).name for file in files),
+        dataset=dataset.name,
+        notes=dataset.notes,
+        source={'embeddings': list(map(str, files))},
+    )
+
+
+def prepare_dataset(dataset: ReIDDataset, settings: EvalSettings) -> ReIDDataset:
+    """A data set as settings want it measured: without broken images, by another protocol."""
+    if settings.skip_broken:
+        dataset = drop_broken(dataset, ('query', 'gallery'))
+    if not settings.protocol:
+        return dataset
+    protocol = parse_protocol(settings.protocol)
+    notes = [f'forced protocol: {", ".join(settings.protocol)}']
+    if not protocol.same_camera_removed:
+        notes.append("images of a query's own camera count as matches")
+    return replace(dataset, protocol=protocol, notes=(*dataset.notes, *notes))
+
+
+def measure(
+    embedded: Embedded, protocol: Protocol | None = None, settings: EvalSettings | None = None, **about: Any
+) -> EvaluationResult:
+    """Ranks features by a protocol.
+
+    Args:
+        embedded: query and gallery, as a model gives them.
+        protocol: what is left out of the rankings, and whether the gallery is drawn.
+        settings: what is done to features before they are ranked, and how they are ranked; None for the defaults.
+        about: further fields of `EvaluationResult`.
+
+    Raises:
+        InputError: there are no queries though the protocol draws none, a refinement that needs labels which are not
+            known, ranks beyond the gallery, and see `evaluate_ranking` and `ReRanking`.
+    """
+    protocol, settings = protocol or Protocol(), settings or EvalSettings()
+    if embedded.query is None and not protocol.draws:
+        raise InputError('there are no queries: give some, or have them drawn from the gallery (protocol draws=10)')
+    options = {
+        'device': settings.device,
+        'same_clothes_removed': protocol.same_clothes_removed,
+        'max_rank': max(50, *settings.ranks),
+    }
+    first, plain, reranked = None, [], []
+    for seed in range(protocol.draws or 1):
+        pair = embedded[:2] if not protocol.draws else draw_gallery(*embedded[:2], seed)
+        pair = _refine(*pair, settings)
+        if not protocol.same_camera_removed:
+            pair = tuple(replace(features, cameras=None) for features in pair)
+        first = first or pair
+        plain.append(rank(*pair, **options))
+        if settings.reranking:
+            reranked.append(rank(*pair, rerank=settings.reranking, **options))
+    query, gallery = first
+    if max(settings.ranks) > len(gallery) and settings.ranks != EvalSettings().ranks:
+        of = f'the gallery of {about["name"]}' if about.get('name') else 'the gallery'
+        raise InputError(f'ranks {max(settings.ranks)}: {of} has only {len(gallery)} images')
+    return EvaluationResult(
+        _mean(reranked or plain),
+        query,
+        gallery,
+        protocol=protocol,
+        settings=settings,
+        plain=_mean(plain) if reranked else None,
+        images_per_second=embedded.images_per_second,
+        **about,
+    )
+
+
+def _mean(draws: list[RankingResult]) -> RankingResult:
+    return RankingResult.mean(draws) if len(draws) > 1 else draws[0]
+
+
+def _refine(query: Features, gallery: Features, settings: EvalSettings) -> tuple[Features, Features]:
+    """What is done to features before they are ranked."""
+    if settings.camera_mean:
+        query, gallery = subtract_camera_means(query, gallery)
+    if settings.multi_shot:
+        query, gallery = average_tracklets(query), average_tracklets(gallery)
+    if k := settings.database_augmentation:
+        gallery = augment_database(gallery, k, device=settings.device)
+    if k := settings.query_expansion:
+        query = expand_queries(query, gallery, k, device=settings.device)
+    return query, gallery
