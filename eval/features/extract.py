@@ -33,7 +33,8 @@ def reid_data_config(model: nn.Module, height: int | None = None, width: int | N
 
     Args:
         model: its `pretrained_cfg`, if any, gives input size, mean, standard deviation and interpolation.
-        height: of the input in pixels, instead of the model's own. Likewise `width`.
+        height: of the input in pixels, instead of the model's own.
+        width: of the input in pixels, instead of the model's own.
     """
     config = resolve_data_config(pretrained_cfg=getattr(model, 'pretrained_cfg', None), model=model)
     channels, own_height, own_width = config['input_size']
@@ -65,8 +66,7 @@ def extract(
     The model runs in evaluation mode and is left in the mode it came in; it moves to `device` for good.
 
     Args:
-        model: takes [B, 3, H, W], see `embed`, and so for `flip`, `part` and `neck`. What it gives is normalised to
-            length 1 at the very end: with `flip`, after the mean.
+        model: takes [B, 3, H, W]. What it gives is normalised to length 1 at the very end: with `flip`, after the mean.
         records: images, all with a camera or all without.
         transform: PIL image -> [3, H, W]; None for the evaluation transform of `data_config`.
         data_config: for `timm.data.create_transform`; None for `reid_data_config(model)`.
@@ -74,6 +74,9 @@ def extract(
         batch_size: images at once.
         workers: processes that read images; 0 reads them in this one.
         device: None for the one that the model is on.
+        flip: see `embed`.
+        part: see `embed`.
+        neck: see `embed`.
         amp: `'bf16'` or `'float16'`, in which the model computes by autocast; embeddings stay float32.
         file: where the features are kept, see `msinet_eval.features.file.FeatureFile`: an interrupted extraction goes
             on there, and a finished one is only read. Not with a `transform`, which cannot be compared.

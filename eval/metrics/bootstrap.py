@@ -101,7 +101,8 @@ def paired_bootstrap(
     sides, and the measured difference counts as one more sample, so that it is never 0).
 
     Args:
-        a: measured first. Likewise `b`, on the same queries and gallery.
+        a: one result.
+        b: the other, on the same queries and gallery.
         query_identities: [Q] names or integers.
         ranks: k of each Rank-k.
         samples: number of draws.
@@ -127,7 +128,8 @@ def most_changed(a: RankingResult, b: RankingResult, count: int = 10) -> list[Ch
     """The queries whose average precision differs most between two results, the largest change first.
 
     Args:
-        a: measured first. Likewise `b`, on the same queries and gallery.
+        a: one result.
+        b: the other, on the same queries and gallery.
         count: how many at most; queries that did not change are left out.
 
     Raises:

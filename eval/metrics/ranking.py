@@ -117,7 +117,10 @@ def evaluate_distances(
     Args:
         distances: [Q, G] array or tensor, or an object with that `shape` whose `[slice]` computes the rows of some
             queries on demand, such as `msinet_eval.metrics.rerank.ReRanking`. Infinite ones are allowed, NaN is not.
-        query_labels: as for `evaluate_ranking`, and so for all that follow.
+        query_labels: see `evaluate_ranking`.
+        gallery_labels: see there.
+        max_rank: see there.
+        tile: see there.
 
     Raises:
         InputError: sizes that do not fit, distances that are NaN, or no query with a match.

@@ -52,9 +52,11 @@ class VerificationResult:
         eer_threshold: the largest threshold known with a false positive rate of at most `eer`.
         points: operating points, in the order in which they were asked for; all but `target` is NaN where there are
             too few different pairs to measure such a rate.
-        same_pairs: number of pairs of one identity that the protocol leaves. Likewise `different_pairs`.
+        same_pairs: number of pairs of one identity that the protocol leaves.
+        different_pairs: number of pairs of two identities.
         bin_edges: [129] distances, from 0 to what no pair can exceed (2 for normalised features).
-        same_histogram: [128] number of same pairs in each bin. Likewise `different_histogram`.
+        same_histogram: [128] number of same pairs in each bin.
+        different_histogram: [128] number of different pairs in each bin.
         roc: [P, 2] false positive rate, ascending and dense towards 0, and the best true positive rate at no more.
         precision_recall: [P, 2] recall, ascending, and precision over all pairs, at thresholds.
         notes: why a point is NaN.

@@ -59,7 +59,8 @@ class CachedImages(Dataset):
     Args:
         records: whose images they are.
         file: their pixels.
-        mean: of each channel, for pixels from 0 to 1. Likewise `std`.
+        mean: of each channel, for pixels from 0 to 1.
+        std: standard deviation of each channel, for pixels from 0 to 1.
         augment: takes an image [H, W, 3] uint8 which it must not change, gives another one.
         erase: paints over the normalised image.
     """

@@ -79,7 +79,7 @@ def load_data(settings: Settings) -> TrainingData:
 def union(datasets: Mapping[str, ReIDDataset]) -> tuple[Record, ...]:
     """The training images of several data sets by name, with identities and cameras that no two of them share.
 
-    These get the data set's name before their own, and so does the domain; where it had none, it is that name.
+    The data set's name goes before those of identities, cameras and domains; it is the domain where there was none.
     """
     return tuple(
         record._replace(

@@ -169,7 +169,7 @@ FOLDER = Reader(
     options=(
         Option('pattern', None, f'regular expression on file names with named groups: {", ".join(FIELDS)}'),
         Option('seed', 0, 'of the split by identity, where there are no train, query, gallery'),
-        Option('test_share', 0.5, 'share of identities to test on, likewise'),
+        Option('test_share', 0.5, 'share of identities to test on, where there are no train, query, gallery'),
         CLOTHES_OPTION,
     ),
 )
