@@ -3,4 +3,6 @@
 from msinet_timm.models.genotype import Genotype
 from msinet_timm.models.msinet import Embedding, MSINet, register_genotype
 
+__version__ = '0.1.0'
+
 __all__ = ['Embedding', 'Genotype', 'MSINet', 'register_genotype']

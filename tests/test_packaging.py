@@ -41,13 +41,15 @@ def installed(tmp_path_factory):
 @pytest.mark.slow
 def test_wheel_works_without_the_repository(installed):
     script = """
-import pathlib, sys, timm, msinet_timm, msinet_train, msinet_eval
+import importlib.metadata, pathlib, sys, timm, msinet_timm, msinet_train, msinet_eval
 from msinet_timm.datasets import create_dataset
 from msinet_timm.hub.card import write_card
 from msinet_timm.models.genotype import named_genotypes
 from msinet_train.recipe import list_recipes
 for package in (msinet_timm, msinet_train, msinet_eval):
     assert pathlib.Path(package.__file__).is_relative_to(sys.prefix), package.__file__
+    assert (pathlib.Path(package.__file__).parent / 'py.typed').is_file()  # its type hints count
+assert importlib.metadata.version('msinet-timm') == msinet_timm.__version__
 sample = create_dataset('sample')
 assert len(sample.train) > 100 and pathlib.Path(sample.root).is_relative_to(sys.prefix)
 assert {'scratch', 'demo'} <= set(list_recipes()) and 'msmt' in named_genotypes()
