@@ -54,5 +54,6 @@ def needs(extra: str, what: str = '') -> Iterator[None]:
     try:
         yield
     except ImportError as e:
-        missing = f'{what} needs {e.name or e}' if what else f'{e.name or e} is not installed'
+        package = (e.name or str(e)).partition('.')[0]
+        missing = f'{what} needs {package}' if what else f'{package} is not installed'
         raise MissingPackageError(f'{missing}: pip install "msinet-timm[{extra}]"') from e

@@ -394,7 +394,7 @@ def test_broken_loss_names_the_images(market, tmp_path):
     [
         (['--batch-size', '7'], '--batch-size 7 is not a multiple of --num-instance 2'),
         (['--batch-size', '64'], 'needs 32 identities but the training set has 6'),
-        (['--model', 'msinet_x9'], '--model msinet_x9: unknown; choose one of .*msinet_x1_0'),
+        (['--model', 'msinet_x9'], "--model msinet_x9: unknown model 'msinet_x9': .* did you mean msinet_x1_0"),
         (['--model', 'test_resnet', '--genotype', 'msmt'], '--model test_resnet: .*genotype'),
         (['--genotype', 'mmst'], "unknown genotype 'mmst'"),
         (['--opt', 'sdg'], '--opt sdg'),
