@@ -1,10 +1,11 @@
 """Files that are there as a whole or not at all."""
 
+import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-__all__ = ['replace_file', 'replace_text']
+__all__ = ['replace_file', 'replace_rows', 'replace_text']
 
 
 def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
@@ -29,3 +30,13 @@ def replace_file(path: str | os.PathLike, write: Callable[[Path], object]) -> No
 def replace_text(path: str | os.PathLike, text: str) -> None:
     """`replace_file` with a text, in UTF-8."""
     replace_file(path, lambda partial: partial.write_text(text, encoding='utf-8'))
+
+
+def replace_rows(path: str | os.PathLike, rows: Iterable[Iterable]) -> None:
+    """`replace_file` with rows of a CSV, in UTF-8."""
+
+    def write(partial: Path) -> None:
+        with open(partial, 'w', encoding='utf-8', newline='') as file:
+            csv.writer(file).writerows(rows)
+
+    replace_file(path, write)

@@ -16,7 +16,18 @@ from timm.utils import reparameterize_model
 
 from msinet_timm.models.msinet import MSINet
 
-__all__ = ['AMP', 'DTYPES', 'FORMS', 'PRECISIONS', 'Form', 'amp_name', 'autocast', 'create_form', 'in_bf16']
+__all__ = [
+    'AMP',
+    'DTYPES',
+    'FORMS',
+    'PRECISIONS',
+    'Form',
+    'amp_name',
+    'autocast',
+    'create_form',
+    'in_bf16',
+    'in_bfloat16',
+]
 
 #: What `create_form` makes, and what each is.
 FORMS = {
@@ -75,7 +86,7 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
     Args:
         model: takes [B, 3, H, W] and gives [B, D]; the form runs on its device.
         form: key of `FORMS`. `'torchscript'` takes a while now, `'compiled'` on the first batch of each shape.
-        precision: key of `PRECISIONS`. With `'bf16'`, weights are in it as well. Norms that are not folded stay in
+        precision: one of `PRECISIONS`. With `'bf16'`, weights are in it as well. Norms that are not folded stay in
             float32, and of an MSINet also the pooling and what follows it.
         example: images [B, 3, H, W] that tracing and compilation go by; None for one of the model's input size.
 
@@ -181,3 +192,6 @@ class _Compiled:
             out = self.run(images)
         self.shapes.add(known)
         return out
+
+
+in_bfloat16 = in_bf16  # its name before 0.2

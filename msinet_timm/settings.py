@@ -156,5 +156,7 @@ def flags_named(*settings: type) -> Iterator[None]:
     try:
         yield
     except InputError as e:
-        named = re.sub(rf'^({names})(?=[ :])|`({names})`', lambda found: flag_of(found[1] or found[2]), str(e))
-        raise InputError(named) from e
+        # a folder or file may be called as a setting is
+        told = rf'^({names})(?=[ :])(?! is no | is missing| has | holds )|`({names})`'
+        e.args = (re.sub(told, lambda found: flag_of(found[1] or found[2]), str(e)),)
+        raise

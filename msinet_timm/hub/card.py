@@ -63,7 +63,9 @@ def read_results(data: ModelCardData) -> list[Result]:
     found: dict[str, dict[str, Any]] = {}
     for result in data.eval_results or []:
         if result.metric_type in _METRICS:
-            fields = found.setdefault(result.dataset_name, dict(result.dataset_args or {}))
+            told = result.dataset_args if isinstance(result.dataset_args, dict) else {}
+            ours = {name: told[name] for name in ('protocol', 'query', 'gallery') if name in told}
+            fields = found.setdefault(result.dataset_name, ours)
             fields[_METRICS[result.metric_type]] = result.metric_value
     return [Result(name, **fields) for name, fields in found.items() if {'mAP', 'rank1'} <= fields.keys()]
 

@@ -11,6 +11,7 @@ import torch.nn as nn
 from safetensors.torch import save_file
 
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 from msinet_timm.models.checkpoints import fill, read_checkpoint
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
 from msinet_timm.models.msinet import WIDTHS
@@ -116,25 +117,22 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
     if model.num_classes != entry.num_classes or not is_network(model, entry.architecture):
         raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')
     path = package / 'weights' / f'{name}.safetensors'
-    partial = path.with_name(f'{path.name}.tmp')
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        halved = {k: v.half() if _is_large(v) else v for k, v in model.state_dict().items()}
+    halved = {k: v.half() if _is_large(v) else v for k, v in model.state_dict().items()}
+    shipped = copy.deepcopy(model)
+    shipped.load_state_dict(halved)
+    shift = embedding_shift(model, shipped)
+    if not shift < LARGEST_SHIFT:
+        raise InputError(
+            f'{folder}: half precision moves embeddings by {shift:.1e}, but less than {LARGEST_SHIFT:g} is wanted'
+        )
+
+    def write(partial: Path) -> None:
         save_file(halved, partial)
-        if partial.stat().st_size > LARGEST:
-            raise InputError(
-                f'{folder}: {partial.stat().st_size:,} bytes in half precision, but {LARGEST:,} at most ship'
-            )
-        shipped = copy.deepcopy(model)
-        shipped.load_state_dict(halved)
-        shift = embedding_shift(model, shipped)
-        if not shift < LARGEST_SHIFT:
-            raise InputError(
-                f'{folder}: half precision moves embeddings by {shift:.1e}, but less than {LARGEST_SHIFT:g} is wanted'
-            )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        if (size := partial.stat().st_size) > LARGEST:
+            raise InputError(f'{folder}: {size:,} bytes in half precision, but {LARGEST:,} at most ship')
+
+    replace_file(path, write)
     write_example(shipped, example_of(path))
     _logger.info('half precision moves embeddings by %.1e; %s has %d bytes', shift, path, path.stat().st_size)
     shipped_entry = replace(

@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError, explained
-from msinet_timm.files import replace_text
+from msinet_timm.files import replace_file, replace_text
 from msinet_timm.models.entries import PREPROCESSING
 
 __all__ = [
@@ -125,7 +125,8 @@ def write_example(model: nn.Module, path: Path) -> None:
     with Image.open(create_dataset('sample').query[0].path) as image:
         image = image.convert('RGB')
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
-    save_file({'input': pixels, 'output': _run(model, [image])}, path)
+    tensors = {'input': pixels, 'output': _run(model, [image])}
+    replace_file(path, lambda partial: save_file(tensors, partial))
 
 
 def deviation(model: nn.Module, path: Path) -> float:

@@ -38,7 +38,7 @@ def resolve_name(name: str | Path, also: Iterable[str] = ()) -> str:
     if source or Path(name).is_dir():
         return f'local-dir:{find_folder(place)}'
     close = difflib.get_close_matches(name.partition('.')[0], [*timm.list_models(), *also], n=3, cutoff=0.5)
-    hint = f'did you mean {", ".join(close)}?' if close else 'timm.list_models() lists the names;'
+    hint = f'did you mean {", ".join(close)}?' if close else 'timm.list_models() lists the names.'
     raise InputError(
         f"unknown model '{name}': it is neither a name that timm knows nor a folder; {hint} A model on the Hub is "
         f'hf-hub:{name if "/" in name else "OWNER/NAME"}'

@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw
 
 from msinet_timm.datasets import create_dataset
 from msinet_timm.drawing import PAPER, draw_frame, paste_tile
+from msinet_timm.files import replace_file
 
 from .folder import embed_images
 
@@ -20,7 +21,9 @@ def draw_preview(model: nn.Module, path: Path) -> None:
     sample = create_dataset('sample')
     query = sample.query[0]
     asked = {r.identity for r in sample.query}
-    others = [r for r in sample.gallery if r.identity in asked and r[1:3] != query[1:3]]
+    others = [
+        r for r in sample.gallery if r.identity in asked and (r.identity, r.camera) != (query.identity, query.camera)
+    ]
     own = [r for r in others if r.identity == query.identity]
     records = [query, *own, *[r for r in others if r.identity != query.identity][:: max(1, len(others) // 30)]][:31]
     images = [Image.open(r.path).convert('RGB') for r in records]
@@ -36,4 +39,4 @@ def draw_preview(model: nn.Module, path: Path) -> None:
         box = left, _FRAME, left + _CELL[0], _FRAME + _CELL[1]
         paste_tile(sheet, images[index], box)
         draw_frame(draw, box, kind, _FRAME)
-    sheet.save(path)
+    replace_file(path, lambda partial: sheet.save(partial, format='PNG'))

@@ -230,18 +230,21 @@ def read_entry(path: Path) -> Entry:
     return entry
 
 
-def load_entries(folder: Path | None = None) -> dict[str, Entry]:
+def load_entries(folder: Path | None = None, check: bool = True) -> dict[str, Entry]:
     """All entries by name (`architecture.tag`), in the order of their names.
 
     Args:
         folder: with the JSON files; None for the package's.
+        check: whether their fields are what they must be, which takes a while.
 
     Raises:
-        InputError: as `read_entry`, or an architecture has two defaults.
+        InputError: as `read_entry` and `Entry.check`, or an architecture has two defaults.
     """
     entries = {path.stem: read_entry(path) for path in sorted((folder or entries_folder()).glob('*.json'))}
     defaults: dict[str, Entry] = {}
     for entry in entries.values():
+        if check:
+            entry.check()
         if entry.default and (other := defaults.setdefault(entry.architecture, entry)) is not entry:
             raise InputError(f'{entry.place}: default is true in {other.name}.json as well')
     return entries

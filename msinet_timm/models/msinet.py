@@ -414,6 +414,7 @@ def _register_variants(name: str, genotype: Genotype) -> list[str]:
         entrypoint.__name__ = entrypoint.__qualname__ = model_name
         if model_name not in default_cfgs:
             default_cfgs.update(generate_default_cfgs({model_name: untrained_cfg()}))
+        globals()[model_name] = entrypoint  # timm adds its name to __all__
         register_model(entrypoint)
         names.append(model_name)
     return names

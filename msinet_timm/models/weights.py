@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.models import clean_state_dict
+from timm.models import PretrainedCfg, clean_state_dict
 
 from msinet_timm.errors import InputError
 
@@ -59,9 +59,9 @@ def load_default_cfgs() -> dict[str, dict[str, Any]]:
         InputError: an entry is malformed; names the file and the field.
     """
     cfgs = {}
-    for name, entry in load_entries().items():
+    for name, entry in load_entries(check=False).items():
         try:
-            cfgs[name + '*' * entry.default] = _cfg(**entry.cfg())
+            cfgs[name + '*' * entry.default] = PretrainedCfg(**_cfg(**entry.cfg()))
         except Exception:
             entry.check()  # which says what is wrong with a file that somebody has changed
             raise
@@ -179,7 +179,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         state_dict.setdefault('arch_weights', own['arch_weights'])
     if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):
         _fill_local_branch(state_dict, own)
-    for name in [name for name in {**own, **state_dict} if name.startswith(_CLASSIFIERS)]:
+    classifiers = () if 'arch_weights' in own else _CLASSIFIERS  # a search goes on with its own
+    for name in [name for name in {**own, **state_dict} if name.startswith(classifiers)]:
         if name not in own:
             del state_dict[name]
         elif name not in state_dict or state_dict[name].shape != own[name].shape:

@@ -13,7 +13,7 @@ from msinet_eval.metrics.bootstrap import bootstrap
 from msinet_eval.models.baselines import BASELINES
 from msinet_eval.protocol import rank
 from msinet_timm.datasets import create_dataset
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, MissingPackageError, needs
 from msinet_timm.settings import flags_named
 
 
@@ -88,6 +88,10 @@ def test_flags_stand_for_settings_in_messages():
         assert str(error.value) == message
     with pytest.raises(InputError, match='^cache.png: gone$'), flags_named(EvalSettings):
         raise InputError('cache.png: gone')
+    with pytest.raises(InputError, match='^cache is no folder$'), flags_named(EvalSettings):
+        raise InputError('cache is no folder')
+    with pytest.raises(MissingPackageError), flags_named(EvalSettings), needs('plot', 'html'):
+        raise ImportError(name='matplotlib')
 
 
 def test_every_setting_is_explained():

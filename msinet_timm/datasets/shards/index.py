@@ -25,6 +25,7 @@ from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_rows
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
 
@@ -48,6 +49,7 @@ def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
         InputError: no index and no shards, shards that are missing, cut short or not in the index, or wrong rows; from
             shards without index: samples without image, label or a field, and fields of a wrong type.
     """
+    root = str(root)
     root = root.rstrip('/') if is_remote(root) else str(Path(root))
     shards = None if is_remote(root) else _find_shards(Path(root))
     if shards is None or (Path(root) / INDEX).is_file():
@@ -83,16 +85,13 @@ def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    partial = folder / f'{INDEX}.{os.getpid()}.tmp'  # other processes may build it, too
-    with open(partial, 'w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for part in PARTS:
-            for record in parts.get(part, ()):
-                shard, member = split_path(record.path)
-                fields = ('' if value is None else value for value in record[1:-1])
-                writer.writerow([os.path.basename(shard), member, *fields, ' '.join(map(str, record.box or ()))])
-    partial.replace(folder / INDEX)
+    rows = [COLUMNS]
+    for part in PARTS:
+        for record in parts.get(part, ()):
+            shard, member = split_path(record.path)
+            fields = ('' if value is None else value for value in record[1:-1])
+            rows.append([os.path.basename(shard), member, *fields, ' '.join(map(str, record.box or ()))])
+    replace_rows(folder / INDEX, rows)
 
 
 def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, list[Record]]:

@@ -148,8 +148,8 @@ class _Plan:
         self.batches: list[list[int]] = []
         self.lost = 0
         self._size = 0
-        self._held: dict[int, list[int]] = {}  # images by identity, in order of arrival
-        self._groups: list[int] = []  # an identity for each K of its images in the buffer
+        self._held: dict[str, list[int]] = {}  # images by identity, in order of arrival
+        self._groups: list[str] = []  # an identity for each K of its images in the buffer
 
     def run(self, stream: Sequence[int], records: Sequence[Record]) -> None:
         total = Counter(records[index].identity for index in stream)
@@ -172,7 +172,7 @@ class _Plan:
 
     def _draw_batch(self) -> bool:
         """Moves a batch out of the buffer, if there are enough identities."""
-        chosen: dict[int, int] = {}
+        chosen: dict[str, int] = {}
         for place in self.rng.permutation(len(self._groups)).tolist():
             chosen.setdefault(self._groups[place], place)
             if len(chosen) == self.identities:
@@ -183,7 +183,7 @@ class _Plan:
         self.batches.append([index for identity in chosen for index in self._take(identity)])
         return True
 
-    def _take(self, identity: int) -> list[int]:
+    def _take(self, identity: str) -> list[int]:
         mine = self._held[identity]
         if len(mine) < self.images:
             taken = np.resize(self.rng.permutation(mine), self.images).tolist()
@@ -204,7 +204,7 @@ class _Plan:
             drawn.append(images.pop())
         return drawn
 
-    def _drop(self, identity: int, count: int) -> None:
+    def _drop(self, identity: str, count: int) -> None:
         self._draw_out(self._held[identity], count)
         self._size -= count
         if not self._held[identity]:

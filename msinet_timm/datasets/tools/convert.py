@@ -1,6 +1,5 @@
 """From any data set to another layout: folders, a table, Market-1501's names, or shards."""
 
-import csv
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from msinet_timm.datasets.readers.rows import FIELDS
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.datasets.shards.index import write_index
 from msinet_timm.errors import InputError, needs
+from msinet_timm.files import replace_rows
 
 __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
@@ -69,15 +69,12 @@ def _to_table(dataset: ReIDDataset, output: Path) -> None:
     records = dataset.train + dataset.query + dataset.gallery
     fields = [f for f in (*FIELDS, 'box') if f == 'identity' or any(getattr(r, f) is not None for r in records)]
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix('.tmp')
-    with open(partial, 'w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file)
-        writer.writerow(['path', *fields, 'split'])
-        for part in PARTS:
-            for record in getattr(dataset, part):
-                path = os.path.relpath(record.path, output.parent)
-                writer.writerow([path, *(_cell(record, field) for field in fields), part])
-    partial.replace(output)
+    rows = [['path', *fields, 'split']]
+    for part in PARTS:
+        for record in getattr(dataset, part):
+            path = os.path.relpath(record.path, output.parent)
+            rows.append([path, *(_cell(record, field) for field in fields), part])
+    replace_rows(output, rows)
 
 
 def _cell(record: Record, field: str) -> str:
