@@ -14,7 +14,7 @@ from msinet_eval.commands.measure import measure_models
 from msinet_eval.commands.outputs import Outputs, calibration_folder, write_outputs
 from msinet_eval.commands.pair import compare_images
 from msinet_eval.commands.search import search_gallery
-from msinet_eval.evaluation import evaluate_embeddings
+from msinet_eval.evaluation import check_embeddings_settings, evaluate_embeddings
 from msinet_eval.search.index import BACKENDS, PARAMETERS
 from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import command, make_folder, not_negative, positive, positive_float
@@ -83,6 +83,8 @@ def _measure(args: argparse.Namespace) -> None:
                 else:
                     options = parse_options(args.data_option)
                     datasets = read_datasets(args.dataset, args.data_dir, options, expand=True)
+                    if outputs.calibrate and len(datasets) > 1:
+                        raise InputError(f'--calibrate needs one data set: choose one of {", ".join(datasets)}')
                     results = list(measure_models(args.models, datasets, settings, args.model))
             except torch.OutOfMemoryError as e:
                 raise InputError(
@@ -98,12 +100,12 @@ def _check(args: argparse.Namespace, settings: EvalSettings, outputs: Outputs) -
     if args.embeddings:
         if args.models or args.dataset:
             raise InputError('--embeddings are measured instead of a model on a data set: leave out one of them')
-        if len(args.embeddings) > 2:
-            raise InputError('--embeddings: give one file of queries and one of the gallery')
-        of_models = 'data_dir data_option skip_broken model height width flip part neck amp features'.split()
-        idle = [flag_of(name) for name in of_models if getattr(args, name, None) not in (None, [], False, 'all')]
-        if idle:
-            raise InputError(f'{idle[0]} is for models, and --embeddings are measured as they are: leave it out')
+        for name in ('data_dir', 'data_option', 'model'):
+            if getattr(args, name):
+                raise InputError(
+                    f'{flag_of(name)} is for models, and embeddings are measured as they are: leave it out'
+                )
+        check_embeddings_settings(settings)
     elif args.labels:
         raise InputError('--labels tell who --embeddings are of: give those, too')
     if outputs.calibrate:

@@ -27,7 +27,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.export.module import ExportedModule, is_exported
 from msinet_timm.processes import is_primary
 
-__all__ = ['evaluate', 'evaluate_embeddings', 'measure', 'open_model', 'prepare_dataset']
+__all__ = ['check_embeddings_settings', 'evaluate', 'evaluate_embeddings', 'measure', 'open_model', 'prepare_dataset']
 
 
 def evaluate(
@@ -40,7 +40,7 @@ def evaluate(
     data_options: Mapping[str, Any] | None = None,
     data_config: dict[str, Any] | None = None,
     transform: Callable | None = None,
-    cache: ImageCache | str | None = None,
+    cache: ImageCache | str | Path | None = None,
     name: str | None = None,
     rerank: bool | Mapping[str, float] | None = None,
     source: Mapping[str, Any] | None = None,
@@ -74,7 +74,7 @@ def evaluate(
         InputError: a model or data set that cannot be used, a data set for training only, a setting out of its range,
             or no query with a match.
     """
-    if isinstance(cache, str):
+    if isinstance(cache, str | Path):
         changes, cache = changes | {'cache': cache}, None
     if rerank is not None:
         changes |= {**rerank, 'rerank': True} if isinstance(rerank, Mapping) else {'rerank': rerank}
@@ -126,7 +126,7 @@ def open_model(
     Args:
         name: see `evaluate`.
         architecture: timm model that a checkpoint is of.
-        settings: of which `height` and `width` are used.
+        settings: of which `height` and `width` are used, and what an exported file cannot do is refused.
 
     Raises:
         InputError: a model that cannot be used.
@@ -134,10 +134,27 @@ def open_model(
     if not is_exported(name):
         found = find_model(name, architecture)
         return *load_model(**found, height=settings.height, width=settings.width), None
-    if architecture or settings.height or settings.width:
-        raise InputError(f'{name} is an exported model, of one network and input size: give no other')
+    if architecture or settings.height or settings.width or settings.amp:
+        raise InputError(
+            f'{name} is an exported model, of one network and input size, and of one precision: give no other, '
+            'and leave out `amp`'
+        )
     module = ExportedModule(name)
+    if module.transform and (settings.features or settings.cache != 'none'):
+        raise InputError(f'{name} prepares images itself: leave out `features` and `cache`')
     return module, module.data_config, module.transform
+
+
+def check_embeddings_settings(settings: EvalSettings) -> None:
+    """Refuses settings that would have no effect on embeddings from elsewhere.
+
+    Raises:
+        InputError: one that is for models.
+    """
+    of_models = 'skip_broken cache height width flip part neck amp amp_dtype batch_size workers features'.split()
+    for name in of_models:
+        if getattr(settings, name) != getattr(EvalSettings(), name):
+            raise InputError(f'{name} is for models, and embeddings are measured as they are: leave it out')
 
 
 def evaluate_embeddings(
@@ -155,9 +172,10 @@ def evaluate_embeddings(
         changes: fields of `EvalSettings` in the place of those of `settings`.
 
     Raises:
-        InputError: files or labels that cannot be used, or no query with a match.
+        InputError: files or labels that cannot be used, a setting that is for models, or no query with a match.
     """
     settings = replace(settings or EvalSettings(), **changes)
+    check_embeddings_settings(settings)
     embedded = load_embeddings(files, labels)
     notes = () if embedded.gallery.cameras is not None else (NO_CAMERAS,)
     dataset = prepare_dataset(ReIDDataset('embeddings', '', (), (), (), notes=notes), settings)
@@ -202,7 +220,7 @@ def measure(
     """
     protocol, settings = protocol or Protocol(), settings or EvalSettings()
     if embedded.query is None and not protocol.draws:
-        raise InputError('there are no queries: give some, or have them drawn from the gallery (protocol draws=10)')
+        raise InputError('there are no queries: give some, or have them drawn from the gallery (`protocol` draws=10)')
     options = {
         'device': settings.device,
         'same_clothes_removed': protocol.same_clothes_removed,

@@ -78,6 +78,8 @@ class EvalSettings:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+        if not self.ranks:
+            raise InputError('ranks: give at least one')
         if self.protocol:
             parse_protocol(self.protocol)
         for name in () if self.rerank else _RERANKING:

@@ -13,6 +13,7 @@ __all__ = [
     'draw_frame',
     'load_font',
     'paste_tile',
+    'shorten',
     'to_hex',
 ]
 
@@ -42,6 +43,14 @@ def to_hex(color: Color) -> str:
 def load_font(size: int) -> ImageFont.FreeTypeFont:
     """The font of all captions, in pixels."""
     return ImageFont.load_default(size)
+
+
+def shorten(text: str, length: int) -> str:
+    """A text of at most `length` letters, at least 1: the middle of a longer one is left out."""
+    if len(text) <= length:
+        return text
+    start = length // 2
+    return f'{text[:start]}…{text[len(text) - (length - start - 1) :]}'
 
 
 def paste_tile(canvas: Image.Image, image: Image.Image, box: Box) -> None:

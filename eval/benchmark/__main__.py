@@ -47,7 +47,7 @@ class Size(NamedTuple):
         identities: who is asked for.
         cameras: that took the images.
         noise: how much easy images of one identity differ, in units of how much identities do.
-        plain_queries: how many queries the plain form is measured with; its metrics are scaled to all.
+        plain_queries: how many queries the plain form is measured with; its time and memory are scaled to all.
         plain_rerank: whether the plain form of re-ranking fits into memory.
     """
 

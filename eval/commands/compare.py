@@ -16,6 +16,8 @@ from msinet_timm.commands import format_table
 from msinet_timm.datasets import Protocol, ReIDDataset
 from msinet_timm.errors import InputError
 
+from .outputs import without_nan
+
 __all__ = ['Comparison', 'compare', 'measure_side']
 
 _FILES = ('query.safetensors', 'gallery.safetensors')
@@ -95,7 +97,7 @@ class Comparison(NamedTuple):
             ],
         }
         try:
-            Path(path).write_text(json.dumps(metrics, indent=2) + '\n', encoding='utf-8')
+            Path(path).write_text(json.dumps(without_nan(metrics), indent=2) + '\n', encoding='utf-8')
         except OSError as e:
             raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
 

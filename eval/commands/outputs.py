@@ -24,7 +24,7 @@ from msinet_timm.commands import make_folder
 from msinet_timm.errors import InputError
 from msinet_timm.settings import check, document, flag_of, setting
 
-__all__ = ['Outputs', 'calibration_folder', 'describe', 'file_name', 'write_outputs']
+__all__ = ['Outputs', 'calibration_folder', 'describe', 'file_name', 'without_nan', 'write_outputs']
 
 
 _setting = functools.partial(setting, 'results')
@@ -105,6 +105,9 @@ def write_outputs(results: Sequence[EvaluationResult], outputs: Outputs, command
     for r in results if outputs.breakdown else ():
         if r.cameras is None and r.domains is None:
             raise InputError(f'breakdown: neither cameras nor domains of {r.name} are known')
+    for r in results if outputs.thresholds or outputs.calibrate else ():
+        _ = r.verification  # raises before anything is told
+    model = _calibrated(results) if outputs.calibrate else None
     for name in ('ranked_lists', 'html'):
         if getattr(outputs, name) and not all(p for r in results for p in (*r.query.paths, *r.gallery.paths)):
             raise InputError(f'{name} shows images: give the --labels a column path')
@@ -130,11 +133,20 @@ def write_outputs(results: Sequence[EvaluationResult], outputs: Outputs, command
         write_ranked_lists(file, r)
     if outputs.calibrate:
         (r,) = results
-        model = r.source['checkpoint'] or r.source['model']
         calibration = Calibration.from_verification(r.verification, dataset=r.dataset, model=model)
         print(f'threshold {calibration.threshold:.4f}: {calibration.save(calibration_folder(model))}')
     if outputs.html:
         write_report(outputs.html, results, command=command, chart_files=outputs.png)
+
+
+def _calibrated(results: Sequence[EvaluationResult]) -> str:
+    """What was measured, as it was given: beside it a threshold can be kept."""
+    if len(results) != 1:
+        raise InputError(f'calibrate needs one model and one data set: these are {len(results)} results')
+    model = results[0].source.get('checkpoint') or results[0].source.get('model')
+    if model is None or calibration_folder(model) is None:
+        raise InputError(f"calibrate writes beside a model's weights: {results[0].name} was not read from a folder")
+    return model
 
 
 def _breakdowns(result: EvaluationResult, outputs: Outputs) -> dict[str, Breakdown]:
@@ -164,7 +176,7 @@ def describe(result: EvaluationResult, outputs: Outputs | None = None) -> dict[s
     ranking, parts = result.ranking, {'query': result.query, 'gallery': result.gallery}
     shown = metrics(result.settings.ranks)
     v = result.verification if outputs.thresholds or outputs.calibrate else None
-    return {
+    told = {
         'model': None,
         'checkpoint': None,
         'embeddings': None,
@@ -189,7 +201,7 @@ def describe(result: EvaluationResult, outputs: Outputs | None = None) -> dict[s
             'auc': v.auc,
             'eer': v.eer,
             'eer_threshold': v.eer_threshold,
-            'points': [_without_nan(point._asdict()) for point in v.points],
+            'points': [point._asdict() for point in v.points],
         },
         'breakdowns': {kind: _to_lists(breakdown) for kind, breakdown in _breakdowns(result, outputs).items()},
         'queries_skipped': ranking.num_skipped,
@@ -199,18 +211,21 @@ def describe(result: EvaluationResult, outputs: Outputs | None = None) -> dict[s
         'images_per_second': result.images_per_second and round(result.images_per_second, 1),
         'versions': {'python': platform.python_version(), **{name: version(name) for name in PACKAGES}},
     }
+    return without_nan(told)
 
 
 def _to_lists(breakdown: Breakdown) -> dict[str, list]:
-    cells = {
-        name: [[None if value != value else value for value in row] for row in getattr(breakdown, name).tolist()]
-        for name in ('mAP', 'rank1', 'queries')
-    }
+    cells = {name: getattr(breakdown, name).tolist() for name in ('mAP', 'rank1', 'queries')}
     return {'rows': list(breakdown.rows), 'columns': list(breakdown.columns), **cells}
 
 
-def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: None if value != value else value for name, value in values.items()}
+def without_nan(told: Any) -> Any:
+    """Values for JSON, with None in the place of NaN, which JSON does not know."""
+    if isinstance(told, dict):
+        return {name: without_nan(value) for name, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [without_nan(value) for value in told]
+    return None if isinstance(told, float) and told != told else told
 
 
 def _columns(ranks: Sequence[int]) -> list[str]:

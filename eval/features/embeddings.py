@@ -32,9 +32,12 @@ def load_embeddings(files: Sequence[str | Path], labels: str | Path | None = Non
             filled in all rows or in none. The rows of a part are in the order of its embeddings.
 
     Raises:
-        InputError: files that cannot be read or are not alike, a table that is missing where it is needed, or its wrong
-            rows, of which the first 20 are listed.
+        InputError: neither one file nor two, files that cannot be read or are not alike, a table that is missing where
+            it is needed, or its wrong rows, of which the first 20 are listed.
     """
+    if isinstance(files, str | Path) or len(files) not in (1, 2):
+        got = f"the text '{files}'" if isinstance(files, str | Path) else f'{len(files)} files'
+        raise InputError(f'embeddings: list one file of queries and one of the gallery, or the latter alone; got {got}')
     parts = PARTS[-len(files) :]
     if labels is None:
         features = dict(zip(parts, map(_load_features, files), strict=True))

@@ -165,6 +165,8 @@ class FeatureFile:
 
 
 def _compare(found: dict[str, str], key: dict[str, str], place: Path) -> None:
+    if 'pictures' in found:  # the name that earlier versions wrote
+        found = {'images': found['pictures'], **found}
     different = [name for name in key if found.get(name) != key[name]]
     if different:
         raise InputError(

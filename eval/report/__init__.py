@@ -3,6 +3,6 @@
 from .html import write_report
 from .ranked_lists import write_ranked_lists
 from .result import EvaluationResult
-from .text import matrix, table
+from .text import METRICS, matrix, metrics, table
 
-__all__ = ['EvaluationResult', 'matrix', 'table', 'write_ranked_lists', 'write_report']
+__all__ = ['METRICS', 'EvaluationResult', 'matrix', 'metrics', 'table', 'write_ranked_lists', 'write_report']

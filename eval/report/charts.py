@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from msinet_timm.charts import create_figure, save_figure
-from msinet_timm.drawing import RIGHT, WRONG, to_hex
+from msinet_timm.drawing import RIGHT, WRONG, shorten, to_hex
 from msinet_timm.errors import InputError, needs
 
 __all__ = [
@@ -83,10 +83,11 @@ def draw_cmc(curves: Sequence[tuple[str, np.ndarray]]):
         A matplotlib figure, as from the other functions.
     """
     figure, axes = _create()
-    for number, (name, cmc) in enumerate(curves):
+    lines = []
+    for number, (_, cmc) in enumerate(curves):
         color, style = _LINES[number % len(_LINES)]
         ranks = np.arange(1, len(cmc) + 1)
-        axes.plot(ranks, 100 * np.asarray(cmc), color=color, linestyle=style, linewidth=2, label=name)
+        lines += axes.plot(ranks, 100 * np.asarray(cmc), color=color, linestyle=style, linewidth=2)
         axes.plot(1, 100 * cmc[0], 'o', color=color, markersize=5)
     length = max(len(cmc) for _, cmc in curves)
     axes.set_xlim(0.5, length + 0.5)
@@ -94,7 +95,7 @@ def draw_cmc(curves: Sequence[tuple[str, np.ndarray]]):
     low = min(float(cmc[0]) for _, cmc in curves)
     axes.set_ylim(max(0, 10 * np.floor(10 * low) - 10), 101.5)
     axes.set(xlabel='rank k', ylabel='queries with a match among the first k, %')
-    return _finish(figure, axes, len(curves), 'lower right')
+    return _finish(figure, axes, lines, [name for name, *_ in curves], 'lower right')
 
 
 @_styled
@@ -105,11 +106,12 @@ def draw_precision_recall(curves: Sequence[tuple[str, np.ndarray, np.ndarray]]):
         curves: for each model its name, recall and precision, 0-1, the latter two of one length.
     """
     figure, axes = _create()
-    for number, (name, recall, precision) in enumerate(curves):
+    lines = []
+    for number, (_, recall, precision) in enumerate(curves):
         color, style = _LINES[number % len(_LINES)]
-        axes.plot(100 * recall, 100 * precision, color=color, linestyle=style, linewidth=2, label=name)
+        lines += axes.plot(100 * recall, 100 * precision, color=color, linestyle=style, linewidth=2)
     axes.set(xlim=(0, 101.5), ylim=(0, 101.5), xlabel='recall, %', ylabel='precision, %')
-    return _finish(figure, axes, len(curves), 'upper right')
+    return _finish(figure, axes, lines, [name for name, *_ in curves], 'upper right')
 
 
 @_styled
@@ -164,10 +166,6 @@ def _coarsen(edges: np.ndarray, same: np.ndarray, different: np.ndarray, most: i
     return np.append(edges[starts], edges[last]), *counts
 
 
-def _shorten(name: str) -> str:
-    return name if len(name) <= 14 else f'{name[:7]}…{name[-6:]}'
-
-
 @_styled
 def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[str], gallery_cameras: Sequence[str]):
     """A heat map with numbers: how well each camera's queries are found in each other camera.
@@ -181,7 +179,7 @@ def draw_camera_matrix(values: np.ndarray, query_cameras: Sequence[str], gallery
     from matplotlib.patches import Rectangle
 
     rows, columns = values.shape
-    sides = [[_shorten(name) for name in names] for names in (query_cameras, gallery_cameras)]
+    sides = [[shorten(name, 14) for name in names] for names in (query_cameras, gallery_cameras)]
     left, bottom = (0.08 * max(0, max(map(len, names)) - 3) for names in sides)  # room for names beyond short ones
     width = (4.6 if columns <= 10 else 9.6) + left
     height = max(3.3 if rows > 4 else 2.6, 0.7 + 0.34 * rows) + bottom
@@ -241,8 +239,12 @@ def _create(width: float = 4.6, height: float = 3.3):
     return figure, figure.add_subplot()
 
 
-def _finish(figure, axes, lines: int, place: str):
-    if lines > 1:
-        axes.legend(loc=place)
+def _finish(figure, axes, lines: Sequence, names: Sequence[str], place: str):
+    if len(lines) > 1:
+        # set afterwards: matplotlib drops labels that begin with _, and sets what is between two $ as mathematics
+        legend = axes.legend(lines, ['?'] * len(lines), loc=place)
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set_parse_math(False)
+            text.set_text(name)
     figure.subplots_adjust(left=0.13, right=0.97, top=0.97, bottom=0.15)
     return figure

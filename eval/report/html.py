@@ -64,10 +64,13 @@ def write_report(
         seed: of the random queries.
 
     Raises:
-        InputError: matplotlib is missing (extra `plot`), an unreadable image, or a file that cannot be written.
+        InputError: no results or some of other ranks, matplotlib is missing (extra `plot`), an unreadable image, or a
+            file that cannot be written.
     """
     if not results:
         raise InputError('a report needs at least one evaluation')
+    if len(ranks := {str(r.settings.ranks): r for r in results}) > 1:
+        raise InputError(f'a report has one table: evaluate with the same `ranks`, not {" and ".join(ranks)}')
     results = [r.before_reranking() for r in results]
     path, count = Path(path), max(1, 2 * queries // (1 + len(results)))
     told = [_verification(r) for r in results]

@@ -12,7 +12,7 @@ from msinet_eval.features.types import Features
 from msinet_eval.metrics.checks import Relatives
 from msinet_eval.metrics.nearest import nearest
 from msinet_timm.datasets.images import load_image
-from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile
+from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile, shorten
 from msinet_timm.errors import InputError
 
 __all__ = [
@@ -191,10 +191,14 @@ def _draw_caption(draw: ImageDraw.ImageDraw, layout: Layout, box, first: str, se
     middle = (box[0] + box[2]) // 2
     top = box[3] + layout.frame + 3
     for line, text in enumerate((first, second)):
-        font = load_font(14)
-        if font.getlength(text) > box[2] - box[0] + 2 * layout.frame + layout.gap:
+        font, width = load_font(14), box[2] - box[0] + 2 * layout.frame + layout.gap
+        if font.getlength(text) > width:
             font = load_font(11)
-        draw.text((middle, top + 17 * line), text, font=font, fill=FAINT if line else INK, anchor='ma')
+        shown, length = text, len(text)
+        while font.getlength(shown) > width and length > 1:
+            length -= 1
+            shown = shorten(text, length)
+        draw.text((middle, top + 17 * line), shown, font=font, fill=FAINT if line else INK, anchor='ma')
 
 
 def _draw_header(draw: ImageDraw.ImageDraw, layout: Layout, title: str, width: int) -> None:

@@ -128,7 +128,12 @@ class EvaluationResult:
         if self.plain is None:
             return self
         settings = replace(self.settings, rerank=False, k1=None, k2=None, lambda_value=None)
-        return replace(self, name=f'{self.name} before re-ranking', ranking=self.plain, plain=None, settings=settings)
+        name = f'{self.name} before re-ranking'
+        before = replace(self, name=name, ranking=self.plain, plain=None, settings=settings)
+        # re-ranking changes nothing of these, and they take long
+        kept = ('verification', 'cameras', 'domains')
+        before.__dict__.update({name: value for name, value in self.__dict__.items() if name in kept})
+        return before
 
     def report(self, path: str | Path, **options: Any) -> None:
         """Writes a report that is one HTML file, with charts and images; before re-ranking, if there is any.

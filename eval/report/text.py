@@ -7,7 +7,7 @@ from msinet_eval.breakdown import Breakdown
 from msinet_eval.metrics.ranking import RankingResult
 from msinet_timm.commands import format_table
 
-__all__ = ['matrix', 'metrics', 'table']
+__all__ = ['METRICS', 'matrix', 'metrics', 'table']
 
 
 def _rank(k: int) -> Callable[[RankingResult], float]:
@@ -18,6 +18,10 @@ def metrics(ranks: Sequence[int] = (1, 5, 10)) -> dict[str, Callable[[RankingRes
     """What a table shows of a result, by name: mAP, Rank-k for some k, and mINP."""
     cmc = {f'Rank-{k}': _rank(k) for k in ranks}
     return {'mAP': lambda result: result.mAP, **cmc, 'mINP': lambda result: result.mINP}
+
+
+#: What a table shows unless other ranks are asked for.
+METRICS: dict[str, Callable[[RankingResult], float]] = metrics()
 
 
 def table(

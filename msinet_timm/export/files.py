@@ -15,7 +15,17 @@ import torch.nn as nn
 from msinet_timm.errors import InputError
 from msinet_timm.models.entries import PREPROCESSING
 
-__all__ = ['METADATA', 'SUFFIXES', 'checked_path', 'describe', 'file_size', 'format_of', 'new_file', 'quiet']
+__all__ = [
+    'METADATA',
+    'SUFFIXES',
+    'checked_path',
+    'describe',
+    'file_size',
+    'format_of',
+    'new_file',
+    'parts_of',
+    'quiet',
+]
 
 #: Endings by format.
 SUFFIXES = {
@@ -54,20 +64,20 @@ def checked_path(path: str | Path, format: str, force: bool) -> Path:
         raise InputError(f'{path}: a file of the format {format} must end in {SUFFIXES[format]}')
     if not path.absolute().parent.is_dir():
         raise InputError(f'{path}: its folder does not exist')
-    for existing in _parts(path):
+    for existing in parts_of(path):
         if existing.exists() and not force:
             raise InputError(f'{existing} exists: give another path, or --force to replace it')
     return path
 
 
-def _parts(path: Path) -> list[Path]:
+def parts_of(path: Path) -> list[Path]:
     """The files that a path stands for, the one that is opened first."""
     return [path, *(path.with_suffix(suffix) for suffix in _BESIDE.get(path.suffix, ()))]
 
 
 def file_size(path: Path) -> int:
     """Bytes of a file, and of what belongs to it."""
-    return sum(part.stat().st_size for part in _parts(path))
+    return sum(part.stat().st_size for part in parts_of(path))
 
 
 @contextmanager
@@ -82,9 +92,11 @@ def new_file(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
             draft = Path(folder, path.name)
             yield draft
-            if len(_parts(path)) > 1:  # the one that is opened goes first and comes last, never beside another's parts
+            if (
+                len(parts_of(path)) > 1
+            ):  # the one that is opened goes first and comes last, never beside another's parts
                 path.unlink(missing_ok=True)
-            for source, target in reversed(list(zip(_parts(draft), _parts(path), strict=True))):
+            for source, target in reversed(list(zip(parts_of(draft), parts_of(path), strict=True))):
                 source.replace(target)
     except OSError as e:
         raise InputError(f'{path}: cannot write this file ({e.strerror or e})') from e

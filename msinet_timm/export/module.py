@@ -9,7 +9,9 @@ from torch import nn
 from torchvision.transforms import Compose, InterpolationMode, PILToTensor, Resize
 
 from msinet_timm.errors import InputError
+from msinet_timm.models.entries import sha256_of
 
+from .files import parts_of
 from .formats import Exported, load_exported
 
 __all__ = ['ExportedModule', 'is_exported']
@@ -51,6 +53,10 @@ class ExportedModule(nn.Module):
             # batches need one size; the file's own resize to it changes nothing then
             size, mode = self.data_config['input_size'][1:], InterpolationMode(self.data_config['interpolation'])
             self.transform = Compose([Resize(size, mode), PILToTensor()])
+
+    def extra_repr(self) -> str:
+        """SHA-256 of the file, and of what lies beside it: there are no weights to tell two of these apart by."""
+        return ' '.join(map(sha256_of, parts_of(self.exported.path)))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.exported(images)

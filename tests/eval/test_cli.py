@@ -247,3 +247,14 @@ def test_exported_file_is_a_model_like_others(run, tmp_path, preprocessing):
     assert run(tmp_path / 'w.safetensors', *flags)[0] == 0
     assert metrics['mAP'] == pytest.approx(json.loads((tmp_path / 'g.json').read_text())['mAP'], abs=1e-3)
     assert 'of one network and input size' in run(tmp_path / 'm.onnx', '--height', 32)[2]
+    assert 'leave out --amp' in run(tmp_path / 'm.onnx', '--amp')[2]
+    for flags in (('--features', tmp_path / 'f'), ('--cache', 'memory')):
+        code, _, err = run(tmp_path / 'm.onnx', *flags)
+        assert code == (2 if preprocessing else 0), err
+        assert ('m.onnx prepares images itself: leave out --features and --cache' in err) == preprocessing
+    if preprocessing:
+        return
+    with torch.no_grad():
+        next(model.parameters()).add_(0.1)
+    export(model, 'onnx', tmp_path / 'n.onnx', data_config=config)
+    assert 'holds features of other weights' in run(tmp_path / 'n.onnx', '--features', tmp_path / 'f')[2]

@@ -30,6 +30,12 @@ def test_names_and_objects_give_the_same(result, market):
     assert result.data_config == again.data_config
 
 
+def test_cache_may_be_a_path(result, market, tmp_path):
+    again = evaluate('color_histogram', 'market1501', data_dir=market, workers=0, cache=tmp_path / 'cache')
+    assert again.settings.cache == str(tmp_path / 'cache') and list((tmp_path / 'cache').glob('*.cache'))
+    assert again.metrics == result.metrics
+
+
 def test_result_tells_all(result):
     ranking = rank(result.query, result.gallery)
     assert result.metrics == {
@@ -54,7 +60,9 @@ def test_reranking_keeps_what_was_before(result, market, tmp_path):
     assert reranked.settings.reranking == {'k1': 5, 'k2': 2, 'lambda_value': 0.3}
     expected = rank(result.query, result.gallery, rerank=reranked.settings.reranking)
     np.testing.assert_array_equal(reranked.ranking.average_precision, expected.average_precision)
+    verification, cameras = reranked.verification, reranked.cameras
     before = reranked.before_reranking()
+    assert before.verification is verification and before.cameras is cameras
     assert before.ranking is reranked.plain and before.metrics == result.metrics and before.settings == result.settings
     pytest.importorskip('matplotlib')
     reranked.report(tmp_path / 'r.html', queries=1)
@@ -68,6 +76,7 @@ def test_reranking_keeps_what_was_before(result, market, tmp_path):
         ({'part': 'upper'}, "part: 'upper' is not one of all, global, local"),
         ({'flip': 'yes'}, "flip: 'yes' must be true or false"),
         ({'ranks': [1, 0]}, 'ranks: 0 is not allowed'),
+        ({'ranks': []}, 'ranks: give at least one'),
         ({'protocol': ['draws=0']}, 'protocol draws=0: give standard alone'),
         ({'k1': 5}, 'k1 is a setting of `rerank`: give that, too'),
     ],

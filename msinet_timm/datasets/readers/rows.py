@@ -110,6 +110,7 @@ def read_rows(
     parquet = table.suffix.lower() == '.parquet'
     columns, rows = _read_parquet(table) if parquet else _read_csv(table)
     _check_columns(table, columns, required, optional)
+    read = [name for name in (*required, *optional) if name in columns]
     records: dict[str, list[Record]] = {part: [] for part in parts}
     errors: list[tuple[int, str, str]] = []
     filled = {name: ([], []) for name in whole if name in columns}  # numbers of rows without and with it
@@ -133,6 +134,7 @@ def read_rows(
         if part and part not in parts:
             problem(part_column, f"'{part}' must be one of {', '.join(parts)}")
         path = cells.get('path', '')
+        cells = {name: cells[name] for name in read}  # what is said not to be used is not
         record = parse_row(place(path, problem) if path else '', cells, problem)
         if len(errors) == known:
             records[part].append(record)

@@ -13,6 +13,8 @@ import msinet_timm  # noqa: F401 - registers the models
 from msinet_eval import cli
 from msinet_eval.breakdown import by_camera_pair, by_domain
 from msinet_eval.cli import main
+from msinet_eval.commands.compare import compare
+from msinet_eval.commands.outputs import Outputs, describe, write_outputs
 from msinet_eval.evaluation import measure
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.forward import embed
@@ -315,6 +317,8 @@ def test_all_choices_of_an_option(tmp_path, capsys):
     assert [f['images'] for f in metrics] == [{'query': n, 'gallery': n} for n in (2, 4, 6)]
     assert all(len(f['draws']) == 10 for f in metrics)
     assert 'color_histogram on vehicleid size=1600' in capsys.readouterr().out
+    assert main([str(tmp_path), *data, '--data-option', 'size=all', '--calibrate']) == 2
+    assert '--calibrate needs one data set: choose one of vehicleid size=800, ' in capsys.readouterr().err
 
 
 def test_identities_that_are_not_in_the_gallery(market, capsys, tmp_path):
@@ -375,6 +379,37 @@ def test_calibration_is_kept_beside_the_model(msinet, tmp_path, capsys):
     assert calibration.dataset == 'sample' and calibration.false_positive_rate <= 1e-3
     assert main([*argv, '--flip']) == 2
     assert '--calibrate is for plain embeddings' in capsys.readouterr().err
+
+
+def points(identities, gallery_identities, **about):
+    """A result on a line, without cameras."""
+    query, gallery = (
+        Features(torch.arange(len(names), dtype=torch.float32)[:, None], names, None, ('',) * len(names))
+        for names in (identities, gallery_identities)
+    )
+    return measure(Embedded(query, gallery), name='points', **about)
+
+
+def test_what_cannot_be_told_shows_before_the_table(capsys):
+    result = points(('a', 'b'), ('b', 'a'))
+    for results, message in (
+        ([result], "calibrate writes beside a model's weights: points was not read from a folder"),
+        ([result, result], 'calibrate needs one model and one data set: these are 2 results'),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_outputs(results, Outputs(calibrate=True))
+    with pytest.raises(InputError, match='pairs'):
+        write_outputs([points(('a',), ('a', 'a'))], Outputs(thresholds=True))
+    assert capsys.readouterr().out == ''
+
+
+def test_json_knows_no_nan(tmp_path):
+    one = points(('a',), ('a', 'b'))
+    assert any(np.isnan(one.intervals['mAP']))
+    told = describe(one, Outputs(thresholds=True))
+    assert told['intervals']['mAP'] == [None, None] and json.dumps(told, allow_nan=False)
+    compare(one, one).save(tmp_path / 'c.json')
+    json.loads((tmp_path / 'c.json').read_text(), parse_constant=pytest.fail)
 
 
 def test_other_commands_are_called_by_the_first_word(monkeypatch, capsys):

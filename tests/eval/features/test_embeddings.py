@@ -8,6 +8,7 @@ import torch
 from labelled import labels_of
 from safetensors.torch import save_file
 
+from msinet_eval import evaluate_embeddings
 from msinet_eval.cli import main
 from msinet_eval.features.embeddings import load_embeddings
 from msinet_eval.metrics.ranking import evaluate_ranking
@@ -97,7 +98,10 @@ def test_files_of_the_command_need_no_labels(market, tmp_path, capsys):
     assert main(['--embeddings', files[1], '--protocol', 'draws=3', '--json', str(tmp_path / 'c.json')]) == 0
     assert len(json.loads((tmp_path / 'c.json').read_text())['draws']) == 3
     assert main(['--embeddings', files[1]]) == 2
-    assert 'there are no queries: give some, or have them drawn' in capsys.readouterr().err
+    assert (
+        'there are no queries: give some, or have them drawn from the gallery (--protocol draws=10)'
+        in capsys.readouterr().err
+    )
 
 
 def test_without_cameras_a_remark_says_so(files, tmp_path, capsys):
@@ -155,9 +159,39 @@ def test_wrong_files(files, labels, tmp_path):
         (['--flip'], '--flip is for models'),
         (['--part', 'global'], '--part is for models'),
         (['--features', 'x'], '--features is for models'),
+        (['--amp-dtype', 'float16'], '--amp-dtype is for models'),
+        (['--batch-size', '8'], '--batch-size is for models'),
+        (['--workers', '0'], '--workers is for models'),
+        (['--cache', 'memory'], '--cache is for models'),
+        (['--data-dir', 'x'], '--data-dir is for models'),
+        (['--model', 'x'], '--model is for models'),
         (['-ds', 'sample'], '--embeddings are measured instead of a model on a data set'),
     ],
 )
 def test_flags_that_would_have_no_effect(files, labels, capsys, flags, message):
     assert main(['--embeddings', *files, '--labels', labels, *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'setting', [{'flip': True}, {'part': 'global'}, {'amp': True}, {'height': 64}, {'skip_broken': True}]
+)
+def test_settings_that_would_have_no_effect(files, labels, setting):
+    with pytest.raises(InputError, match=f'{next(iter(setting))} is for models'):
+        evaluate_embeddings(files, labels, **setting)
+
+
+def test_one_file_or_two(files, labels):
+    for wrong, got in ([], '0 files'), ([*files, files[1]], '3 files'), (files[1], f"the text '{files[1]}'"):
+        with pytest.raises(InputError, match='embeddings: list one file of queries and one of the gallery') as error:
+            load_embeddings(wrong, labels)
+        assert str(error.value).endswith(f'got {got}')
+
+
+def test_columns_that_are_not_used_are_not_read(files, labels, tmp_path, caplog):
+    header, *rows = LABELS.splitlines()
+    lines = [f'{header},time,box', *(f'{row},noon,{number} 0 20 20' for number, row in enumerate(rows))]
+    (tmp_path / 'more.csv').write_text('\n'.join(lines))
+    found, expected = load_embeddings(files, tmp_path / 'more.csv'), load_embeddings(files, labels)
+    assert 'columns time, box are not used' in caplog.text
+    assert found.gallery.boxes is None and found.gallery.paths == expected.gallery.paths

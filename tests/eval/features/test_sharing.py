@@ -194,3 +194,14 @@ def test_torchrun_gives_the_same_bits_and_goes_on(market, model, options, tmp_pa
         assert torch.equal(found.embeddings, expected.embeddings) and found.paths == expected.paths
     for rank in range(2):
         assert torch.equal(Features.load(tmp_path / f'rank{rank}.safetensors').embeddings, one)
+
+
+def test_keys_of_earlier_versions_are_understood(tmp_path):
+    """They called the digest of the images `pictures`."""
+    file = feature_file.FeatureFile(tmp_path / 'gallery.safetensors', lambda: {'weights': 'w', 'images': 'i'})
+    file.folder.mkdir()
+    (file.folder / 'key.json').write_text('{"weights": "w", "pictures": "i"}')
+    assert file.pending([range(2)]) == [range(2)]
+    (file.folder / 'key.json').write_text('{"weights": "w", "pictures": "j"}')
+    with pytest.raises(InputError, match='holds features of other images'):
+        file.pending([range(2)])

@@ -217,3 +217,9 @@ def test_bad_input(measured, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'matplotlib', None)
     with pytest.raises(InputError, match=re.escape('pip install "msinet-timm[plot]"')):
         write_report(tmp_path / 'r.html', [measured])
+
+
+def test_results_of_one_table_have_the_same_ranks(measured, tmp_path):
+    other = replace(measured, settings=replace(measured.settings, ranks=[1, 20]))
+    with pytest.raises(InputError, match=r'evaluate with the same `ranks`, not \[1, 5, 10\] and \[1, 20\]'):
+        write_report(tmp_path / 'r.html', [measured, other])

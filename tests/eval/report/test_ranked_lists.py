@@ -4,13 +4,20 @@ import numpy as np
 import pytest
 import torch
 from labelled import named
-from PIL import Image
+from PIL import Image, ImageChops, ImageDraw
 
 from msinet_eval.evaluation import measure
 from msinet_eval.features.types import Embedded, Features
-from msinet_eval.report.ranked_lists import draw_ranked_lists, list_found, pick_queries, write_ranked_lists
+from msinet_eval.report.ranked_lists import (
+    Layout,
+    _draw_caption,
+    draw_ranked_lists,
+    list_found,
+    pick_queries,
+    write_ranked_lists,
+)
 from msinet_timm.datasets import Protocol
-from msinet_timm.drawing import REMOVED, RIGHT, WRONG
+from msinet_timm.drawing import PAPER, REMOVED, RIGHT, WRONG, shorten
 from msinet_timm.errors import InputError
 
 SHADES = {'query': (200, 30, 200), 'gallery': (30, 120, 220)}
@@ -169,3 +176,17 @@ def test_a_short_ranking_lists_all_that_was_removed(features):
     assert [f.rank for f in found] == [0, 1, 2, 3, 4, 5] and found[0].index == 0
     (found,) = list_found(query, gallery, [0], top=10, removed=0)
     assert [f.rank for f in found] == [1, 2, 3, 4, 5]
+
+
+def test_captions_are_no_wider_than_their_cells():
+    layout, box = Layout(), (200, 0, 300, 100)
+    canvas = Image.new('RGB', (500, 160), PAPER)
+    _draw_caption(ImageDraw.Draw(canvas), layout, box, 'AP 50.0 %', 'id ' + 40 * 'W' + '  cam 1')
+    left, _, right, _ = ImageChops.invert(canvas).getbbox()
+    room = layout.frame + layout.gap / 2
+    assert box[0] - room - 1 <= left < right <= box[2] + room + 1
+    assert right - left > 80
+
+
+def test_the_middle_of_long_names_is_left_out():
+    assert [shorten('abcdefgh', length) for length in (8, 5, 2, 1)] == ['abcdefgh', 'ab…gh', 'a…', '…']

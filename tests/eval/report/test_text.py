@@ -1,6 +1,7 @@
 import numpy as np
 
 from msinet_eval.metrics.ranking import RankingResult
+from msinet_eval.report import METRICS, metrics
 from msinet_eval.report.text import table
 
 
@@ -23,3 +24,7 @@ def test_table():
         'a model   81.2    50.0    54.1     59.2  25.0',
         'b        100.0    96.0    98.0     98.0   0.0',
     ]
+
+
+def test_the_metrics_of_a_table_are_at_hand():
+    assert list(METRICS) == list(metrics()) == ['mAP', 'Rank-1', 'Rank-5', 'Rank-10', 'mINP']

@@ -20,7 +20,9 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_timm.errors import InputError
 from msinet_timm.export.export import export, largest_difference, mean_cosine
 from msinet_timm.export.files import SUFFIXES
-from msinet_timm.export.formats import load_exported
+from msinet_timm.export.formats import Exported, load_exported
+from msinet_timm.export.module import ExportedModule
+from msinet_timm.models.entries import sha256_of
 
 # the package's attribute of this name is the function
 export_module = importlib.import_module('msinet_timm.export.export')
@@ -380,3 +382,15 @@ def test_timmx(tmp_path):
     images = image(5, (1, 3, 64, 32))
     with torch.no_grad():
         assert largest_difference(load_exported(path)(images), model(images)) < 1e-5
+
+
+def test_a_module_tells_its_file_apart(tmp_path):
+    """There is nothing else to tell two files by: neither structure nor weights."""
+    told = {'preprocessing': {**CONFIG, 'inside': False}}
+    module = ExportedModule(Exported(tmp_path / 'm.xml', lambda images: images, told))
+    seen = set()
+    for graph, weights in (b'a', b'b'), (b'a', b'c'), (b'd', b'b'):
+        (tmp_path / 'm.xml').write_bytes(graph)
+        (tmp_path / 'm.bin').write_bytes(weights)
+        seen.add(repr(module))
+    assert len(seen) == 3 and sha256_of(tmp_path / 'm.bin') in repr(module)
