@@ -179,7 +179,7 @@ def test_a_short_ranking_lists_all_that_was_removed(features):
 
 
 def test_captions_are_no_wider_than_their_cells():
-    layout, box = Layout(), (200, 0, 300, 100)
+    layout, box = Layout(cell_width=100), (200, 0, 300, 100)
     canvas = Image.new('RGB', (500, 160), PAPER)
     _draw_caption(ImageDraw.Draw(canvas), layout, box, 'AP 50.0 %', 'id ' + 40 * 'W' + '  cam 1')
     left, _, right, _ = ImageChops.invert(canvas).getbbox()
