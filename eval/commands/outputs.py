@@ -105,9 +105,9 @@ def write_outputs(results: Sequence[EvaluationResult], outputs: Outputs, command
     for r in results if outputs.breakdown else ():
         if r.cameras is None and r.domains is None:
             raise InputError(f'breakdown: neither cameras nor domains of {r.name} are known')
+    model = _calibrated(results) if outputs.calibrate else None
     for r in results if outputs.thresholds or outputs.calibrate else ():
         _ = r.verification  # raises before anything is told
-    model = _calibrated(results) if outputs.calibrate else None
     for name in ('ranked_lists', 'html'):
         if getattr(outputs, name) and not all(p for r in results for p in (*r.query.paths, *r.gallery.paths)):
             raise InputError(f'{name} shows images: give the --labels a column path')

@@ -92,9 +92,8 @@ def new_file(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
             draft = Path(folder, path.name)
             yield draft
-            if (
-                len(parts_of(path)) > 1
-            ):  # the one that is opened goes first and comes last, never beside another's parts
+            # the one that is opened goes first and comes last, never beside another's parts
+            if len(parts_of(path)) > 1:
                 path.unlink(missing_ok=True)
             for source, target in reversed(list(zip(parts_of(draft), parts_of(path), strict=True))):
                 source.replace(target)

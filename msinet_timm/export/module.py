@@ -56,7 +56,8 @@ class ExportedModule(nn.Module):
 
     def extra_repr(self) -> str:
         """SHA-256 of the file, and of what lies beside it: there are no weights to tell two of these apart by."""
-        return ' '.join(map(sha256_of, parts_of(self.exported.path)))
+        parts = parts_of(self.exported.path)
+        return ' '.join(sha256_of(part) if part.is_file() else f'{part} (gone)' for part in parts)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         return self.exported(images)
