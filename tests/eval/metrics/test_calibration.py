@@ -92,7 +92,7 @@ def test_finds_the_hub_entry_of_a_model(tmp_path, monkeypatch):
     assert find_calibration('msinet_x1_0') is find_calibration('us/vehicles') is None  # the bare name is of people
     entry['threshold'] = 0.7
     (tmp_path / 'msinet_x1_0.veri776.json').write_text(json.dumps(entry))
-    with pytest.raises(InputError, match='hub_configs/msinet_x1_0.veri776.json: a calibration is .* got 0.7'):
+    with pytest.raises(InputError, match='hub_configs/msinet_x1_0.veri776.json: .*threshold.*0.7'):
         find_calibration('msinet_x1_0.veri776')
 
 
