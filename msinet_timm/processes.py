@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from timm.utils.distributed import init_distributed_device_so, is_distributed_env
+from timm.utils.distributed import init_distributed_device_so, is_distributed_env, world_info_from_env
 
 from .commands import find_device
 
@@ -68,5 +68,7 @@ def start_processes(device: str | None = None) -> Iterator[Processes]:
 
 
 def is_primary() -> bool:
-    """Whether this process is the one that writes and reports: the first of its group, or the only one."""
-    return not (dist.is_available() and dist.is_initialized() and dist.get_rank())
+    """Whether this process is the one that writes and reports: the first of all, or the only one."""
+    if dist.is_available() and dist.is_initialized():
+        return not dist.get_rank()
+    return not (is_distributed_env() and world_info_from_env()[1])  # before and after there is a group

@@ -14,7 +14,8 @@ FOLDERS = {'msinet_timm': 'msinet_timm', 'msinet_eval': 'eval', 'msinet_train': 
 
 #: Rooms from the roof to the ground: a room imports from those below it, and from itself.
 HOUSE = """
-msinet_train.benchmark_search  msinet_train.benchmark
+msinet_train.benchmark_search  msinet_train.search_cli
+msinet_train.benchmark
 msinet_train.search
 msinet_train.demo  msinet_train.cli
 msinet_train.engine

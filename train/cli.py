@@ -12,7 +12,7 @@ from msinet_timm.processes import is_primary
 from msinet_timm.settings import add_settings
 from msinet_train.engine.loop import evaluate_only, train
 
-from .recipe import list_recipes, load_recipe
+from .recipe import list_recipes
 from .settings import NAMED, Settings, TrainSettings
 
 __all__ = ['create_parser', 'from_flags', 'main', 'parse_args']
@@ -27,8 +27,8 @@ def from_flags(settings: type[S], flags: dict[str, Any], recipe: str | None = No
     if source is None:
         return settings(**flags)
     extending = [f.name for f in dataclasses.fields(settings) if f.metadata['flag'].get('extends') and f.name in flags]
-    longer = {name: [*load_recipe(source).get(name, []), *flags[name]] for name in extending}
-    return settings.from_recipe(source, **{**flags, **longer})
+    found = settings.from_recipe(source, **{name: value for name, value in flags.items() if name not in extending})
+    return dataclasses.replace(found, **{name: [*getattr(found, name), *flags[name]] for name in extending})
 
 
 def create_parser() -> argparse.ArgumentParser:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
 
 __all__ = ['list_recipes', 'load_recipe']
 
@@ -24,18 +24,16 @@ def load_recipe(name: str) -> dict[str, Any]:
         InputError: no such recipe or file, or a file that holds no settings.
     """
     if name in list_recipes():
-        text = (resources.files('msinet_train') / 'recipes' / f'{name}.yaml').read_text(encoding='utf-8')
+        content = (resources.files('msinet_train') / 'recipes' / f'{name}.yaml').read_bytes()
     else:
         try:
-            text = Path(name).read_text(encoding='utf-8')
+            content = Path(name).read_bytes()
         except OSError as e:
             raise InputError(
                 f'--recipe {name}: no such recipe or file ({e.strerror}); recipes: {", ".join(list_recipes())}'
             ) from e
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise InputError(f'{name}: not valid YAML ({" ".join(str(e).split())})') from e
+    with explained(f'{name}: not valid YAML'):
+        settings = yaml.safe_load(content)
     if not isinstance(settings, dict):
         raise InputError(f'{name}: expected settings as "name: value" lines')
     return settings

@@ -103,6 +103,8 @@ class Settings:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
+        if not self.dataset:
+            raise InputError('dataset: name at least one')
 
     @classmethod
     def from_recipe(cls: type[S], recipe: str, **changes: Any) -> S:

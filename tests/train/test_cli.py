@@ -49,6 +49,20 @@ def test_wrong_recipe(tmp_path, change, message):
         parse_args(['--recipe', str(file)])
 
 
+@pytest.mark.parametrize('options', [None, 3, ['a'], 'sep'])
+def test_flags_extend_what_is_right_only(tmp_path, options):
+    file = tmp_path / 'own.yaml'
+    file.write_text(yaml.safe_dump({**load_recipe('scratch'), 'data_option': options}))
+    with pytest.raises(InputError, match=r'own.yaml: data_option: '):
+        parse_args(['--recipe', str(file), '--data-option', 'b=2'])
+
+
+def test_flags_extend_a_single_text(tmp_path):
+    file = tmp_path / 'own.yaml'
+    file.write_text(yaml.safe_dump({**load_recipe('scratch'), 'data_option': 'a=1'}))
+    assert parse_args(['--recipe', str(file), '--data-option', 'b=2']).data_option == ['a=1', 'b=2']
+
+
 def test_incomplete_recipe(tmp_path):
     file = tmp_path / 'own.yaml'
     file.write_text('epochs: 3')
@@ -57,12 +71,19 @@ def test_incomplete_recipe(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'text, message', [('a: [', 'not valid YAML'), ('- 3', 'expected settings'), (None, 'no such recipe or file')]
+    'text, message',
+    [
+        ('a: [', 'own.yaml: not valid YAML: '),
+        ('a: é'.encode('latin-1'), 'own.yaml: not valid YAML: .*decode'),
+        ('a: 2024-13-45', 'own.yaml: not valid YAML: month must be in 1..12'),
+        ('- 3', 'expected settings'),
+        (None, 'no such recipe or file'),
+    ],
 )
 def test_unreadable_recipe(tmp_path, text, message):
     file = tmp_path / 'own.yaml'
     if text:
-        file.write_text(text)
+        file.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(InputError, match=message):
         parse_args(['--recipe', str(file)])
 

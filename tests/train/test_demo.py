@@ -21,7 +21,7 @@ def test_demo(tmp_path, capsys):
     assert f'report:       {run / "report.html"}' in first and 'after 1 epochs</h1>' in report
     assert report.count('class="list"') == 12 and 'python -m msinet_train.demo --output' in report
 
-    # Again: nothing is trained, the same figures come out.
+    # Again: nothing is trained, the same metrics come out.
     assert main(['--output', str(run)]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == [header, untrained, trained]
 

@@ -42,6 +42,7 @@ def test_a_training_in_python_is_the_command_s(market, tmp_path):
         ({'amp': 'bf16'}, "amp: 'bf16' must be true or false"),
         ({'amp_dtype': 'half'}, "amp_dtype: 'half' is not one of bf16, float16"),
         ({'data_option': 'split'}, 'data_option'),
+        ({'dataset': []}, 'dataset: name at least one'),
     ],
 )
 def test_wrong_values(wrong, message):

@@ -13,7 +13,7 @@ import torch
 from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.report import EvaluationResult
-from msinet_timm.errors import InputError, MissingPackageError
+from msinet_timm.errors import InputError, MissingPackageError, explained, one_line
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
 from msinet_train.run.folder import RunFolder
@@ -24,7 +24,7 @@ from msinet_train.settings import Settings, TrainSettings
 from .experiment import Experiment
 from .setup import prepare
 
-__all__ = ['TrainingResult', 'evaluate_only', 'run', 'run_epoch', 'train']
+__all__ = ['TrainingResult', 'evaluate_only', 'load_checkpoint', 'run', 'run_epoch', 'train']
 
 _logger = logging.getLogger(__name__)
 
@@ -148,10 +148,10 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
         )
         raise
     finally:
-        if undrawn:
-            _draw(experiment, folder)
         for tracker in trackers:
             tracker.close()
+        if undrawn:
+            _draw(experiment, folder)
     return measurement
 
 
@@ -179,7 +179,7 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> int:
         try:
             experiment.load_state(state)
         except (RuntimeError, ValueError, KeyError, TypeError) as e:
-            raise InputError(f'{checkpoint}: does not fit the settings of this run ({str(e).splitlines()[0]})') from e
+            raise InputError(f'{checkpoint}: does not fit the settings of this run ({one_line(e)})') from e
     start = 0 if state is None else state['epoch'] + 1
     if folder:
         experiment.open(folder, state)
@@ -193,10 +193,8 @@ def load_checkpoint(path: Path) -> dict:
     Raises:
         InputError: the file cannot be read.
     """
-    try:
+    with explained(f'{path}: cannot be read'):  # broken archives and pickles raise whatever they stumble over
         return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as e:  # broken archives and pickles raise whatever they stumble over
-        raise InputError(f'{path}: cannot be read ({" ".join(str(e).split())[:300]})') from e
 
 
 def describe(measurement: Measurement | None) -> str:
@@ -213,8 +211,8 @@ def describe(measurement: Measurement | None) -> str:
 
 
 def _draw(experiment: Experiment, folder: RunFolder) -> None:
-    """Draws how it went, where matplotlib is installed."""
+    """Draws how it went, where matplotlib is installed and there is room; a run does not fail for a chart."""
     try:
         experiment.draw(folder)
-    except MissingPackageError as e:
+    except (MissingPackageError, OSError) as e:
         _logger.info(f'no curves: {e}')

@@ -9,7 +9,9 @@ import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import command, not_negative
 from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import UNIFORM
-from msinet_timm.settings import add_settings
+from msinet_timm.processes import is_primary
+from msinet_timm.settings import add_settings, flag_of
+from msinet_train.cli import create_parser as create_training_parser
 from msinet_train.cli import from_flags
 from msinet_train.cli import parse_args as parse_training
 
@@ -61,9 +63,10 @@ def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     genotypes = list(itertools.takewhile(lambda word: not word.startswith('-'), argv))
     args, flags = parser.parse_known_args(argv[len(genotypes) :])
     args.genotypes = genotypes
-    for taken in ('--genotype', '--seed', '--resume'):
-        if taken in flags:
-            raise InputError(f'{taken}: the comparison sets it itself; see msinet-search compare --help')
+    given = vars(create_training_parser().parse_args(flags))  # however they are spelled: --seed=1, --res DIR
+    for taken in ('genotype', 'seed', 'resume', 'output', 'evaluate'):
+        if given.get(taken, False) is not False:
+            raise InputError(f'{flag_of(taken)}: the comparison sets it itself; see msinet-search compare --help')
     return args, flags
 
 
@@ -73,10 +76,11 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['compare']:
         args, flags = parse_comparison(argv[1:])
-        print(table(compare(settings=parse_training(flags), **vars(args))))
-        return
-    genotype = search(parse_args(argv), shlex.join(['msinet-search', *argv]))
-    print(' '.join(genotype))
+        text = table(compare(settings=parse_training(flags), **vars(args)))
+    else:
+        text = ' '.join(search(parse_args(argv), shlex.join(['msinet-search', *argv])))
+    if is_primary():
+        print(text)
 
 
 if __name__ == '__main__':

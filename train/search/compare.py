@@ -9,13 +9,13 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-import timm
 import torch
 
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import find_device, format_table, make_folder
 from msinet_timm.errors import InputError, MissingPackageError
 from msinet_timm.files import replace_text
+from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.curves import read_rows
@@ -106,7 +106,7 @@ def _train(settings: TrainSettings, output: Path, genotype: str, seed: int) -> t
     if (output / 'last.pth.tar').exists():
         settings = TrainSettings.from_run(output, genotype=genotype, seed=seed)
     else:
-        settings = replace(settings, output=output, genotype=genotype, seed=seed)
+        settings = replace(settings, output=output, resume=None, genotype=genotype, seed=seed)
     summary = output / 'summary.csv'
     if not read_rows(summary) or int(read_rows(summary)[-1]['epoch']) + 1 < settings.epochs:
         train(settings)
@@ -120,7 +120,8 @@ def _train(settings: TrainSettings, output: Path, genotype: str, seed: int) -> t
 def _milliseconds(genotype: Genotype, settings: TrainSettings, batch_size: int = 8) -> float:
     """Median time of a batch."""
     device = find_device(settings.device)
-    model = timm.create_model(settings.model, genotype=genotype, num_classes=0).eval()
+    size = {'height': settings.height, 'width': settings.width}
+    model = load_model(settings.model, pretrained=False, genotype=genotype, **size)
     model.to(device, memory_format=torch.channels_last)
     images = torch.randn(batch_size, 3, settings.height, settings.width, device=device)
     images = images.contiguous(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ from msinet_train.run.folder import RunFolder
 from msinet_train.run.measure import Measurement, measure
 
 from .latency import interaction_costs
-from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_image
+from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_chart
 from .settings import SearchSettings
 from .steps import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
 
@@ -210,7 +210,7 @@ class Search(Experiment):
         replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
 
     def draw(self, folder: RunFolder) -> None:
-        write_mixtures_image(read_mixtures(folder.path), folder.path / 'architecture.png')
+        write_mixtures_chart(read_mixtures(folder.path), folder.path / 'architecture.png')
 
     def describe(self, metrics: dict[str, float]) -> str:
         return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())

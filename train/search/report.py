@@ -12,7 +12,7 @@ from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.curves import read_rows
 from msinet_train.run.folder import RunFolder
 
-__all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_image']
+__all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_chart']
 
 _FILE = 'architecture.csv'
 _COLUMNS = ['epoch', 'place', *INTERACTIONS]
@@ -46,7 +46,7 @@ def read_mixtures(folder: Path) -> list[dict[str, str]]:
     return read_rows(folder / _FILE)
 
 
-def write_mixtures_image(rows: Sequence[dict[str, str]], image: Path) -> None:
+def write_mixtures_chart(rows: Sequence[dict[str, str]], image: Path) -> None:
     """Draws the twelve softmaxes over the epochs, a panel for each place.
 
     Args:

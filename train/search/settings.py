@@ -29,7 +29,7 @@ class SearchSettings(Settings):
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
     workers: int = setting('run', 2, 'processes that read images, for each half', not_negative)
-    geno_interval: int = setting('run', 5, 'epochs between genotypes, evaluations and images', positive)
+    geno_interval: int = setting('run', 5, 'epochs between genotypes and evaluations', positive)
     dataset: list[str] = setting('data', ['msmt17'], SOURCES, short='-ds', metavar='NAME')
 
     variant: str = _supernet('x1_0', 'its widths', choices=tuple(WIDTHS))

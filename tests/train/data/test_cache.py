@@ -42,7 +42,7 @@ def plain(market, tmp_path_factory):
     return folder
 
 
-def test_cache_changes_no_weight_and_no_figure(market, plain, tmp_path):
+def test_cache_changes_no_weight_and_no_metric(market, plain, tmp_path):
     train(settings(market, tmp_path / 'run', '--epochs', '2', '--workers', '1', '--cache', 'memory'))
     a, b = weights(plain), weights(tmp_path / 'run')
     assert all(torch.equal(a[name], b[name]) for name in a)

@@ -16,6 +16,7 @@ import msinet_train.engine.training as training
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes
 from msinet_train.cli import main, parse_args
+from msinet_train.engine import load_checkpoint
 from msinet_train.engine.loop import evaluate_only, run_epoch, train
 from msinet_train.engine.optim import Stepper, create_schedule
 from msinet_train.engine.setup import prepare
@@ -279,7 +280,7 @@ def test_accumulation_is_the_mean_of_whole_batches(market):
 
 
 def test_averaged_weights(market, tmp_path):
-    """They are averaged at each step, have figures of their own, and are what is saved."""
+    """They are averaged at each step, have metrics of their own, and are what is saved."""
     flags = [*MSINET, '--epochs', '2', '--eval-interval', '1', '--model-ema']
     run(market, tmp_path / 'same', *flags, '--model-ema-decay', '0')
     run(market, tmp_path / 'run', *flags, '--model-ema-decay', '0.9')
@@ -423,7 +424,7 @@ def test_a_run_is_not_overwritten(market, tmp_path):
 
 def test_resume_with_another_model(market, tmp_path):
     run(market, tmp_path / 'run', '--epochs', '1')
-    with pytest.raises(InputError, match='does not fit the settings of this run'):
+    with pytest.raises(InputError, match=r'does not fit the settings of this run \(.*\.weight'):
         train(parse_args(['--resume', str(tmp_path / 'run'), '--model', 'msinet_x0_5', '--epochs', '2']))
 
 
@@ -432,6 +433,45 @@ def test_curves_without_matplotlib(market, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.INFO):
         run(market, tmp_path / 'run', '--epochs', '1')
     assert 'pip install "msinet-timm[plot]"' in caplog.text and not (tmp_path / 'run' / 'curves.png').exists()
+
+
+def test_a_chart_that_fails_hides_nothing(market, tmp_path, monkeypatch, caplog):
+    """The run ends by its own error, with its trackers closed, or well."""
+    closed = []
+
+    class Tracker:
+        def log(self, epoch, metrics):
+            if epoch:
+                raise ZeroDivisionError
+
+        def close(self):
+            closed.append(True)
+
+    def full(summary, image):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(training, 'write_curves', full)
+    monkeypatch.setattr('msinet_train.engine.loop.create_trackers', lambda *_: [Tracker()])
+    with caplog.at_level(logging.INFO):
+        run(market, tmp_path / 'well', '--epochs', '1')
+    assert 'no curves: [Errno 28] No space left on device' in caplog.text and closed == [True]
+    with pytest.raises(ZeroDivisionError):
+        run(market, tmp_path / 'run', '--epochs', '2')
+    assert closed == [True, True]
+
+    def broken(summary, image):
+        assert len(closed) == 3
+        raise ValueError('of the chart')
+
+    monkeypatch.setattr(training, 'write_curves', broken)
+    with pytest.raises(ValueError, match='of the chart'):
+        run(market, tmp_path / 'broken', '--epochs', '1')
+
+
+def test_unreadable_checkpoint(tmp_path):
+    (tmp_path / 'last.pth.tar').write_bytes(b'no checkpoint')
+    with pytest.raises(InputError, match=r'last.pth.tar: cannot be read: '):
+        load_checkpoint(tmp_path / 'last.pth.tar')
 
 
 @pytest.mark.parametrize('seconds, drawings', [(1e6, [2, 4]), (-1, [2, 3, 4])])

@@ -24,13 +24,13 @@ def memory(rows, **kwargs):
 
 
 @pytest.mark.parametrize('name, seed', [('train', 7), ('valid', 8)])
-def test_published_figures(name, seed):
+def test_published_values(name, seed):
     golden = load_tensors('search.safetensors')
     net = MSISuperNet(12, load_json('search.json')['channels'])
     net.load_state_dict(state_dict(load_json('search.json')['state']))
     net.arch_weights.data.copy_(golden['arch_weights'])
     net.double()
-    if name == 'valid':  # the published figures come from one network, whose norms A has gone through before
+    if name == 'valid':  # the published values come from one network, whose norms A has gone through before
         net.forward_branches(image(7, (8, 3, 128, 64)).double())
     rows = memory(golden[f'memory_{name}_before'])
 

@@ -41,7 +41,7 @@ def test_card(market, tmp_path):
     assert names['embedding'].shape[0] == 1
 
 
-def test_card_without_figures(market, tmp_path):
+def test_card_without_metrics(market, tmp_path):
     flags = ['-ds', 'folder', '--data-dir', str(market / 'bounding_box_train'), '--output', str(tmp_path / 'mine')]
     options = ['--data-option', r'pattern=(?P<identity>\d+)_c(?P<camera>\d+)', 'test_share=0', '--epochs', '1']
     train(parse_args([*SMALL, *flags, *options]))

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import runpy
 import subprocess
 import sys
 
@@ -11,12 +12,15 @@ import torch
 from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_timm.processes import Processes
+from msinet_timm.processes import Processes, is_primary
+from msinet_train.cli import parse_args as parse_training
+from msinet_train.engine.loop import train
 from msinet_train.search import SearchSettings, search
 from msinet_train.search.cli import main, parse_args, parse_comparison
-from msinet_train.search.compare import random_genotypes
+from msinet_train.search.compare import compare, random_genotypes
 from msinet_train.search.engine import prepare
 from msinet_train.search.latency import interaction_costs
+from msinet_train.settings import TrainSettings
 
 TINY = '-ds market1501 --variant x0_25 --height 32 --width 16 --batch-size 6 --num-instance 2 --workers 0'
 TINY += ' --warmup-step 0 --epochs 2 --geno-interval 1'
@@ -258,8 +262,58 @@ def test_compare_tells_genotypes_from_values_of_flags():
     assert args.genotypes == [] and flags == ['--recipe', 'small', '-ds', 'sample']
     args, flags = parse_comparison('msmt a.json --seeds 1 2 --epochs 3'.split())
     assert (args.genotypes, args.seeds, flags) == (['msmt', 'a.json'], [1, 2], ['--epochs', '3'])
-    with pytest.raises(InputError, match='--seed: the comparison sets it itself'):
-        parse_comparison('msmt --seed 1'.split())
+
+
+@pytest.mark.parametrize(
+    'flags, named',
+    [('--seed 1', '--seed'), ('--seed=0', '--seed'), ('--resume=DIR', '--resume'), ('--res DIR', '--resume'),
+     ('--genotype=x', '--genotype'), ('--geno x', '--genotype'), ('--evaluate', '--evaluate'), ('--out x', '--output')],
+)  # fmt: skip
+def test_compare_refuses_what_it_sets_itself(flags, named):
+    with pytest.raises(InputError, match=f'^{named}: the comparison sets it itself'):
+        parse_comparison(f'msmt {flags}'.split())
+
+
+def test_compare_trains_in_folders_of_its_own(tmp_path, monkeypatch):
+    """Also where the settings come from a run that goes on: that one is left alone."""
+    trained = []
+
+    def spy(settings):
+        trained.append(settings)
+        raise InputError('not trained here')
+
+    monkeypatch.setattr('msinet_train.search.compare.train', spy)
+    with pytest.raises(InputError, match='not trained here'):
+        compare(['msmt'], TrainSettings(resume=tmp_path / 'foreign'), output=tmp_path / 'compare')
+    assert trained[0].folder == tmp_path / 'compare' / 'msmt' / 'seed0'
+
+
+def test_compare_starts_from_a_model_folder(market_to_search, tmp_path, capsys):
+    sizes = '--height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0 --batch-size 8 --recipe demo'
+    flags = f'{sizes} -ds market1501 --data-dir {market_to_search}'.split()
+    train(parse_training([*flags, '--model', 'msinet_x0_25', '--output', str(tmp_path / 'run')]))
+    own = ['--no-uniform', '--random', '1', '--seeds', '0', '--output', str(tmp_path / 'compare')]
+    model = ['--model', str(tmp_path / 'run' / 'last'), '--no-pretrained']
+    assert main(['compare', 'msmt', *own, *flags, *model]) == 0
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines()[-2:]} == {'msmt', 'random_0'}
+
+
+def test_old_name_of_the_command(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['search_cli', '--help'])
+    with pytest.raises(SystemExit) as error:
+        runpy.run_module('msinet_train.search_cli', run_name='__main__')
+    assert error.value.code == 0 and 'msinet-search' in capsys.readouterr().out
+
+
+def test_one_process_prints(monkeypatch, capsys):
+    monkeypatch.setattr('msinet_train.search.cli.search', lambda settings, command: find_genotype('msmt'))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    for rank, printed in (('0', True), ('1', False)):
+        monkeypatch.setenv('RANK', rank)
+        assert main([]) == 0
+        assert bool(capsys.readouterr().out) == printed
+    monkeypatch.setenv('WORLD_SIZE', '1')
+    assert is_primary()
 
 
 def test_compare_needs_a_folder(tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_split_needs_identities_and_images():
         split([Record(f'{i}.jpg', str(i)) for i in range(5) for _ in range(1 + (i != 2))])
 
 
-def test_published_figures():
+def test_published_values():
     golden, facts = load_tensors('search.safetensors'), load_json('search.json')
     net = MSISuperNet(12, facts['channels'])
     net.load_state_dict(state_dict(facts['state']))
