@@ -9,7 +9,7 @@ from msinet_eval.report.text import table
 from msinet_timm.commands import command
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
-from msinet_timm.settings import add_settings
+from msinet_timm.settings import add_settings, flags_named
 from msinet_train.engine.loop import evaluate_only, train
 
 from .recipe import list_recipes
@@ -67,6 +67,7 @@ def parse_args(argv: list[str] | None = None) -> TrainSettings:
 
 
 @command
+@flags_named(TrainSettings)
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     settings, evaluate = _parse(argv)

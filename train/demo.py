@@ -11,6 +11,7 @@ from timm.utils import random_seed
 from msinet_eval.evaluation import evaluate
 from msinet_eval.report import table, write_ranked_lists
 from msinet_timm.commands import command, positive
+from msinet_timm.settings import flags_named
 from msinet_train.data.sources import load_data
 from msinet_train.engine.loop import train
 from msinet_train.engine.setup import create_model
@@ -20,6 +21,7 @@ from .settings import TrainSettings
 
 
 @command
+@flags_named(TrainSettings)
 def main(argv: list[str] | None = None) -> None:
     """Runs the demonstration; a run that was interrupted goes on, one that has ended is evaluated again."""
     parser = argparse.ArgumentParser(prog='python -m msinet_train.demo', description=__doc__)

@@ -96,24 +96,24 @@ def create_training_model(
     """
     if pretrained and not checkpoint and timm.is_model(name) and not is_model_pretrained(name):
         raise InputError(
-            f'--pretrained: {name} has no pretrained weights; give a file of initial weights by --checkpoint, or say '
-            '--no-pretrained to start at random'
+            f'pretrained: {name} has no pretrained weights; give a file of initial weights by `checkpoint`, or '
+            'turn it off (--no-pretrained) to start at random'
         )
     try:
         wanted = not checkpoint and (':' in resolve_name(name) if pretrained is None else pretrained)
         options = {'num_classes': num_classes, 'height': height, 'width': width, 'genotype': genotype}
         model = load_model(name, pretrained=wanted, **options)
     except InputError as e:
-        raise InputError(f'--model {name}: {e}') from e
+        raise InputError(f'model {name}: {e}') from e
     if checkpoint:
         try:
             fill(model, checkpoint, part='backbone.')  # of a `GlobalBranch`
         except InputError as e:
-            raise InputError(f'--checkpoint {e}') from e
+            raise InputError(f'checkpoint {e}') from e
     if not hasattr(model, 'forward_branches'):
         model.reset_classifier(0)
         _, own_height, own_width = model.pretrained_cfg['input_size']
-        with explained(f'--model {name}: cannot be trained'):
+        with explained(f'model {name}: cannot be trained'):
             model = GlobalBranch(model, num_classes, (3, height or own_height, width or own_width))
     return model.train()
 
@@ -132,11 +132,11 @@ def freeze(model: nn.Module, stages: int) -> None:
         return
     backbone = backbone_of(model)
     if not hasattr(backbone, 'group_matcher'):
-        raise InputError(f'--freeze {stages}: {type(backbone).__name__} does not tell its stages apart')
+        raise InputError(f'freeze {stages}: {type(backbone).__name__} does not tell its stages apart')
     stage_of = group_parameters(backbone, backbone.group_matcher(coarse=True), reverse=True)
     count = max(stage_of.values())  # the last group is the head
     if stages > count:
-        raise InputError(f'--freeze {stages}: {type(backbone).__name__} has {count} stages')
+        raise InputError(f'freeze {stages}: {type(backbone).__name__} has {count} stages')
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(stage_of[name] >= stages)
 

@@ -148,7 +148,7 @@ class Settings:
         """The settings of the run in a folder."""
         source = Path(folder) / 'args.yaml'
         if not source.is_file():
-            raise InputError(f'--resume {folder}: no {cls.NOUN} there ({source} is missing)')
+            raise InputError(f'resume {folder}: no {cls.NOUN} there ({source} is missing)')
         return str(source)
 
     @property

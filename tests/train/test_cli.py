@@ -74,7 +74,7 @@ def test_incomplete_recipe(tmp_path):
     'text, message',
     [
         ('a: [', 'own.yaml: not valid YAML: '),
-        ('a: é'.encode('latin-1'), 'own.yaml: not valid YAML: .*decode'),
+        ('a: é'.encode('latin-1'), 'own.yaml: not valid YAML: unacceptable character'),
         ('a: 2024-13-45', 'own.yaml: not valid YAML: month must be in 1..12'),
         ('- 3', 'expected settings'),
         (None, 'no such recipe or file'),
@@ -98,6 +98,10 @@ def test_unreadable_recipe(tmp_path, text, message):
         (['--data-dir', '/nowhere'], '/nowhere'),
         (['--lr', '-1'], 'must be greater than 0'),
         (['--erasing', '2'], 'must be between 0 and 1'),
+        (
+            ['-ds', 'sample', '--batch-size', '7', '--workers', '0'],
+            'error: --batch-size 7 is not a multiple of --num-instance 4\n',
+        ),
         (['--epochs', 'many'], "invalid number value: 'many'"),
     ],
 )

@@ -64,7 +64,7 @@ def test_a_vit_has_no_map():
 def test_alignment_needs_a_map(market, tmp_path):
     flags = ['--height', '64', '--width', '32', '--sam-mode', 'pos']
     run(market, tmp_path / 'a', '--model', 'test_resnet', *flags)
-    with pytest.raises(InputError, match='--sam-mode pos: test_vit has no feature map'):
+    with pytest.raises(InputError, match='^sam_mode pos: test_vit has no feature map'):
         run(market, tmp_path / 'b', '--model', 'test_vit', *flags)
 
 
@@ -100,18 +100,18 @@ def test_checkpoint_of_msinet(tmp_path):
 @pytest.mark.parametrize(
     'name, options, message',
     [
-        ('msinet_x0_25', {'pretrained': True}, '--pretrained: msinet_x0_25 has no pretrained weights; .*--checkpoint'),
-        ('msinet_x9', {}, '--model msinet_x9: unknown model .* did you mean msinet_x1_0.*hf-hub'),
-        ('local-dir:/nowhere', {}, '--model local-dir:/nowhere: /nowhere: neither a model folder'),
-        ('test_resnet', {'genotype': 'msmt'}, '--model test_resnet: cannot create model .*genotype'),
-        ('test_resnet', {'checkpoint': '/nowhere.pth'}, '--checkpoint /nowhere.pth: no such checkpoint'),
-        ('test_resnet', {'checkpoint': 'BAD'}, '--checkpoint .*bad.pth: cannot be read'),
+        ('msinet_x0_25', {'pretrained': True}, '^pretrained: msinet_x0_25 has no pretrained weights; .*`checkpoint`'),
+        ('msinet_x9', {}, '^model msinet_x9: unknown model .* did you mean msinet_x1_0.*hf-hub'),
+        ('local-dir:/nowhere', {}, '^model local-dir:/nowhere: /nowhere: neither a model folder'),
+        ('test_resnet', {'genotype': 'msmt'}, '^model test_resnet: cannot create model .*genotype'),
+        ('test_resnet', {'checkpoint': '/nowhere.pth'}, '^checkpoint /nowhere.pth: no such checkpoint'),
+        ('test_resnet', {'checkpoint': 'BAD'}, '^checkpoint .*bad.pth: cannot be read'),
         (
             'test_resnet',
             {'checkpoint': 'OTHER'},
-            '--checkpoint .*other.pth: .* does not fit ResNet: .* 1 surplus .a.weight',
+            '^checkpoint .*other.pth: .* does not fit ResNet: .* 1 surplus .a.weight',
         ),
-        ('msinet_x0_25', {'checkpoint': 'OTHER'}, '--checkpoint .*other.pth: the checkpoint does not fit'),
+        ('msinet_x0_25', {'checkpoint': 'OTHER'}, '^checkpoint .*other.pth: the checkpoint does not fit'),
     ],
 )
 def test_wrong_models(tmp_path, name, options, message):
@@ -150,7 +150,7 @@ def test_freeze(market, tmp_path, name, stages):
 
 def test_too_much_is_frozen():
     model = create_training_model('msinet_x0_25', 3)
-    with pytest.raises(InputError, match='--freeze 99: MSINet has 6 stages'):
+    with pytest.raises(InputError, match='^freeze 99: MSINet has 6 stages'):
         freeze(model, 99)
 
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import msinet_timm  # noqa: F401 - registers the models with timm
 from msinet_timm.commands import command, format_table
 from msinet_timm.processes import Processes
+from msinet_timm.settings import flags_named
 from msinet_train.engine.optim import Stepper, create_optimizer
 from msinet_train.engine.setup import prepare
 from msinet_train.losses.task import ReIDTask
@@ -155,6 +156,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 @command
+@flags_named(TrainSettings)
 def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = _parse(argv)

@@ -42,7 +42,7 @@ def create_loader(
     """
     if settings.batch_size % settings.num_instance:
         raise InputError(
-            f'--batch-size {settings.batch_size} is not a multiple of --num-instance {settings.num_instance}'
+            f'batch_size {settings.batch_size} is not a multiple of `num_instance` {settings.num_instance}'
         )
     processes = processes or Processes(device)
     streamed = cache is None and in_shards(data.train)
@@ -72,5 +72,5 @@ def _create_sampler(
     if not streamed:
         return PKSampler(data.labels, *size, all_images=settings.all_images, **share)
     if settings.all_images:
-        raise InputError('--all-images: shards are read as a stream, which leaves some out; leave out the flag')
+        raise InputError('all_images: shards are read as a stream, which leaves some out: do without')
     return PKStream(data.train, *size, **share)

@@ -81,7 +81,7 @@ class PKSampler(Sampler[list[int]]):
                 + (f' in each of {processes} processes' if processes > 1 else '')
                 + f' but the training set has {found}: '
                 + (
-                    f'use --batch-size {largest} or less, or a larger --num-instance'
+                    f'use `batch_size` {largest} or less, or a larger `num_instance`'
                     if largest
                     else f'start {found} processes or fewer'
                 )

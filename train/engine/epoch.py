@@ -60,7 +60,7 @@ class Meters:
             if not math.isfinite(loss):
                 paths = [self.records[i].path for i in indices.tolist()]
                 raise InputError(
-                    f'the loss became {loss}: lower --lr or lengthen --warmup-step; the last checkpoint is intact; '
+                    f'the loss became {loss}: lower `lr` or lengthen `warmup_step`; the last checkpoint is intact; '
                     f'images of the batch: {", ".join(paths)}'
                 )
         self._unread.clear()

@@ -83,7 +83,7 @@ def evaluate_only(settings: TrainSettings) -> Measurement:
         resume(training, None)
         measurement = training.measure()
         if measurement is None:
-            raise InputError('--evaluate: none of these data sets has query and gallery; name one by -dt')
+            raise InputError('none of these data sets has query and gallery to measure on: name one by `target`')
         return measurement
 
 

@@ -33,7 +33,7 @@ def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim
     """
     if settings.opt not in list_optimizers():
         raise InputError(
-            f'--opt {settings.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}'
+            f'opt {settings.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}'
         )
     options = {}
     for name, known in (('eps', 'has_eps'), ('betas', 'has_betas')):
@@ -41,7 +41,7 @@ def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim
         if value is None:
             continue
         if not getattr(get_optimizer_info(settings.opt), known):
-            raise InputError(f'--opt-{name}: the optimizer {settings.opt} has none; leave it out')
+            raise InputError(f'opt_{name}: the optimizer {settings.opt} has none; leave it out')
         options[name] = tuple(value) if name == 'betas' else value
     if 'fused' in inspect.signature(get_optimizer_class(settings.opt, bind_defaults=False)).parameters:
         options['fused'] = task.device.type in ('cpu', 'cuda') or None
@@ -101,10 +101,10 @@ def precision(settings: Settings, device: torch.device, epoch: int = 0) -> Abstr
     """
     if not settings.amp:
         if settings.amp_start:
-            raise InputError('--amp-start is for --amp: give that, too')
+            raise InputError('amp_start is for `amp`: give that, too')
         return nullcontext()
     if settings.amp_dtype == 'float16' and device.type != 'cuda':
-        raise InputError(f'--amp-dtype float16 needs CUDA, not {device.type}: choose bf16')
+        raise InputError(f'amp_dtype float16 needs CUDA, not {device.type}: choose bf16')
     if epoch < settings.amp_start:
         return nullcontext()
     return autocast(device, settings.amp_dtype)

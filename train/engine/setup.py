@@ -53,7 +53,7 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
     precision(settings, device)
     if settings.torchcompile and settings.torchcompile not in torch.compiler.list_backends(exclude_tags=()):
         raise InputError(
-            f'--torchcompile {settings.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
+            f'torchcompile {settings.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
         )
     data = load_data(settings)
     random_seed(settings.seed)
@@ -107,7 +107,7 @@ def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes
     alignment = None
     if settings.sam_mode:
         if not getattr(model, 'global_width', None):
-            raise InputError(f'--sam-mode {settings.sam_mode}: {settings.model} has no feature map to align')
+            raise InputError(f'sam_mode {settings.sam_mode}: {settings.model} has no feature map to align')
         alignment = SpatialAlignment(model.global_width, settings.sam_mode)
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     return ReIDTask(

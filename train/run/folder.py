@@ -87,13 +87,13 @@ class RunFolder:
         self.checkpoint = self.path / 'last.pth.tar'
         if self.checkpoint.exists() and not resume:
             raise InputError(
-                f'{self.path}: holds a run already; continue it with --resume {self.path}, or choose another --output'
+                f'{self.path}: holds a run already; continue it with `resume` {self.path}, or choose another `output`'
             )
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self.write('args.yaml', yaml.safe_dump(settings, sort_keys=True))
         except OSError as e:
-            raise InputError(f'--output {self.path}: cannot write there ({e.strerror})') from e
+            raise InputError(f'output {self.path}: cannot write there ({e.strerror})') from e
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file."""

@@ -32,7 +32,7 @@ class TensorBoard:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
-        with needs('tensorboard', '--log-tensorboard'):
+        with needs('tensorboard', 'log_tensorboard'):
             from torch.utils.tensorboard import SummaryWriter
         self._writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=start)
         self._writer.add_text('settings', '\n'.join(f'    {k}: {v}' for k, v in sorted(settings.items())), start)
@@ -59,7 +59,7 @@ class WandB:
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], start: int) -> None:
-        with needs('wandb', '--log-wandb'):
+        with needs('wandb', 'log_wandb'):
             import wandb
         file = folder / 'wandb.id'
         if not file.exists():
@@ -74,7 +74,7 @@ class WandB:
                 config=settings,
             )
         except wandb.errors.Error as e:
-            raise InputError(f'--log-wandb: {e}; log in by "wandb login", or set WANDB_MODE=offline') from e
+            raise InputError(f'log_wandb: {e}; log in by "wandb login", or set WANDB_MODE=offline') from e
 
     def log(self, epoch: int, metrics: dict[str, float]) -> None:
         self._run.log({'epoch': epoch, **metrics}, step=epoch)

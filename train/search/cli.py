@@ -10,10 +10,11 @@ from msinet_timm.commands import command, not_negative
 from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import UNIFORM
 from msinet_timm.processes import is_primary
-from msinet_timm.settings import add_settings, flag_of
+from msinet_timm.settings import add_settings, flag_of, flags_named
 from msinet_train.cli import create_parser as create_training_parser
 from msinet_train.cli import from_flags
 from msinet_train.cli import parse_args as parse_training
+from msinet_train.settings import TrainSettings
 
 from .compare import compare, table
 from .engine import search
@@ -71,6 +72,7 @@ def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 @command
+@flags_named(SearchSettings, TrainSettings)
 def main(argv: list[str] | None = None) -> None:
     """Runs the command."""
     argv = sys.argv[1:] if argv is None else argv

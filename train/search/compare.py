@@ -77,7 +77,7 @@ def compare(
     """
     output, candidates = Path(output), []
     for name, genotype in _find(genotypes, random, uniform).items():
-        file = make_folder(output / name, '--output') / 'genotype.json'
+        file = make_folder(output / name, 'output') / 'genotype.json'
         genotype.save(file)
         results = [_train(settings, output / name / f'seed{seed}', str(file), seed) for seed in seeds]
         candidates.append(Candidate(name, _milliseconds(genotype, settings), *zip(*results, strict=True)))
@@ -97,7 +97,7 @@ def _find(genotypes: Sequence[str], random: int, uniform: bool) -> dict[str, Gen
     named |= {name: find_genotype(name) for name in UNIFORM if uniform and name not in named}
     named |= random_genotypes(random)
     if len(named) < 2:
-        raise InputError('a comparison needs two genotypes: name more, or leave out --no-uniform or --random 0')
+        raise InputError('a comparison needs two genotypes: name more, or ask for uniform or random ones')
     return named
 
 

@@ -251,7 +251,7 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     device = processes.device
     precision(settings, device)
     if settings.order == 2 and settings.opt != 'momentum':
-        raise InputError(f'--order 2 looks ahead a step of plain SGD, not of {settings.opt}: leave out --opt')
+        raise InputError(f'order 2 looks ahead a step of plain SGD, not of {settings.opt}: leave out `opt`')
     data = load_data(settings)
     halves = twins_split(data)._asdict()
     identities = settings.batch_size // settings.num_instance * processes.count
@@ -259,8 +259,8 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     if fewest < identities:
         raise InputError(
             f'the smaller half of the search has {fewest} identities, three fifths of {data.num_classes}; a batch of '
-            f'{identities} needs {-(-identities // 3) * 5} in all: use a smaller --batch-size, or a larger '
-            '--num-instance'
+            f'{identities} needs {-(-identities // 3) * 5} in all: use a smaller `batch_size`, or a larger '
+            '`num_instance`'
         )
     random_seed(settings.seed)
     supernet = MSISuperNet(halves['train'].num_classes, WIDTHS[settings.variant], mid_from=settings.mid_from)
@@ -301,5 +301,5 @@ def _costs(settings: SearchSettings, processes: Processes) -> torch.Tensor:
 def _finite(loss: torch.Tensor, half: str) -> float:
     value = loss.item()
     if not torch.isfinite(loss):
-        raise InputError(f'the {half} loss became {value}: lower --lr or --arch-lr; the last checkpoint is intact')
+        raise InputError(f'the {half} loss became {value}: lower `lr` or `arch_lr`; the last checkpoint is intact')
     return value

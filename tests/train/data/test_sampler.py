@@ -54,7 +54,7 @@ def test_every_image_and_identity_has_its_turn():
 
 
 def test_too_few_identities():
-    with pytest.raises(InputError, match='6 identities but the training set has 5: use --batch-size 10'):
+    with pytest.raises(InputError, match='6 identities but the training set has 5: use `batch_size` 10'):
         PKSampler(LABELS, 6, 2)
 
 
@@ -99,7 +99,7 @@ def test_processes_share_the_batches_of_one(all_images):
 
 
 def test_too_few_identities_for_all_processes():
-    with pytest.raises(InputError, match='3 identities in each of 2 processes but .* has 5: use --batch-size 4 or'):
+    with pytest.raises(InputError, match='3 identities in each of 2 processes but .* has 5: use `batch_size` 4 or'):
         PKSampler(LABELS, 3, 2, num_replicas=2)
     with pytest.raises(InputError, match='has 5: start 5 processes or fewer'):
         PKSampler(LABELS, 1, 2, num_replicas=6)
