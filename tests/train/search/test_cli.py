@@ -282,7 +282,7 @@ def test_compare_trains_in_folders_of_its_own(tmp_path, monkeypatch):
         trained.append(settings)
         raise InputError('not trained here')
 
-    monkeypatch.setattr('msinet_train.search.compare.train', spy)
+    monkeypatch.setattr(sys.modules['msinet_train.search.compare'], 'train', spy)
     with pytest.raises(InputError, match='not trained here'):
         compare(['msmt'], TrainSettings(resume=tmp_path / 'foreign'), output=tmp_path / 'compare')
     assert trained[0].folder == tmp_path / 'compare' / 'msmt' / 'seed0'
