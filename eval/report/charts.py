@@ -94,6 +94,7 @@ def draw_cmc(curves: Sequence[tuple[str, np.ndarray]]):
     axes.set_xticks([k for k in (1, 5, 10, 20, 30, 40, 50) if k <= length])
     low = min(float(cmc[0]) for _, cmc in curves)
     axes.set_ylim(max(0, 10 * np.floor(10 * low) - 10), 101.5)
+    axes.locator_params(axis='y', integer=True)  # decimals would push the label off the chart
     axes.set(xlabel='rank k', ylabel='queries with a match among the first k, %')
     return _finish(figure, axes, lines, [name for name, *_ in curves], 'lower right')
 

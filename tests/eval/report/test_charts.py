@@ -1,4 +1,4 @@
-"""The charts of a report: what their legends say."""
+"""The charts of a report: what their legends and labels say."""
 
 import numpy as np
 import pytest
@@ -26,3 +26,9 @@ def test_legends_show_names_as_they_are(figure):
     assert colors == curves and len(set(colors)) == len(NAMES)
     drawn = to_svg(figure).decode()
     assert all(f'>{name}</text>' in drawn for name in NAMES)
+
+
+@pytest.mark.parametrize('rank1', [0.5, 0.99])
+def test_ticks_of_the_cmc_leave_its_label_room(rank1):
+    ticks = draw_cmc([('model', np.linspace(rank1, 1, 50))]).axes[0].get_yticks()
+    assert len(ticks) > 3 and all(tick == int(tick) for tick in ticks)
