@@ -6,6 +6,7 @@ from msinet_train.demo import main
 
 
 @pytest.mark.charts
+@pytest.mark.slow
 def test_demo(tmp_path, capsys):
     run = tmp_path / 'demo'
     assert main(['--output', str(run), '--epochs', '1']) == 0

@@ -61,6 +61,7 @@ def test_models_are_equal_in_each_process_and_have_attention():
     assert one(images).shape == (4, 384)
 
 
+@pytest.mark.slow
 def test_all_forms_run_in_turns(tmp_path, monkeypatch):
     """Each form in each round, none before the others have had their turn; a form that fails leaves a remark."""
     pytest.importorskip('onnxruntime')

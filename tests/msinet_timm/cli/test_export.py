@@ -95,6 +95,7 @@ def test_own_images_decide(folder, tmp_path, capsys):
     assert 'a.jpg: cannot read this image' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_int8(folder, tmp_path, sample, capsys):
     path = tmp_path / 'x.xml'
     flags = ('--int8', '--calibration-images', sample, '--calibration-count', 6, '--output', path)
