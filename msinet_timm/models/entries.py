@@ -235,7 +235,7 @@ def load_entries(folder: Path | None = None, check: bool = True) -> dict[str, En
 
     Args:
         folder: with the JSON files; None for the package's.
-        check: whether their fields are what they must be, which takes a while.
+        check: whether to look if their fields are what they must be; only an import does without.
 
     Raises:
         InputError: as `read_entry` and `Entry.check`, or an architecture has two defaults.
