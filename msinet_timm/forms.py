@@ -14,6 +14,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.utils import reparameterize_model
 
+from msinet_timm.models.camera_norm import CameraNorms, Statistics, switched_form
 from msinet_timm.models.msinet import MSINet
 
 __all__ = [
@@ -72,15 +73,28 @@ class Form:
     def __init__(self, run: Callable[[torch.Tensor], torch.Tensor], name: str, precision: str, device: torch.device):
         self.name, self.precision, self.device = name, precision, device
         self._run = run
+        self._switch: Callable[[Statistics], None] | None = None
+        self._offset: torch.Tensor | float = 0.0
         self._to: dict[str, Any] = {'device': device, 'dtype': DTYPES[precision], 'non_blocking': True}
         self._to['memory_format'] = torch.contiguous_format if name == 'eager' else torch.channels_last
 
     @torch.inference_mode()
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return self._run(images.to(**self._to))
+        return self._run(images.to(**self._to)) - self._offset
+
+    def use(self, statistics: Statistics) -> None:
+        """Embeds as a camera asks for from now on; only of a form that was created with `norms`."""
+        self._switch(statistics)
+        self._offset = statistics.embedding
 
 
-def create_form(model: nn.Module, form: str, precision: str = 'float32', example: torch.Tensor | None = None) -> Form:
+def create_form(
+    model: nn.Module,
+    form: str,
+    precision: str = 'float32',
+    example: torch.Tensor | None = None,
+    norms: CameraNorms | None = None,
+) -> Form:
     """Makes a copy of a model that runs in a form; the model itself stays as it is.
 
     Args:
@@ -89,6 +103,7 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
         precision: one of `PRECISIONS`. With `'bf16'`, weights are in it as well. Norms that are not folded stay in
             float32, and of an MSINet also the pooling and what follows it.
         example: images [B, 3, H, W] that tracing and compilation go by; None for one of the model's input size.
+        norms: of cameras that the model has been adapted to; the form takes their statistics by `use`.
 
     Raises:
         ValueError: unknown form or precision, or one that this machine has nothing to run with.
@@ -99,17 +114,22 @@ def create_form(model: nn.Module, form: str, precision: str = 'float32', example
         raise ValueError(f'unknown precision {precision!r}: it must be one of {", ".join(PRECISIONS)}')
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
     _check_machine(form, precision, device)
-    run = reparameterize_model(model) if form not in ('eager', 'channels_last') else copy.deepcopy(model)
+    fuse, switch = form not in ('eager', 'channels_last'), None
+    if norms is not None:
+        run, switch = switched_form(norms, fuse)
+    else:
+        run = reparameterize_model(model) if fuse else copy.deepcopy(model)
     run = run.eval().requires_grad_(False)
     if precision == 'bf16':
         run = in_bf16(run)
     if form != 'eager':
         run = run.to(memory_format=torch.channels_last)
     made = Form(run, form, precision, device)
+    made._switch = switch
     if form == 'torchscript':
         made._run = _trace(made, model if example is None else example)
     elif form == 'compiled':
-        made._run = _Compiled(run)
+        made._run = _Compiled(run, freeze=switch is None)
         if example is not None:
             made(example)
     return made
@@ -173,15 +193,16 @@ def _trace(form: Form, example: torch.Tensor | nn.Module) -> Callable[[torch.Ten
     with torch.no_grad(), warnings.catch_warnings():
         # TorchScript is deprecated, and says so at each of these steps
         warnings.simplefilter('ignore')
-        traced = torch.jit.freeze(torch.jit.trace(form._run, example.to(**form._to), check_trace=False))
-        return torch.jit.optimize_for_inference(traced)
+        traced = torch.jit.trace(form._run, example.to(**form._to), check_trace=False)
+        # what is frozen takes no other statistics
+        return traced if form._switch else torch.jit.optimize_for_inference(torch.jit.freeze(traced))
 
 
 class _Compiled:
     """Compiles a model anew for each shape of images."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self.run = torch.compile(model, dynamic=False, options={'freezing': True})
+    def __init__(self, model: nn.Module, freeze: bool) -> None:
+        self.run = torch.compile(model, dynamic=False, options={'freezing': True} if freeze else None)
         self.shapes: set[tuple[torch.Size, int]] = set()
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:

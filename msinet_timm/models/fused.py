@@ -4,14 +4,45 @@ Norms are folded with their running statistics, whatever mode a network is in: t
 it is made of stays as it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import NamedTuple
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-__all__ = ['FusedCell', 'FusedCrossAttention', 'fold_conv', 'fold_linear']
+__all__ = ['Fold', 'FusedCell', 'FusedCrossAttention', 'fold_conv', 'fold_linear', 'recorded_folds']
+
+
+class Fold(NamedTuple):
+    """Where a norm has gone.
+
+    Attributes:
+        conv: the convolution before the norm.
+        folded: the one that stands for both, perhaps for several such pairs side by side.
+        start: first input channel in `folded` that is of this pair.
+    """
+
+    conv: nn.Conv2d
+    folded: nn.Conv2d
+    start: int = 0
+
+
+_folds: ContextVar[dict[nn.Module, Fold] | None] = ContextVar('folds', default=None)
+
+
+@contextmanager
+def recorded_folds() -> Iterator[dict[nn.Module, Fold]]:
+    """Gives a mapping that is filled, for each norm that is folded inside of the `with` into a convolution."""
+    record: dict[nn.Module, Fold] = {}
+    token = _folds.set(record)
+    try:
+        yield record
+    finally:
+        _folds.reset(token)
 
 
 def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
@@ -26,6 +57,8 @@ def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
     folded.weight, folded.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
     )
+    if (record := _folds.get()) is not None:
+        record.setdefault(norm, Fold(conv, folded))  # timm fuses what a fused part was made of once more
     return folded.train(conv.training)
 
 
@@ -135,4 +168,9 @@ def _side_by_side(convs: Sequence[nn.Conv2d]) -> nn.Conv2d:
     trains = convs[0].weight.requires_grad
     merged.weight = nn.Parameter(torch.cat([conv.weight.detach() for conv in convs], dim=1), requires_grad=trains)
     merged.bias = nn.Parameter(torch.stack([conv.bias.detach() for conv in convs]).sum(0), requires_grad=trains)
+    record, start = _folds.get() or {}, 0
+    for conv in convs:
+        for norm in [norm for norm, fold in record.items() if fold.folded is conv]:
+            record[norm] = record[norm]._replace(folded=merged, start=start)
+        start += conv.in_channels
     return merged.train(convs[0].training)

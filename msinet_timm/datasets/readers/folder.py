@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from sys import intern
 
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
 from .clothes import CLOTHES_OPTION
@@ -14,7 +14,7 @@ from .layout import JUNK, image_names
 from .reader import Option, Reader
 from .rows import FIELDS, own_dataset
 
-__all__ = ['FOLDER', 'read_folder', 'split_identities']
+__all__ = ['FOLDER', 'check_camera_folders', 'read_folder', 'split_identities']
 
 
 def read_folder(
@@ -23,11 +23,16 @@ def read_folder(
     seed: int | None = None,
     test_share: float | None = None,
     protocol: str = 'standard',
+    layout: str = 'identities',
 ) -> ReIDDataset:
     """Reads `train`, `query` and `gallery`, or splits what is there.
 
     Images are in `<identity>/` or `<identity>/<camera>/`, in the three parts or directly in the root. Those of
     identity -1 are junk, as in Market-1501, and dropped.
+
+    With the layout `cameras` nobody knows who is in the images to learn from: they are in `<camera>/` or
+    `<camera>/<tracklet>/`, in `train` or directly in the root, and each tracklet, or image without one, counts as an
+    identity of its own.
 
     Args:
         root: the folder.
@@ -36,6 +41,7 @@ def read_folder(
         seed: of the split (None: 0). It depends on nothing else but the images' names.
         test_share: share of identities to test on, 0-1 (None: 0.5).
         protocol: standard or clothes-changing.
+        layout: identities or cameras.
 
     Raises:
         InputError: options of a split although there are parts, a wrong pattern, an image that it does not match,
@@ -46,10 +52,13 @@ def read_folder(
         raise InputError(f'{root} is no folder')
     regex = _compile(pattern)
     present = [part for part in PARTS if (folder / part).is_dir()]
-    if present and (seed, test_share) != (None, None):
-        raise InputError(f'{root} has the folder {present[0]}, so that nothing is split: leave out seed and test_share')
-    if present:
-        parts, notes = {part: _collect(folder / part, regex) for part in present}, ()
+    if (present or layout == 'cameras') and (seed, test_share) != (None, None):
+        why = f'{root} has the folder {present[0]}' if present else 'nobody is known in the layout cameras'
+        raise InputError(f'{why}, so that nothing is split: leave out seed and test_share')
+    if present or layout == 'cameras':
+        unnamed = {'train'} if layout == 'cameras' else ()
+        parts = {part: _collect(folder / part, regex, part in unnamed) for part in present}
+        parts, notes = parts or {'train': _collect(folder, regex, True)}, ()
     else:
         seed, test_share = seed or 0, 0.5 if test_share is None else test_share
         parts = split_identities(_collect(folder, regex), seed, test_share)
@@ -71,16 +80,21 @@ def _compile(pattern: str | None) -> re.Pattern | None:
     return regex
 
 
-def _collect(folder: Path, regex: re.Pattern | None) -> list[Record]:
-    """Records in order of paths."""
+def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> list[Record]:
+    """Records in order of paths; folders are of cameras and tracklets where identities are not known."""
     records = []
     for directory, children, _ in os.walk(folder, followlinks=True):
         children[:] = sorted(c for c in children if not c.startswith('.'))
         here = Path(directory)
-        row = _from_folders(here.relative_to(folder).parts, regex)
+        below = here.relative_to(folder).parts
+        row = _from_camera_folders(below) if unnamed else _from_folders(below, regex)
         for name in image_names(here):
             path = str(here / name)
             cells = row | _from_name(path, name, regex)
+            if unnamed:
+                if 'camera' not in cells:
+                    raise InputError(f'{path}: expected images in {folder}/<camera>/ or {folder}/<camera>/<tracklet>/')
+                cells['identity'] = intern(f'{cells["camera"]}/{cells.get("tracklet") or name}')
             if 'identity' not in cells:
                 raise InputError(
                     f'{path}: expected images in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
@@ -101,6 +115,26 @@ def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str,
     if len(parts) == 2 and 'camera' not in told:
         return {'identity': parts[0], 'camera': parts[1]}
     return {'identity': parts[0]} if len(parts) == 1 or (parts and told) else {}
+
+
+def _from_camera_folders(parts: tuple[str, ...]) -> dict[str, str]:
+    return dict(zip(('camera', 'tracklet'), parts, strict=False)) if len(parts) < 3 else {}
+
+
+def check_camera_folders(dataset: ReIDDataset) -> None:
+    """Refuses folders of identities that were read in the layout `cameras`.
+
+    Raises:
+        InputError: there are more folders of cameras than names of folders in them.
+    """
+    inner = {record.tracklet for record in dataset.train if record.tracklet}
+    outer = sort_names(record.camera for record in dataset.train)
+    if 1 < len(inner) < len(outer):
+        raise InputError(
+            f'{dataset.root}: expected <camera>/<tracklet>/ or <camera>/, but {len(outer)} folders ({outer[0]}, ...) '
+            f'with the same {len(inner)} in them ({sort_names(inner)[0]}, ...) look like <identity>/<camera>/: '
+            'name them the other way round, or give the option layout=identities (or layout=cameras, if it is right)'
+        )
 
 
 def _from_name(path: str, name: str, regex: re.Pattern | None) -> dict[str, str | int]:
@@ -171,5 +205,11 @@ FOLDER = Reader(
         Option('seed', 0, 'of the split by identity, where there are no train, query, gallery'),
         Option('test_share', 0.5, 'share of identities to test on, where there are no train, query, gallery'),
         CLOTHES_OPTION,
+        Option(
+            'layout',
+            'identities',
+            'of images to learn from; cameras: <camera>/[<tracklet>/]*.jpg, nobody known',
+            choices=('identities', 'cameras'),
+        ),
     ),
 )
