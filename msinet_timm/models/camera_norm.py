@@ -8,7 +8,7 @@ with Camera-based Batch Normalization" (ECCV 2020).
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,30 +101,46 @@ class CameraNorms:
         return {name: camera.count for name, camera in self._cameras.items()}
 
     @torch.inference_mode()
-    def observe(self, camera: str, images: Tensor) -> None:
-        """Adds crops to what is known of a camera.
+    def observe(self, camera: str, images: Tensor | Iterable[Tensor]) -> None:
+        """Adds crops to what is known of a camera: all of them, or none where something is wrong.
 
         Args:
             camera: its name.
-            images: [N, 3, H, W] crops of it, normalised, on the model's device: as many as fit into memory.
+            images: [N, 3, H, W] crops of it, normalised, on the model's device: as many as fit into memory. Or several
+                such batches, one after another.
 
         Raises:
-            InputError: no images, or the model gives something else than finite vectors for them.
+            InputError: no images, images of one colour, or the model gives something else than finite vectors for them.
         """
-        if not len(images):
+        known, layout = self._cameras.get(camera), self.layout
+        lowest = highest = None
+        for batch in [images] if isinstance(images, Tensor) else images:
+            if not len(batch):
+                continue
+            known, layout = self._follow(camera, batch, known, layout)
+            least, most = batch.amin((0, 2, 3)), batch.amax((0, 2, 3))
+            lowest = least if lowest is None else lowest.minimum(least)
+            highest = most if highest is None else highest.maximum(most)
+        if lowest is None:
             raise InputError(f"camera '{camera}': no images")
-        known = self._cameras.get(camera)
+        if (lowest == highest).all():
+            raise InputError(f"camera '{camera}': its images are all of one colour, and tell nothing about it")
+        self._cameras[camera], self.layout = known, layout
+
+    def _follow(
+        self, camera: str, images: Tensor, known: _Camera | None, layout: list[tuple[str, int]]
+    ) -> tuple[_Camera, list[tuple[str, int]]]:
+        """What is known of a camera after one more batch, and the layout."""
         count = known.count if known else 0
-        found, passed = self._pass(images, count, dict(self._split(known.seen)) if known else {})
+        found, passed = self._pass(images, count, dict(_split(known.seen, layout)) if known else {})
         if not isinstance(found, Tensor) or found.ndim != 2 or not found.isfinite().all():
             raise InputError(f"camera '{camera}': {type(self.model).__name__} gives no finite vectors for its images")
-        if not self._cameras:
-            self.layout = [(name, len(mean)) for name, (mean, _) in passed.items()]
+        layout = layout or [(name, len(mean)) for name, (mean, _) in passed.items()]
         mean, variance = _side_by_side(passed, found.device)
         embedding = found.float().mean(0)
         if known:
             embedding = known.seen.embedding.lerp(embedding, len(found) / (count + len(found)))
-        self._cameras[camera] = _Camera(min(count + len(found), MEMORY), Statistics(mean, variance, embedding))
+        return _Camera(min(count + len(found), MEMORY), Statistics(mean, variance, embedding)), layout
 
     def _pass(
         self, images: Tensor, before: int, past: dict[str, tuple[Tensor, Tensor]]
@@ -164,13 +180,6 @@ class CameraNorms:
             for name, norm in norms.items():
                 norm.running_mean, norm.running_var = own[name]
         return found, {name: passed[name] for name in norms if name in passed}
-
-    def _split(self, statistics: Statistics) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
-        """Mean and variance of each norm."""
-        channels = [count for _, count in self.layout]
-        parts = statistics.mean.split(channels), statistics.variance.split(channels)
-        for (name, _), mean, variance in zip(self.layout, *parts, strict=True):
-            yield name, (mean, variance)
 
     def own(self) -> tuple[Tensor, Tensor]:
         """The model's own statistics of the norms, mean and variance [T]."""
@@ -253,6 +262,14 @@ class CameraNorms:
         for name, count, row in zip(names, tensors['count'].tolist(), rows, strict=True):
             norms._cameras[name] = _Camera(count, Statistics(*row))
         return norms
+
+
+def _split(statistics: Statistics, layout: Sequence[tuple[str, int]]) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
+    """Mean and variance of each norm."""
+    channels = [count for _, count in layout]
+    parts = statistics.mean.split(channels), statistics.variance.split(channels)
+    for (name, _), mean, variance in zip(layout, *parts, strict=True):
+        yield name, (mean, variance)
 
 
 def _norms_of(model: nn.Module) -> dict[str, nn.Module]:
