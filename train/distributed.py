@@ -69,6 +69,22 @@ def gather(x: torch.Tensor) -> torch.Tensor:
     return _Gather.apply(x.contiguous()) if is_distributed() else x
 
 
+def track(norm: _BatchNorm, mean: torch.Tensor, var: torch.Tensor) -> None:
+    """Lets the running statistics of a batch norm follow those of a batch, as torch's norms do.
+
+    Args:
+        norm: in training mode.
+        mean: [C] of the batch.
+        var: [C] of the batch, unbiased.
+    """
+    if not norm.track_running_stats:
+        return
+    norm.num_batches_tracked.add_(1)
+    for running, new in ((norm.running_mean, mean), (norm.running_var, var)):
+        new = new.to(running.dtype)
+        running.lerp_(new, new.new_ones(()) / norm.num_batches_tracked if norm.momentum is None else norm.momentum)
+
+
 class _SyncBatchNorm(_BatchNorm):
     """What torch's SyncBatchNorm computes, which works on accelerators only."""
 
@@ -86,18 +102,10 @@ class _SyncBatchNorm(_BatchNorm):
         mean = totals[:-1] / count
         x = x - mean.view(shape)
         var = _Sum.apply(x.square().sum(dims)) / count
-        self._track(mean.detach(), var.detach() * count / (count - 1))
+        track(self, mean.detach(), var.detach() * count / (count - 1))
         scale = torch.rsqrt(var + self.eps)
         x = x * (scale if self.weight is None else scale * self.weight).view(shape)
         return (x if self.bias is None else x + self.bias.view(shape)).to(input.dtype)
-
-    def _track(self, mean: torch.Tensor, var: torch.Tensor) -> None:
-        if not self.track_running_stats:
-            return
-        self.num_batches_tracked.add_(1)
-        for running, new in ((self.running_mean, mean), (self.running_var, var)):
-            new = new.to(running.dtype)
-            running.lerp_(new, new.new_ones(()) / self.num_batches_tracked if self.momentum is None else self.momentum)
 
 
 class _SyncBatchNormAct(_SyncBatchNorm):
