@@ -17,12 +17,12 @@ from msinet_eval.commands.search import search_gallery
 from msinet_eval.evaluation import check_embeddings_settings, evaluate_embeddings
 from msinet_eval.search.index import BACKENDS, PARAMETERS
 from msinet_eval.settings import EvalSettings
-from msinet_timm.commands import command, make_folder, not_negative, positive, positive_float
+from msinet_timm.commands import command, make_folder, positive, positive_float, processes, whole
 from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options, read_datasets
 from msinet_timm.errors import InputError
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import is_primary, start_processes
-from msinet_timm.settings import add_settings, flag_of, flags_named, given
+from msinet_timm.settings import add_settings, check_used, flag_of, flags_named, given
 
 __all__ = ['main']
 
@@ -68,6 +68,7 @@ def _add_measure(parser: argparse.ArgumentParser) -> None:
 def _measure(args: argparse.Namespace) -> None:
     with flags_named(EvalSettings, Outputs):
         settings, outputs = EvalSettings(**given(args, EvalSettings)), Outputs(**given(args, Outputs))
+        check_used(settings, given(args, EvalSettings))
         _check(args, settings, outputs)
         with start_processes(settings.device) as processes:
             settings = replace(settings, device=processes.device)
@@ -127,6 +128,12 @@ def _check_calibrate(args: argparse.Namespace, settings: EvalSettings) -> None:
         )
 
 
+def _make_folders(args: argparse.Namespace, *names: str) -> None:
+    """Those of files to write, so that a wrong path shows before the work and not after it."""
+    for name in filter(vars(args).get, names):
+        make_folder(Path(getattr(args, name)).parent, flag_of(name))
+
+
 def _add_compare(parser: argparse.ArgumentParser) -> None:
     what = 'a model as for msinet-eval, or a folder that msinet-eval --features has written'
     parser.add_argument('a', metavar='A', help=what)
@@ -138,12 +145,15 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--top', type=positive, default=10, metavar='N', help='queries to name that changed most (default: 10)'
     )
-    parser.add_argument('--samples', type=positive, default=1000, metavar='N', help='of the bootstrap (default: 1000)')
+    parser.add_argument(
+        '--samples', type=whole(1, 100_000), default=1000, metavar='N', help='of the bootstrap (default: 1000)'
+    )
     parser.add_argument('--json', metavar='FILE', help='write the metrics')
     parser.add_argument('--html', metavar='FILE', help='write a page that shows these queries with both rankings')
 
 
 def _compare(args: argparse.Namespace) -> None:
+    _make_folders(args, 'json', 'html')
     dataset, remarks = None, []
     if args.dataset:
         dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
@@ -178,6 +188,7 @@ def _add_pair(parser: argparse.ArgumentParser) -> None:
 
 
 def _pair(args: argparse.Namespace) -> None:
+    _make_folders(args, 'json')
     pair = compare_images(**{name: value for name, value in vars(args).items() if name != 'json'})
     print(f'distance {pair.distance:.4f}, cosine {pair.cosine:.4f} ({pair.model})')
     if pair.same is None:
@@ -213,7 +224,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
     add_settings(parser, EvalSettings, names=('height', 'width', 'device'))
     parser.add_argument(
-        '--workers', type=not_negative, default=0, metavar='N', help='processes that read images (default: 0)'
+        '--workers', type=processes, default=0, metavar='N', help='processes that read images (default: 0)'
     )
     parser.add_argument('-k', type=positive, default=10, metavar='N', help='images to find (default: 10)')
     parser.add_argument(
@@ -227,6 +238,11 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument('--recall', action='store_true', help='search exactly, too, and tell the share that was found')
     parser.add_argument('--output', metavar='CSV', help='write the table there instead of printing it')
+
+
+def _search(args: argparse.Namespace) -> None:
+    _make_folders(args, 'output')
+    search_gallery(**vars(args))
 
 
 #: What the parameters of the backends of `msinet-eval search` do.
@@ -246,7 +262,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
     'pair': (_add_pair, _pair, 'whether two images show the same one'),
     'search': (
         _add_search,
-        lambda args: search_gallery(**vars(args)),
+        _search,
         'the nearest images of a gallery of any size',
     ),
 }

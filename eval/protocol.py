@@ -118,6 +118,7 @@ def verify(
 
 
 _DRAWS = re.compile(r'draws=(\d+)')
+_MOST_DRAWS = 1000
 
 
 def parse_protocol(rules: Sequence[str]) -> Protocol:
@@ -125,7 +126,7 @@ def parse_protocol(rules: Sequence[str]) -> Protocol:
 
     Args:
         rules: `standard` alone, or some of `clothes-changing`, `all-cameras` (keep images of a query's own camera)
-            and `draws=N`.
+            and `draws=N`, up to 1,000 of them.
 
     Raises:
         InputError: another rule, or one that excludes another.
@@ -133,13 +134,13 @@ def parse_protocol(rules: Sequence[str]) -> Protocol:
     protocol = Protocol()
     for rule in rules:
         draws = _DRAWS.fullmatch(rule)
-        if draws and int(draws[1]):
+        if draws and len(draws[1]) < 20 and 0 < int(draws[1]) <= _MOST_DRAWS:
             protocol = replace(protocol, draws=int(draws[1]))
         elif rule == 'clothes-changing':
             protocol = replace(protocol, same_clothes_removed=True)
         elif rule == 'all-cameras':
             protocol = replace(protocol, same_camera_removed=False)
         elif rule != 'standard' or len(rules) > 1:
-            known = 'standard alone, or some of clothes-changing, all-cameras and draws=N'
+            known = f'standard alone, or some of clothes-changing, all-cameras and draws=N, up to draws={_MOST_DRAWS}'
             raise InputError(f'protocol {" ".join(rules)}: give {known}')
     return protocol

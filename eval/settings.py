@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 from msinet_eval.features.forward import PARTS
-from msinet_timm.commands import fraction, not_negative, positive
+from msinet_timm.commands import fraction, pixels, positive, processes
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
 from msinet_timm.errors import InputError
@@ -42,15 +42,15 @@ class EvalSettings:
     skip_broken: bool = _data(False, SKIP_BROKEN)
     cache: str = _data('none', CACHE, metavar='none|memory|DIR')
 
-    height: int | None = _model(None, "input height (default: the model's own)", convert=positive, metavar='PIXELS')
-    width: int | None = _model(None, "input width (default: the model's own)", convert=positive, metavar='PIXELS')
+    height: int | None = _model(None, "input height (default: the model's own)", convert=pixels, metavar='PIXELS')
+    width: int | None = _model(None, "input width (default: the model's own)", convert=pixels, metavar='PIXELS')
     flip: bool = _model(False, 'mean of the embeddings of an image and its mirror image')
     part: str = _model('all', 'part of the embedding', choices=PARTS)
     neck: bool = _model(False, 'take the features behind the necks')
     amp: bool = _model(False, 'mixed precision; embeddings stay float32')
-    amp_dtype: str = _model('bf16', 'its lower one', convert=amp_name, choices=AMP)
+    amp_dtype: str = _model('bf16', 'its lower one', convert=amp_name, choices=AMP, of='amp')
     batch_size: int = _model(64, 'images at once', convert=positive, metavar='N')
-    workers: int = _model(2, 'processes that read images', convert=not_negative, metavar='N')
+    workers: int = _model(2, 'processes that read images', convert=processes, metavar='N')
     device: str | None = _model(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
     features: str | None = _model(
         None,

@@ -12,7 +12,17 @@ from typing import Any
 
 from .errors import InputError
 
-__all__ = ['add_settings', 'check', 'document', 'flag_of', 'flags_named', 'given', 'kind_of', 'setting']
+__all__ = [
+    'add_settings',
+    'check',
+    'check_used',
+    'document',
+    'flag_of',
+    'flags_named',
+    'given',
+    'kind_of',
+    'setting',
+]
 
 
 def setting(
@@ -21,6 +31,7 @@ def setting(
     about: str,
     convert: Callable[[str], Any] | None = None,
     choices: Sequence[Any] = (),
+    of: str = '',
     **flag: Any,
 ):
     """A field of a settings class.
@@ -31,10 +42,11 @@ def setting(
         about: help text.
         convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
         choices: all values that are allowed; empty for any.
+        of: name of the setting without which this one has no effect.
         flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `extends`,
             whether the flag adds to the recipe's list.
     """
-    metadata = dict(group=group, about=about, convert=convert, choices=choices, flag=flag)
+    metadata = dict(group=group, about=about, convert=convert, choices=choices, of=of, flag=flag)
     if isinstance(default, list):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -76,6 +88,8 @@ def _check_one(setting: Field, item: type, value: Any) -> Any:
     try:
         if value is None:
             raise ValueError('it cannot be empty')
+        if '\0' in str(value):
+            raise ValueError('it holds a NUL character')
         value = (setting.metadata['convert'] or item)(str(value))
     except (argparse.ArgumentTypeError, ValueError) as e:
         raise InputError(f'{setting.name}: {value!r} is not allowed ({e})') from e
@@ -139,6 +153,22 @@ def _add_setting(group: argparse._ActionsContainer, setting: Field, show_default
 def flag_of(name: str) -> str:
     """The flag of a setting."""
     return f'--{name.replace("_", "-")}'
+
+
+def check_used(settings: Any, names: Container[str]) -> None:
+    """Refuses settings that were given without the one that they are of.
+
+    Args:
+        settings: all of them.
+        names: of those that were given.
+
+    Raises:
+        InputError: one of them has no effect.
+    """
+    for setting in fields(settings):
+        of = setting.metadata['of']
+        if of and setting.name in names and not getattr(settings, of):
+            raise InputError(f'{setting.name} is a setting of `{of}`: give that, too')
 
 
 def given(args: argparse.Namespace, settings: type) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from msinet_eval.report.text import table
 from msinet_timm.commands import command
 from msinet_timm.errors import InputError
 from msinet_timm.processes import is_primary
-from msinet_timm.settings import add_settings, flags_named
+from msinet_timm.settings import add_settings, check_used, flags_named
 from msinet_train.engine.loop import evaluate_only, train
 
 from .recipe import list_recipes
@@ -25,10 +25,16 @@ def from_flags(settings: type[S], flags: dict[str, Any], recipe: str | None = No
     """Settings of the run to resume, or else of a recipe, or else the defaults; all under flags that were given."""
     source = settings.file_of(flags['resume']) if 'resume' in flags else recipe
     if source is None:
-        return settings(**flags)
+        return _used(settings(**flags), flags)
     extending = [f.name for f in dataclasses.fields(settings) if f.metadata['flag'].get('extends') and f.name in flags]
     found = settings.from_recipe(source, **{name: value for name, value in flags.items() if name not in extending})
-    return dataclasses.replace(found, **{name: [*getattr(found, name), *flags[name]] for name in extending})
+    found = dataclasses.replace(found, **{name: [*getattr(found, name), *flags[name]] for name in extending})
+    return _used(found, flags)
+
+
+def _used(settings: S, flags: dict[str, Any]) -> S:
+    check_used(settings, flags)
+    return settings
 
 
 def create_parser() -> argparse.ArgumentParser:

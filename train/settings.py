@@ -9,7 +9,17 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from msinet_timm.commands import fraction, not_negative, positive, positive_float
+from msinet_timm.commands import (
+    below_one,
+    fraction,
+    not_negative,
+    not_negative_float,
+    pixels,
+    positive,
+    positive_float,
+    processes,
+    whole,
+)
 from msinet_timm.datasets import list_datasets
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.readers.reader import key_value
@@ -50,10 +60,10 @@ class Settings:
     resume: str | None = _run(None, 'continue the run or search in this folder, as it was set', metavar='DIR')
     seed: int = _run(0, 'of weights, batches and augmentation', not_negative)
     device: str | None = _run(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
-    workers: int = _run(2, 'processes that read images', not_negative)
+    workers: int = _run(2, 'processes that read images', processes)
     log_tensorboard: bool = _run(False, 'write metrics for TensorBoard')
     log_wandb: bool = _run(False, 'send metrics to Weights & Biases')
-    wandb_project: str = _run('msinet-timm', 'project there', metavar='NAME')
+    wandb_project: str = _run('msinet-timm', 'project there', of='log_wandb', metavar='NAME')
 
     dataset: list[str] = _data(['market1501'], SOURCES, short='-ds', metavar='NAME')
     target: list[str] = _data(
@@ -69,12 +79,12 @@ class Settings:
         False,
         'decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
     )
-    height: int = _data(256, 'of the input', positive, metavar='PIXELS')
-    width: int = _data(128, 'of the input', positive, metavar='PIXELS')
-    batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', positive)
+    height: int = _data(256, 'of the input', pixels, metavar='PIXELS')
+    width: int = _data(128, 'of the input', pixels, metavar='PIXELS')
+    batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', whole(2))
     num_instance: int = _data(4, 'images of each identity in a batch', positive, metavar='K')
     all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
-    padding: int = _data(10, 'border from which a random crop is taken', not_negative, metavar='PIXELS')
+    padding: int = _data(10, 'border from which a random crop is taken', whole(0, 1024), metavar='PIXELS')
     color_jitter: list[float] = _data(
         [], 'of brightness, contrast, saturation, hue', fraction, nargs='*', metavar='RANGE'
     )
@@ -83,7 +93,7 @@ class Settings:
     opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's")
     lr: float = _optimizer(0.065, 'learning rate', positive_float)
     momentum: float = _optimizer(0.9, 'of the optimizer', fraction)
-    weight_decay: float = _optimizer(5e-4, 'on every parameter')
+    weight_decay: float = _optimizer(5e-4, 'on every parameter', not_negative_float)
 
     sched: str = _schedule(
         'multistep', 'how the learning rate falls', choices=('multistep', 'cosine', 'poly', 'constant')
@@ -91,13 +101,13 @@ class Settings:
     epochs: int = _schedule(350, 'how often to go through the images', positive)
     milestones: list[int] = _schedule([150, 225, 300], 'epochs at which it falls (multistep)', positive, nargs='*')
     decay_rate: float = _schedule(0.1, 'by which factor it falls (multistep); power (poly)', positive_float)
-    min_lr: float = _schedule(0.0, 'where it ends (cosine, poly)')
+    min_lr: float = _schedule(0.0, 'where it ends (cosine, poly)', not_negative_float)
     warmup_step: int = _schedule(10, 'epochs of linear warm-up', not_negative)
     warmup_factor: float = _schedule(0.01, 'share of the learning rate at the start of warm-up', fraction)
 
     amp: bool = _speed(False, 'mixed precision')
-    amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', amp_name, choices=AMP)
-    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, metavar='EPOCH')
+    amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', amp_name, choices=AMP, of='amp')
+    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, of='amp', metavar='EPOCH')
     grad_checkpointing: bool = _speed(False, 'less memory for more time')
 
     def __post_init__(self) -> None:
@@ -105,6 +115,9 @@ class Settings:
             object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
         if not self.dataset:
             raise InputError('dataset: name at least one')
+        if len(self.color_jitter) > 4 or self.color_jitter[3:] > [0.5]:
+            told = ' '.join(map(str, self.color_jitter))
+            raise InputError(f'color_jitter {told}: give brightness, contrast, saturation and hue, this up to 0.5')
 
     @classmethod
     def from_recipe(cls: type[S], recipe: str, **changes: Any) -> S:
@@ -198,21 +211,21 @@ class TrainSettings(Settings):
     )
     normalize: bool = _losses(True, 'compare features at length 1 (triplet)')
     classifier_loss: str = _losses('softmax', 'of logits', choices=('softmax', 'arcface', 'cosface'))
-    smoothing: float = _losses(0.1, 'of the targets', fraction)
+    smoothing: float = _losses(0.1, 'of the targets', below_one)
     sam_mode: str | None = _losses(None, 'spatial alignment (default: none)', choices=('pos', 'neg', 'pos_neg'))
-    sam_ratio: float = _losses(2.0, 'of spatial alignment', positive_float, metavar='WEIGHT')
+    sam_ratio: float = _losses(2.0, 'of spatial alignment', positive_float, of='sam_mode', metavar='WEIGHT')
 
     opt_eps: float | None = _optimizer(None, "of the optimizer (default: timm's)", positive_float)
-    opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", fraction)
+    opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", below_one)
     layer_decay: float | None = _optimizer(
         None, 'factor of the learning rate from each layer to the one before', fraction
     )
     clip_grad: float | None = _optimizer(None, 'of gradients', positive_float, metavar='LIMIT')
-    clip_mode: str = _optimizer('norm', 'what --clip-grad limits', choices=('norm', 'value', 'agc'))
+    clip_mode: str = _optimizer('norm', 'what --clip-grad limits', choices=('norm', 'value', 'agc'), of='clip_grad')
     grad_accum_steps: int = _optimizer(1, 'batches for each step of the optimizer', positive)
     model_ema: bool = _optimizer(False, 'average the weights, and keep those')
-    model_ema_decay: float = _optimizer(0.9998, 'how slowly', fraction)
-    model_ema_warmup: bool = _optimizer(False, 'average faster at first')
+    model_ema_decay: float = _optimizer(0.9998, 'how slowly', below_one, of='model_ema')
+    model_ema_warmup: bool = _optimizer(False, 'average faster at first', of='model_ema')
 
     channels_last: bool = _speed(True, 'the faster layout in memory')
     torchcompile: str | None = _speed(None, 'compile the model', nargs='?', const='inductor', metavar='BACKEND')

@@ -24,7 +24,7 @@ from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.ranking import evaluate_distances, evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
 from msinet_timm.benchmark.timing import run_process, seconds_of
-from msinet_timm.commands import command, format_table, positive, progress
+from msinet_timm.commands import command, format_table, positive, progress, whole
 from msinet_timm.errors import InputError
 
 from .plain import plain_k_reciprocal, plain_ranking
@@ -223,7 +223,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('--baseline', action='store_true', help='measure plain forms, too (minutes, gigabytes)')
     parser.add_argument('--rerank', action='store_true', help='measure re-ranking, too')
     parser.add_argument('--repeats', type=positive, default=3, help='turns of each form (default: %(default)s)')
-    parser.add_argument('--threads', type=positive, default=os.cpu_count(), help='of each form (default: all cores)')
+    parser.add_argument(
+        '--threads', type=whole(1, 1024), default=os.cpu_count(), help='of each form (default: all cores)'
+    )
     parser.add_argument('--json', metavar='FILE', type=Path, help='write the metrics there')
     parser.add_argument('--measure', nargs=2, metavar=('FORM', 'FOLDER'), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from msinet_timm.commands import command, make_folder, positive, positive_float, progress
+from msinet_timm.commands import command, make_folder, positive, positive_float, progress, whole
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.forms import FORMS
@@ -63,7 +63,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument('--batch-sizes', nargs='+', type=positive, default=[1, 8, 32], metavar='N', help='1 8 32')
     parser.add_argument(
-        '--threads', nargs='+', type=positive, default=sorted({1, os.cpu_count()}), metavar='N', help='1, and all cores'
+        '--threads',
+        nargs='+',
+        type=whole(1, 1024),
+        default=sorted({1, os.cpu_count()}),
+        metavar='N',
+        help='1, and all cores',
     )
     parser.add_argument(
         '--allocator', nargs='+', choices=ALLOCATORS, default=ALLOCATORS,

@@ -1,9 +1,11 @@
 """msinet-data: makes, lists, checks and converts data sets."""
 
 import argparse
+from pathlib import Path
 
-from msinet_timm.commands import command, positive
+from msinet_timm.commands import command, make_folder, positive
 from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, get_reader, list_datasets, parse_options
+from msinet_timm.errors import InputError
 
 __all__ = ['main']
 
@@ -59,6 +61,8 @@ def _add_dataset(parser: argparse.ArgumentParser) -> None:
 
 
 def _open(args: argparse.Namespace) -> ReIDDataset:
+    if args.root is None and get_reader(args.name).needs_root:
+        raise InputError(f"ROOT: data set '{args.name}' needs its folder: give it after the name")
     return create_dataset(args.name, args.root, **parse_options(args.data_option))
 
 
@@ -80,6 +84,8 @@ def _check(args: argparse.Namespace) -> int:
     from msinet_timm.datasets.tools.contact_sheet import write_contact_sheet
 
     dataset = _open(args)
+    if args.contact_sheet:
+        make_folder(Path(args.contact_sheet).parent, '--contact-sheet')
     print(f'{dataset.name}: {dataset.root}\n{summarize(dataset)}')
     for remark in dataset.remarks:
         print(f'  {remark}')

@@ -12,7 +12,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 
 from msinet_timm.benchmark.timing import in_turns
-from msinet_timm.commands import positive
+from msinet_timm.commands import make_folder, positive
 from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
 from msinet_timm.errors import InputError
 from msinet_timm.export.export import FORMATS, check_request, export
@@ -71,6 +71,8 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
     _check(args)
     images = find_images(args.calibration_images, args.calibration_count or 100) if args.int8 else []
     dataset = _read_dataset(args)
+    if args.output:
+        make_folder(Path(args.output).parent, '--output')
     path = checked_path(args.output or _default_output(args), args.format, args.force)
     model, digest = _load(args.name)
     data_config = resolve_data_config(model=model)

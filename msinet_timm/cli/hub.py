@@ -3,8 +3,9 @@
 import argparse
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
-from msinet_timm.commands import command, format_table
+from msinet_timm.commands import command, format_table, make_folder
 
 __all__ = ['create_main', 'main']
 
@@ -109,18 +110,20 @@ def _card(args: argparse.Namespace) -> None:
 
 
 def _add_publish(subparsers) -> None:
-    p = subparsers.add_parser('publish', help='upload a model folder to the Hub, and write its entry')
+    p = subparsers.add_parser('publish', help='upload a model folder to the Hub')
     p.add_argument('folder', metavar='FOLDER', help='of a model or run')
     p.add_argument('--repo', required=True, metavar='OWNER/NAME', help='created where it is missing')
     p.add_argument('--private', action='store_true', help='make a new repository private')
     p.add_argument('--license', metavar='ID', help='of the weights, such as apache-2.0, unless the card names one')
-    p.add_argument('--entry', metavar='FILE', help='where to write the entry (default: hub_configs/ of a checkout)')
+    p.add_argument('--entry', metavar='FILE', help='write an entry there, which names the weights, as in hub_configs/')
     p.set_defaults(run=_publish)
 
 
 def _publish(args: argparse.Namespace) -> None:
     from msinet_timm.hub.publish import publish
 
+    if args.entry:
+        make_folder(Path(args.entry).parent, '--entry')
     published = publish(args.folder, args.repo, args.private, args.license, args.entry)
     if published.entry:
         print(f'entry: {published.entry}')

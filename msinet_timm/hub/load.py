@@ -91,7 +91,10 @@ def load_model(
         model = timm.create_model(pretrained=wanted, **arguments).eval()
         if size:
             with torch.inference_mode():
-                model(torch.zeros(1, *size))  # fails now, with a network's own words, if it does not take this size
+                # fails now, with a network's own words, if it does not take this size
+                out = model(torch.zeros(1, *size))
+            if isinstance(out, torch.Tensor) and not out.isfinite().all():
+                raise ValueError('it gives NaN: give a larger one, or sound weights')
     except InputError:
         raise
     except Exception as e:  # downloads, files and networks fail in too many ways to list

@@ -1,6 +1,5 @@
 """`msinet-hub publish`: a model folder to the Hub, and its entry."""
 
-import logging
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,14 +30,12 @@ from .preview import draw_preview
 
 __all__ = ['Published', 'publish']
 
-_logger = logging.getLogger(__name__)
-
 _UPLOADED = [CONFIG, WEIGHTS, CARD, PREVIEW, EXAMPLE, CALIBRATION]
 
 
 @dataclass(frozen=True)
 class Published:
-    """What came of it: the line that loads the model, the commit, and the file of the entry (None: none written)."""
+    """What came of it: the line that loads the model, the commit, and the file of the entry, if one was asked for."""
 
     line: str
     revision: str
@@ -52,7 +49,7 @@ def publish(
     license: str | None = None,
     entry_file: str | Path | None = None,
 ) -> Published:
-    """Uploads a model folder, after checking it, and writes its entry.
+    """Uploads a model folder, after checking it, and writes its entry if one is asked for.
 
     The folder gets what it lacks of a card, a preview image, and a stored example. A repository that exists gets a
     new commit.
@@ -62,8 +59,8 @@ def publish(
         repository: `OWNER/NAME`.
         private: whether a new repository is.
         license: of the weights; None for what the card or the entry says.
-        entry_file: where the entry is written. None: into `hub_configs/` of a source checkout, unless private or the
-            name is another's; into the folder where the package is installed.
+        entry_file: where the entry is written, which makes the weights known by name once it is in `hub_configs/`;
+            None writes none.
 
     Raises:
         InputError: the folder is no sound model, or the Hub refuses.
@@ -87,10 +84,7 @@ def publish(
         draw_preview(model, folder / PREVIEW)
     update_card(folder, template, repository, license)
     revision = _upload(folder, repository, private)
-    written = None
-    if name:
-        path = _entry_path(name, folder, entry_file, private, template)
-        written = path and _write(path, name, folder, model, repository, revision, template)
+    written = entry_file and _write(Path(entry_file), name, folder, model, repository, revision, template)
     return Published(f"timm.create_model('hf-hub:{repository}', pretrained=True)", revision, written)
 
 
@@ -142,24 +136,6 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         raise
     except Exception as e:  # connections fail in too many ways to list
         raise InputError(f'--repo {repository}: the Hub cannot be reached: {one_line(e)}') from e
-
-
-def _entry_path(
-    name: str, folder: Path, entry_file: str | Path | None, private: bool, template: Entry | None
-) -> Path | None:
-    if entry_file:
-        return Path(entry_file)
-    if private:
-        _logger.info('no entry is written for a private repository; --entry FILE writes one')
-        return None
-    configs = entries_folder()
-    path = configs / f'{name}.json'
-    if (configs.parent / 'setup.cfg').is_file() and (template or not path.exists()):
-        return path
-    other = folder / path.name
-    reason = f'{path.name} is the entry of other weights' if path.exists() and not template else 'this is no checkout'
-    _logger.info('%s: the entry is %s; copy it into %s to make the name %s known', reason, other, configs, name)
-    return other
 
 
 def _write(

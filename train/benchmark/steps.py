@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 
 from msinet_timm.benchmark.timing import run_process, seconds_of
-from msinet_timm.commands import format_table, positive
+from msinet_timm.commands import format_table, pixels, positive
 from msinet_timm.forms import autocast
 from msinet_timm.memory import keep_memory
 
@@ -29,8 +29,8 @@ def add_timing(parser: argparse.ArgumentParser, batch_size: int) -> None:
     parser.add_argument(
         '--batch-size', type=positive, default=batch_size, metavar='N', help='images in a batch (default: %(default)s)'
     )
-    parser.add_argument('--height', type=positive, default=256, metavar='PIXELS', help='of the input (default: 256)')
-    parser.add_argument('--width', type=positive, default=128, metavar='PIXELS', help='of the input (default: 128)')
+    parser.add_argument('--height', type=pixels, default=256, metavar='PIXELS', help='of the input (default: 256)')
+    parser.add_argument('--width', type=pixels, default=128, metavar='PIXELS', help='of the input (default: 128)')
     parser.add_argument('--steps', type=positive, default=2, metavar='N', help='timed in each process (default: 2)')
     parser.add_argument('--rounds', type=positive, default=2, metavar='N', help='of processes (default: 2)')
     parser.add_argument('--kind', choices=KINDS, help='time only the steps of one process, print JSON')

@@ -13,7 +13,7 @@ from timm.task import TrainingTask
 from timm.utils import NativeScaler, dispatch_clip_grad
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, one_line
 from msinet_timm.forms import autocast
 from msinet_train.models import backbone_of
 from msinet_train.settings import Settings, TrainSettings
@@ -29,21 +29,30 @@ def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim
         task: whose parameters are trained, those of losses and alignment among them.
 
     Raises:
-        InputError: timm has no such optimizer, or it has no such setting.
+        InputError: timm has no such optimizer, this machine or a training cannot use it, or it has no such setting.
     """
     if settings.opt not in list_optimizers():
         raise InputError(
             f'opt {settings.opt}: timm has no such optimizer; choose one of {", ".join(list_optimizers())}'
         )
+    info = get_optimizer_info(settings.opt)
+    if info.second_order:
+        raise InputError(f'opt {settings.opt}: it needs second derivatives, which are not computed; choose another one')
+    try:
+        parameters = inspect.signature(get_optimizer_class(settings.opt, bind_defaults=False)).parameters
+    except (AssertionError, ImportError) as e:
+        raise InputError(f'opt {settings.opt} cannot be used here: {one_line(e)}') from e
     options = {}
     for name, known in (('eps', 'has_eps'), ('betas', 'has_betas')):
         value = getattr(settings, f'opt_{name}')
         if value is None:
             continue
-        if not getattr(get_optimizer_info(settings.opt), known):
+        if not getattr(info, known):
             raise InputError(f'opt_{name}: the optimizer {settings.opt} has none; leave it out')
+        if name == 'betas' and len(value) != (count := len(parameters['betas'].default)):
+            raise InputError(f'opt_betas {" ".join(map(str, value))}: the optimizer {settings.opt} has {count}')
         options[name] = tuple(value) if name == 'betas' else value
-    if 'fused' in inspect.signature(get_optimizer_class(settings.opt, bind_defaults=False)).parameters:
+    if 'fused' in parameters:
         options['fused'] = task.device.type in ('cpu', 'cuda') or None
     return create_optimizer_v2(
         _parameter_groups(settings, task),

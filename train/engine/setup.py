@@ -51,6 +51,7 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
     """
     device = processes.device
     precision(settings, device)
+    _check_batch(settings, processes)
     if settings.torchcompile and settings.torchcompile not in torch.compiler.list_backends(exclude_tags=()):
         raise InputError(
             f'torchcompile {settings.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
@@ -97,6 +98,18 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
         loader=loader,
         evaluate=functools.partial(evaluate, device=device, **options),
     )
+
+
+def _check_batch(settings: TrainSettings, processes: Processes) -> None:
+    """Refuses batches from which the metric loss has nothing to learn."""
+    k, size = settings.num_instance, settings.batch_size
+    if k < 2:
+        raise InputError(f'num_instance {k}: the metric loss compares images of one identity: give 2 or more')
+    if size // k * (processes.count if settings.gather_features else 1) < 2:
+        raise InputError(
+            f'batch_size {size}: {k} images of one identity (`num_instance`) leave the metric loss no others to '
+            f'compare with: give {2 * k} or more'
+        )
 
 
 def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes) -> ReIDTask:

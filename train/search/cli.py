@@ -6,7 +6,7 @@ import shlex
 import sys
 
 import msinet_timm  # noqa: F401 - registers the models with timm
-from msinet_timm.commands import command, not_negative
+from msinet_timm.commands import command, not_negative, whole
 from msinet_timm.errors import InputError
 from msinet_timm.models.genotype import UNIFORM
 from msinet_timm.processes import is_primary
@@ -54,7 +54,7 @@ def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         'msinet-train, such as --recipe, -ds, --epochs; what is finished already is not trained again. Genotypes come '
         'first: names, or files such as runs/search/genotype.json.',
     )
-    parser.add_argument('--random', type=not_negative, default=3, metavar='N', help='random genotypes (default: 3)')
+    parser.add_argument('--random', type=whole(0, 1000), default=3, metavar='N', help='random genotypes (default: 3)')
     parser.add_argument(
         '--uniform', action=argparse.BooleanOptionalAction, default=True, help=f'also {", ".join(UNIFORM)}'
     )

@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import extract, reid_data_config
+from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.commands import progress
 from msinet_timm.datasets.cache import ImageCache, open_cache
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
 from msinet_timm.models.genotype import Genotype
 from msinet_timm.models.msinet import WIDTHS
@@ -97,6 +98,14 @@ class Search(Experiment):
         self.arch[0].load_state_dict(state['arch'])
         if self.costs is not None and state['costs'] is not None:
             self.costs.copy_(state['costs'])
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:
+        """Keeps the command that started the search; one that resumes it is no other search."""
+        file = folder.path / 'command.txt'
+        if self.settings.resume and file.is_file():
+            self.command = file.read_text(encoding='utf-8').strip()
+        else:
+            folder.write(file.name, f'{self.command}\n')
 
     def begin(self) -> None:
         """Fills both memories with the centroids of what the untrained supernet makes of the classes."""
@@ -264,6 +273,9 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
         )
     random_seed(settings.seed)
     supernet = MSISuperNet(halves['train'].num_classes, WIDTHS[settings.variant], mid_from=settings.mid_from)
+    size = settings.height, settings.width
+    with explained(f'height {size[0]}, `width` {size[1]}: too small'), torch.no_grad(), evaluation_mode(supernet):
+        supernet(torch.zeros(1, 3, *size))
     supernet.set_grad_checkpointing(settings.grad_checkpointing)
     data_config = reid_data_config(supernet, settings.height, settings.width)
     task = SearchTask(

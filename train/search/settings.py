@@ -4,7 +4,7 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from msinet_timm.commands import fraction, not_negative, positive, positive_float
+from msinet_timm.commands import below_one, fraction, not_negative_float, positive, positive_float, processes
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.settings import document, setting
 from msinet_train.settings import SOURCES, Settings
@@ -28,7 +28,7 @@ class SearchSettings(Settings):
     GROUPS: ClassVar = ('run', 'data', 'supernet', 'steps', 'schedule', 'speed, memory and processes')
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
-    workers: int = setting('run', 2, 'processes that read images, for each half', not_negative)
+    workers: int = setting('run', 2, 'processes that read images, for each half', processes)
     geno_interval: int = setting('run', 5, 'epochs between genotypes and evaluations', positive)
     dataset: list[str] = setting('data', ['msmt17'], SOURCES, short='-ds', metavar='NAME')
 
@@ -49,10 +49,10 @@ class SearchSettings(Settings):
     )  # fmt: skip
     lr: float = _steps(0.025, 'of the weights', positive_float)
     momentum: float = _steps(0.9, 'of the weights', fraction)
-    weight_decay: float = _steps(5e-4, 'of the weights')
+    weight_decay: float = _steps(5e-4, 'of the weights', not_negative_float)
     arch_lr: float = _steps(0.002, 'of the architecture, by Adam', positive_float)
-    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', fraction, nargs=2)
-    arch_weight_decay: float = _steps(1e-3, 'of the architecture')
+    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', below_one, nargs=2)
+    arch_weight_decay: float = _steps(1e-3, 'of the architecture', not_negative_float)
     arch_milestones: list[int] = _steps(
         [150, 225, 350], 'epochs at which its learning rate falls (multistep)', positive, nargs='*'
     )

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msinet_timm.commands import not_negative
 from msinet_timm.datasets.records import Counts, ReIDDataset
 from msinet_timm.errors import InputError
 
@@ -44,9 +45,9 @@ class Option:
         else:
             kind = str if self.default is None else type(self.default)
             try:
-                return kind(value)
-            except ValueError:
-                expected = {int: 'an integer', float: 'a number'}[kind]
+                return not_negative(value) if kind is int else kind(value)
+            except (ValueError, argparse.ArgumentTypeError):
+                expected = {int: 'an integer from 0 to 2,147,483,647', float: 'a number'}[kind]
         raise InputError(f"data set '{dataset}': option {self.name}={value} must be one of: {expected}")
 
     def __str__(self) -> str:

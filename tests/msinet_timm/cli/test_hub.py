@@ -90,8 +90,12 @@ def fresh(package, script, readonly=False, **environment):
 PROBE = 'torch.linspace(-1, 1, 3 * 64 * 32).view(1, 3, 64, 32)'
 
 
+def entry_of(package):
+    return ['--entry', str(package / f'{NAME}.json')]
+
+
 def test_publish(hub, folder, package, capsys):
-    assert main(['publish', str(folder), '--repo', REPO, '--license', 'apache-2.0']) == 0
+    assert main(['publish', str(folder), '--repo', REPO, '--license', 'apache-2.0', *entry_of(package)]) == 0
     printed = capsys.readouterr().out
     files = hub.files(REPO)
     expected = {'config.json', 'model.safetensors', 'README.md', 'preview.png', 'example.safetensors'}
@@ -124,11 +128,11 @@ def test_publish(hub, folder, package, capsys):
 def test_publish_again(hub, folder, package, tmp_path, capsys):
     """A second upload is a new commit; the first stays what its revision names, and neither passes for the other."""
     first = make_folder(folder)
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     (old,) = hub.repositories[REPO]['commits']
     card = (folder / 'best' / 'README.md').read_text()
     second = make_folder(tmp_path / 'other', seed=1)
-    main(['publish', str(tmp_path / 'other'), '--repo', REPO])
+    main(['publish', str(tmp_path / 'other'), '--repo', REPO, *entry_of(package)])
     commits = list(hub.repositories[REPO]['commits'])
     assert commits[0] == old and len(commits) == 2
     assert torch.equal(output(timm.create_model(f'hf-hub:{REPO}', pretrained=True)), output(second))
@@ -142,7 +146,7 @@ def test_publish_again(hub, folder, package, tmp_path, capsys):
 def test_fresh_process(hub, folder, package, tmp_path):
     """By Hub name and by registered name, adapted in every way, into caches of their own."""
     model = make_folder(folder)
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     script = f"""
 name, entry = 'hf-hub:{REPO}', '{NAME}'
 def create(name, channels=3, **kwargs):
@@ -173,7 +177,7 @@ print(json.dumps(result))
 @pytest.mark.slow
 def test_warm_cache_offline_and_read_only(hub, folder, package, tmp_path):
     model = make_folder(folder)
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     cache = tmp_path / 'home' / 'hub'
     # the entry's name asks for the commit, which is what this leaves in the cache
     timm.create_model(f'hf-hub:{REPO}', pretrained=True, cache_dir=cache)
@@ -205,7 +209,7 @@ with torch.no_grad():
 @pytest.mark.parametrize('kwargs', [{}, {'num_classes': 5}, {'in_chans': 1}, {'features_only': True}])
 def test_wrong_hash(hub, folder, package, name, kwargs):
     """Other weights in the repository than the recorded ones never reach a model."""
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     recorded = load_entries(package)[NAME].sha256
     other = folder.parent / 'other'
     make_folder(other, seed=1)
@@ -235,14 +239,14 @@ def test_missing_repository_and_private_one(hub, folder, package, monkeypatch, c
 
 
 def test_private_does_not_hide_a_public_repository(hub, folder, package, capsys):
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     assert main(['publish', str(folder), '--repo', REPO, '--private']) == 2
     assert 'exists and is public' in capsys.readouterr().err
 
 
 def test_interrupted_download(hub, folder, package, monkeypatch):
     model = make_folder(folder)
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     monkeypatch.setattr('huggingface_hub.file_download.time.sleep', lambda seconds: None)
     hub.broken.add('model.safetensors')
     with pytest.raises(Exception):  # noqa: B017  whatever the client raises, it is no model
@@ -257,25 +261,22 @@ def test_hub_out_of_reach(hub, folder, package, monkeypatch, capsys):
     assert f'--repo {REPO}: the Hub cannot be reached' in capsys.readouterr().err
 
 
-def test_entry_elsewhere(hub, folder, package, tmp_path, capsys, caplog):
-    """Where the package is installed, or the name is taken, the entry waits in the model's folder, or a given file."""
-    caplog.set_level('INFO')
-    (package.parent / 'setup.cfg').unlink()
+def test_entry_only_where_it_is_asked_for(hub, folder, package, tmp_path, capsys):
+    """A publication leaves a clone as it is, whose later runs would list weights that are elsewhere or nowhere."""
+    before = {path: path.read_bytes() for path in package.rglob('*.json')}
     assert main(['publish', str(folder), '--repo', 'me/people', '--license', 'mit']) == 0
-    path = folder / 'best' / 'msinet_x0_25.people.json'
-    assert f'entry: {path}' in capsys.readouterr().out and str(package) in caplog.text
+    assert 'entry:' not in capsys.readouterr().out and not list(folder.rglob('msinet_*.json'))
+    assert {path: path.read_bytes() for path in package.rglob('*.json')} == before
+
+    path = tmp_path / 'new' / 'given.json'
+    assert main(['publish', str(folder), '--repo', 'me/people', '--entry', str(path)]) == 0
+    assert f'entry: {path}' in capsys.readouterr().out
     entry = json.loads(path.read_text())
     assert entry['license'] == 'mit' and entry['hf_hub_id'] == 'me/people' and entry['genotype'] == 'msmt'
     assert entry['training_data'] == [dict(name='market1501', license='not stated', url=None)]
-    shutil.copy(path, package)
+    assert entry['sha256'] == sha256_of(folder / 'best' / 'model.safetensors')
+    shutil.copy(path, package / 'msinet_x0_25.people.json')
     assert 'msinet_x0_25.people' in load_entries(package)
-
-    assert main(['publish', str(folder), '--repo', 'me/people', '--entry', str(tmp_path / 'given.json')]) == 0
-    assert json.loads((tmp_path / 'given.json').read_text())['sha256'] == entry['sha256']
-
-    (package.parent / 'setup.cfg').touch()
-    main(['publish', str(folder), '--repo', f'me/{NAME}'])
-    assert load_entries(package)[NAME].sha256 is None and 'entry of other weights' in caplog.text
 
 
 def test_models_without_an_entry(hub, tmp_path, package, capsys):
@@ -322,7 +323,7 @@ def test_unsound_folders(hub, folder, package, tmp_path, capsys):
 
 
 def test_verify(hub, folder, package, capsys):
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     capsys.readouterr()
     for name in (str(folder), f'hf-hub:{REPO}', NAME, 'msinet_x0_25'):
         assert main(['verify', name]) == 0
@@ -353,7 +354,7 @@ def test_verify(hub, folder, package, capsys):
 
 
 def test_list(hub, folder, package, capsys):
-    main(['publish', str(folder), '--repo', REPO])
+    main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     capsys.readouterr()
     assert main(['list']) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
