@@ -105,7 +105,7 @@ def _check_batch(settings: TrainSettings, processes: Processes) -> None:
     k, size = settings.num_instance, settings.batch_size
     if k < 2:
         raise InputError(f'num_instance {k}: the metric loss compares images of one identity: give 2 or more')
-    if size // k * (processes.count if settings.gather_features else 1) < 2:
+    if size == k and not (settings.gather_features and processes.several):
         raise InputError(
             f'batch_size {size}: {k} images of one identity (`num_instance`) leave the metric loss no others to '
             f'compare with: give {2 * k} or more'

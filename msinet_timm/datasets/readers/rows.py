@@ -1,7 +1,9 @@
 """Users' own rows of text -> records: tables, labels of embeddings, and the index and the labels of shards."""
 
 import csv
+import itertools
 import logging
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
@@ -110,65 +112,90 @@ def read_rows(
     parquet = table.suffix.lower() == '.parquet'
     columns, rows = _read_parquet(table) if parquet else _read_csv(table)
     _check_columns(table, columns, required, optional)
-    read = [name for name in (*required, *optional) if name in columns]
+    # what is said not to be used is not
+    places = {name: columns.index(name) for name in (*required, *optional) if name in columns}
+    filled = [name for name in required if name != 'identity']
+    # where rows are told by their numbers, arrays hold these: a million integers would take four times the memory
+    without = {name: array('Q') for name in whole if name in places}
+    having = set()
     records: dict[str, list[Record]] = {part: [] for part in parts}
+    numbers = {part: array('Q') for part in parts}
     errors: list[tuple[int, str, str]] = []
-    filled = {name: ([], []) for name in whole if name in columns}  # numbers of rows without and with it
-    seen: dict[tuple, int] = {}
 
     def problem(column: str, text: str) -> None:
         errors.append((number, column, text))
 
-    for number, cells in rows:
-        if surplus := cells.pop('', 0):
+    for number, fields in rows:
+        if surplus := len(fields) - len(columns):
             few = 'few' if surplus < 0 else 'many'
             problem('row', f'{abs(surplus)} fields too {few}; quote fields that hold a comma')
             continue
         known = len(errors)
-        for name in required:
-            if name != 'identity' and not cells.get(name):
+        cells = {name: fields[index] for name, index in places.items()}
+        for name in filled:
+            if not cells[name]:
                 problem(name, 'empty')
-        for name, numbers in filled.items():
-            numbers[bool(cells[name])].append(number)
+        for name, empty in without.items():
+            if cells[name]:
+                having.add(name)
+            else:
+                empty.append(number)
         part = cells[part_column]
         if part and part not in parts:
             problem(part_column, f"'{part}' must be one of {', '.join(parts)}")
         path = cells.get('path', '')
-        cells = {name: cells[name] for name in read}  # what is said not to be used is not
         record = parse_row(place(path, problem) if path else '', cells, problem)
         if len(errors) == known:
             records[part].append(record)
-            if 'path' in required and (first := seen.setdefault((part, record.path, record.box), number)) != number:
-                problem('path', f'the same image as in {first}')
-    for name, (without, having) in filled.items():
-        errors += [(number, name, 'empty, but other rows have one') for number in without if having]
+            numbers[part].append(number)
+    if 'path' in required:
+        for part in parts:
+            errors += _repeated(records[part], numbers[part])
+    errors += [
+        (number, name, 'empty, but other rows have one') for name in having & set(without) for number in without[name]
+    ]
     if errors:
         _report(table, 'row' if parquet else 'line', sorted(errors))
     return records
 
 
-def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
-    """Columns and numbered rows, in which '' tells how many fields there are too many."""
+def _repeated(records: Sequence[Record], numbers: Sequence[int]) -> Iterator[tuple[int, str, str]]:
+    """Problems with images that are there twice. Different hashes mean different images, and take little memory."""
+    if len({hash((r.path, r.box)) for r in records}) == len(records):
+        return
+    first: dict[tuple, int] = {}
+    for record, number in zip(records, numbers, strict=True):
+        if (before := first.setdefault((record.path, record.box), number)) != number:
+            yield number, 'path', f'the same image as in {before}'
+
+
+def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """Columns, and the fields of each line with its number."""
+    rows = _csv_rows(table)
+    return next(rows)[1], rows
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     try:
         # csv wants to see line ends itself
         with open(table, encoding='utf-8-sig', newline='') as file:
-            text = file.readlines()
+            header = file.readline()
+            lines = itertools.chain([header], file)
+            reader = csv.reader(lines, delimiter=max(',;\t', key=header.count), skipinitialspace=True)
+            yield 1, [name.strip() for name in next(reader, [])]
+            for fields in reader:
+                fields = [field.strip() for field in fields]
+                if any(fields):
+                    yield reader.line_num, fields
+    except csv.Error as e:
+        raise InputError(
+            f'{table}: cannot read line {reader.line_num} ({e}); is there a quote that is not closed?'
+        ) from e
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f'{table}: cannot read this table ({e}); it must be UTF-8 text') from e
-    header = text[0] if text else ''
-    reader = csv.reader(text, delimiter=max(',;\t', key=header.count), skipinitialspace=True)
-    columns = [name.strip() for name in next(reader, [])]
-
-    def rows():
-        for fields in reader:
-            if any(field.strip() for field in fields):
-                row = {name: field.strip() for name, field in zip(columns, fields, strict=False)}
-                yield reader.line_num, row | {'': len(fields) - len(columns)}
-
-    return columns, rows()
 
 
-def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
+def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     with needs('parquet', f'{table}:'):
         import pyarrow
         from pyarrow import parquet
@@ -176,7 +203,12 @@ def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, dict]]]:
         content = parquet.read_table(table)
     except (OSError, pyarrow.ArrowException) as e:
         raise InputError(f'{table}: not a Parquet file ({str(e).splitlines()[0]})') from e
-    rows = ({name: _to_text(value) for name, value in row.items()} for row in content.to_pylist())
+    batches = content.to_batches(max_chunksize=10_000)
+    rows = (
+        list(map(_to_text, row))
+        for batch in batches
+        for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)
+    )
     return content.column_names, enumerate(rows, start=1)
 
 
