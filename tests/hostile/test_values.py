@@ -1,0 +1,332 @@
+"""Values that cannot be used, and commands that are stopped: one line, an exit code, never a traceback."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import msinet_eval.cli
+import msinet_timm.cli.data
+import msinet_train.cli
+import msinet_train.search.cli
+from msinet_eval.commands import hub
+from msinet_timm.commands import command
+from msinet_timm.datasets import create_dataset
+from msinet_timm.errors import InputError
+from msinet_timm.hub.load import load_model
+from msinet_train import TrainSettings
+
+MAINS = {
+    'msinet-data': msinet_timm.cli.data.main,
+    'msinet-hub': hub.main,
+    'msinet-eval': msinet_eval.cli.main,
+    'msinet-train': msinet_train.cli.main,
+    'msinet-search': msinet_train.search.cli.main,
+}
+#: What each command is given before the value that is tried.
+SMALL = '-ds sample --height 32 --width 16 --workers 0 --epochs 1'
+BEFORE = {
+    'train': f'msinet-train {SMALL} --model test_resnet --batch-size 4 --num-instance 2',
+    'search': f'msinet-search {SMALL} --variant x0_25 --batch-size 6 --num-instance 2',
+    'eval': 'msinet-eval color_histogram -ds sample --workers 0',
+    'compare': 'msinet-eval compare a b -ds sample',
+    'genotypes': 'msinet-search compare -ds sample',
+    'find': 'msinet-eval search gallery.npy query.npy',
+    'data': 'msinet-data',
+    'hub': 'msinet-hub',
+}
+FAR = '99999999999999999999'
+
+
+def run(line, capsys):
+    """Exit code and standard error of a command in this process."""
+    name, *argv = line.split(' ')
+    try:
+        code = MAINS[name](argv)
+    except SystemExit as e:
+        code = e.code
+    return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'kind, value, told',
+    [
+        ('train', '--weight-decay -5', '--weight-decay: must be at least 0, got -5'),
+        ('train', '--weight-decay nan', '--weight-decay: must be at least 0, got nan'),
+        ('train', '--weight-decay inf', '--weight-decay: must be finite, got inf'),
+        ('train', '--min-lr nan', '--min-lr: must be at least 0, got nan'),
+        ('train', '--min-lr -1', '--min-lr: must be at least 0'),
+        ('train', '--lr inf', '--lr: must be finite'),
+        ('train', '--opt adamw --opt-betas 0.9', '--opt-betas 0.9: the optimizer adamw has 2'),
+        ('train', '--opt adamw --opt-betas 0.9 0.99 0.999', '--opt-betas 0.9 0.99 0.999: the optimizer adamw has 2'),
+        ('train', '--opt adan --opt-betas 0.9 0.99', '--opt-betas 0.9 0.99: the optimizer adan has 3'),
+        ('train', '--opt adamw --opt-betas 0.9 1', '--opt-betas: must be at least 0 and below 1, got 1'),
+        ('train', '--opt adahessian', '--opt adahessian: it needs second derivatives'),
+        ('train', '--color-jitter 0 0 0 1', '--color-jitter 0.0 0.0 0.0 1.0: give brightness, contrast, saturation'),
+        ('train', '--color-jitter 0 0 0 0.1 0.2', 'saturation and hue, this up to 0.5'),
+        ('train', '--smoothing 1', '--smoothing: must be at least 0 and below 1, got 1'),
+        ('train', '--model-ema --model-ema-decay 1', '--model-ema-decay: must be at least 0 and below 1, got 1'),
+        ('train', f'--seed {FAR}', f'--seed: must be at most 2,147,483,647, got {FAR}'),
+        ('train', '--seed 5000000000', '--seed: must be at most 2,147,483,647'),
+        ('train', f'--epochs {FAR}', '--epochs: must be at most 2,147,483,647'),
+        ('train', f'--milestones {FAR}', '--milestones: must be at most'),
+        ('train', '--height 1', '--height: must be at least 2, got 1'),
+        ('train', '--width 100000', '--width: must be at most 4,096, got 100000'),
+        ('train', '--model msinet_x0_25 --height 16 --width 16', 'for input 16 x 16: it gives NaN: give a larger one'),
+        ('train', '--padding 100000000', '--padding: must be at most 1,024'),
+        ('train', '--workers 100000', '--workers: must be at most 256, got 100000'),
+        ('train', '--device meta', '--device meta cannot be used'),
+        ('train', '--batch-size 1 --num-instance 1', '--batch-size: must be at least 2, got 1'),
+        ('train', '--batch-size 4 --num-instance 1', '--num-instance 1: the metric loss compares images of one'),
+        ('train', '--batch-size 4 --num-instance 4', '--batch-size 4: 4 images of one identity (--num-instance) leave'),
+        ('train', '--batch-size 4 --num-instance 4 --gather-features', 'give 8 or more'),
+        ('train', '--amp-dtype bf16', '--amp-dtype is a setting of --amp: give that, too'),
+        ('train', '--clip-mode value', '--clip-mode is a setting of --clip-grad: give that, too'),
+        ('train', '--model-ema-decay 0.5', '--model-ema-decay is a setting of --model-ema'),
+        ('train', '--sam-ratio 1', '--sam-ratio is a setting of --sam-mode'),
+        ('train', '--wandb-project x', '--wandb-project is a setting of --log-wandb'),
+        ('train', '--output a\0b', "--output: 'a\\x00b' is not allowed (it holds a NUL character)"),
+        ('train', '--cache a\0b', '--cache: '),
+        ('train', '--recipe a\0b', '--recipe a'),
+        ('search', '--weight-decay -1', '--weight-decay: must be at least 0'),
+        ('search', '--arch-weight-decay nan', '--arch-weight-decay: must be at least 0'),
+        ('search', '--arch-betas 1 1', '--arch-betas: must be at least 0 and below 1'),
+        ('search', '--arch-betas 0.5', '--arch-betas: expected 2 arguments'),
+        ('search', f'--seed {FAR}', '--seed: must be at most'),
+        ('search', '--height 2', '--height 2, --width 16: too small'),
+        ('search', '--batch-size 1 --num-instance 1', '--batch-size: must be at least 2'),
+        ('search', '--color-jitter 0 0 0 1', '--color-jitter'),
+        ('search', '--device meta', '--device meta cannot be used'),
+        ('search', '--amp-dtype float16', '--amp-dtype is a setting of --amp: give that, too'),
+        ('genotypes', '--random 99999999999', '--random: must be at most 1,000'),
+        ('genotypes', f'--seeds {FAR}', '--seeds: must be at most'),
+        ('eval', '--protocol draws=999999999999', '--protocol draws=999999999999: give standard alone, or some of'),
+        ('eval', f'--protocol draws={"9" * 5000}', 'up to draws=1000'),
+        ('eval', '--height 1', '--height: must be at least 2'),
+        ('eval', '--workers 100000', '--workers: must be at most 256'),
+        ('eval', f'--batch-size {FAR}', '--batch-size: must be at most'),
+        ('eval', f'--ranks {FAR}', '--ranks: must be at most'),
+        ('eval', f'--rerank --k1 {FAR}', '--k1: must be at most'),
+        ('eval', '--device meta', '--device meta cannot be used'),
+        ('eval', '--amp-dtype bf16', '--amp-dtype is a setting of --amp: give that, too'),
+        ('eval', '--json a\0b', '--json: '),
+        ('eval', '--features a\0b', '--features: '),
+        ('compare', '--samples 2000000000', '--samples: must be at most 100,000'),
+        ('find', f'-k {FAR}', '-k: must be at most'),
+        ('find', '--workers 100000', '--workers: must be at most 256'),
+        ('find', '--output a\0b', '--output: cannot create the folder'),
+        ('data', 'check market1501', "ROOT: data set 'market1501' needs its folder: give it after the name"),
+        ('data', 'check table a\0b', 'is no file: give a table'),
+        ('data', f'check folder . --data-option seed={FAR}', f'seed={FAR} must be one of: an integer from 0 to'),
+        ('data', 'check folder . --data-option seed=-1', 'seed=-1 must be one of: an integer from 0 to'),
+        ('data', 'convert sample --to shards --output x --shard-size 0', '--shard-size: must be at least 1'),
+        ('data', f'render --output x --seed {FAR}', f'--seed {FAR} is out of range: give 0 to 2147483647'),
+        ('data', 'render --output x --workers 100000', '--workers 100000 is out of range: give 1 to 1024'),
+        ('data', 'render --output x --samples 2000000000', '--samples 2000000000 is out of range: give 1 to 1024'),
+        ('hub', 'export msinet_x1_0.sample --format onnx --output a\0b/m.onnx', '--output: cannot create the folder'),
+        ('hub', 'convert a\0b', 'no such checkpoint'),
+    ],
+)  # fmt: skip
+def test_a_value_is_refused_by_name(kind, value, told, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, error = run(f'{BEFORE[kind]} {value}', capsys)
+    assert code == 2 and told in error.splitlines()[-1], error
+    assert not list(tmp_path.iterdir())  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    'wrong, told',
+    [
+        ({'weight_decay': -5}, r'weight_decay: -5 is not allowed \(must be at least 0'),
+        ({'seed': 2**64}, r'seed: .* is not allowed \(must be at most 2,147,483,647'),
+        ({'dataset': ['a\0b']}, r'dataset: .* \(it holds a NUL character\)'),
+        ({'color_jitter': [0, 0, 0, 0.6]}, 'color_jitter 0.0 0.0 0.0 0.6: give brightness'),
+        ({'workers': 100_000}, r'workers: 100000 is not allowed \(must be at most 256'),
+    ],
+)
+def test_recipes_and_python_are_checked_alike(wrong, told, tmp_path):
+    with pytest.raises(InputError, match=told):
+        TrainSettings(**wrong)
+    recipe = tmp_path / 'recipe.yaml'
+    recipe.write_text(yaml.safe_dump(TrainSettings().to_dict() | wrong))
+    with pytest.raises(InputError, match=f'recipe.yaml: {told}'):
+        TrainSettings.from_recipe(str(recipe))
+
+
+def test_what_was_given_with_its_setting_is_taken():
+    parse = msinet_train.cli.parse_args
+    assert parse(['--amp', '--amp-dtype', 'bf16']).amp and parse(['--clip-grad', '1', '--clip-mode', 'agc']).clip_grad
+
+
+def test_a_run_from_before_goes_on(tmp_path):
+    """Recipes and `args.yaml` hold all settings, also those that have no effect."""
+    (tmp_path / 'args.yaml').write_text(yaml.safe_dump(TrainSettings().to_dict() | {'amp_dtype': 'float16'}))
+    assert msinet_train.cli.parse_args(['--resume', str(tmp_path), '--epochs', '2']).epochs == 2
+
+
+def test_a_size_that_a_network_is_too_small_for():
+    with pytest.raises(InputError, match='it gives NaN: give a larger one'):
+        load_model('msinet_x0_25', pretrained=False, height=16, width=16)
+
+
+@pytest.mark.parametrize(
+    'text, told',
+    [
+        ('path,identity,split\n"a.jpg,1,train\n' + 'b.jpg,1,train\n' * 10_000, 'is there a quote that is not closed'),
+        ('path,identity,split\na\0b.jpg,1,train\n', 'no such file'),
+    ],
+)
+def test_tables_that_cannot_be_parsed(text, told, tmp_path):
+    (tmp_path / 'table.csv').write_text(text)
+    with pytest.raises(InputError, match=f'table.csv: (?s:.*){told}'):
+        create_dataset('table', str(tmp_path / 'table.csv'))
+
+
+def fails(error):
+    @command
+    def main(argv=None):
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    'error, code, told',
+    [
+        (RuntimeError('DataLoader worker (pid(s) 12) exited unexpectedly'), 2, 'a reading process was killed'),
+        (RuntimeError('DataLoader worker (pid 12) is killed by signal: Killed. '), 2, 'lower --workers'),
+        (torch.OutOfMemoryError('CUDA out of memory'), 2, 'the memory does not suffice: give smaller batches'),
+        (MemoryError(), 2, 'the memory does not suffice'),
+        (KeyboardInterrupt(), 130, 'interrupted'),
+    ],
+)
+def test_how_commands_end(error, code, told, capsys):
+    assert fails(error)() == code
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and told in lines[0]
+
+
+@pytest.mark.parametrize('error', [ValueError('a fault of ours'), OSError(28, 'No space left on device')])
+def test_faults_of_ours_are_not_hidden(error):
+    with pytest.raises(type(error)):
+        fails(error)()
+
+
+def test_a_killed_reading_process(monkeypatch, capsys):
+    """By the system, for lack of memory."""
+    monkeypatch.setattr('msinet_timm.datasets.images.load_image', lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+    code, error = run('msinet-eval color_histogram -ds sample --workers 1', capsys)
+    assert code == 2 and 'error: a reading process was killed, probably for lack of memory: lower --workers' in error
+
+
+# Standard output as a program has it: through the entry points, in a process of its own.
+LIST = 'from msinet_timm.commands import command; command({body})()'
+MANY = 'lambda argv: [print("x" * 100) for _ in range(10_000)] and 0'
+FEW = 'lambda argv: print("x")'
+WRONG = '(lambda argv: [print("x"), (_ for _ in ()).throw(__import__("msinet_timm.errors").errors.InputError("told"))])'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'body, place, code, told',
+    [
+        (MANY, 'closed', 141, ''),
+        (FEW, 'closed', 141, ''),
+        (WRONG, 'closed', 2, 'error: told\n'),
+        (MANY, '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
+        (FEW, '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
+    ],
+)
+def test_standard_output_that_cannot_be_written(body, place, code, told):
+    if place == 'closed':
+        reading, out = os.pipe()
+        os.close(reading)
+    else:
+        out = os.open(place, os.O_WRONLY)
+    script = f'import sys; {LIST.format(body=body).replace("command(", "sys.exit(command(", 1)})'
+    try:
+        ended = subprocess.run([sys.executable, '-c', script], stdout=out, stderr=subprocess.PIPE, text=True)
+    finally:
+        os.close(out)
+    assert (ended.returncode, ended.stderr) == (code, told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seconds', [0.1, 1.0])
+def test_an_interrupt_in_the_first_seconds(seconds):
+    """While PyTorch is being imported."""
+    script = 'import sys, msinet_commands; print("ready", flush=True); sys.exit(msinet_commands.hub(["list"]))'
+    process = subprocess.Popen(
+        [sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'ready\n'
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, 'interrupted\n')
+
+
+def test_other_libraries_tell_only_what_is_wrong():
+    script = """
+import logging
+from msinet_timm.commands import command
+
+def main(argv):
+    for name in ('httpx', 'timm', 'msinet_timm.hub'):
+        logging.getLogger(name).info(f'{name} informs of https://hub/x?Signature=secret')
+        logging.getLogger(name).warning(f'{name} warns')
+
+command(main)()
+"""
+    ended = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert ended.stderr.splitlines() == [
+        'httpx warns',
+        'timm warns',
+        'msinet_timm.hub informs of https://hub/x?Signature=secret',
+        'msinet_timm.hub warns',
+    ]
+
+
+@pytest.fixture
+def features(tmp_path):
+    np.save(tmp_path / 'gallery.npy', np.eye(4, dtype=np.float32))
+    return str(tmp_path / 'gallery.npy')
+
+
+def test_folders_are_made(features, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [
+        (f'msinet-eval search {features} {features} -k 1 --output new/a/found.csv', 'new/a/found.csv'),
+        ('msinet-data check sample --contact-sheet new/b/sheet.png', 'new/b/sheet.png'),
+        ('msinet-data convert sample --to csv --output new/c/table.csv', 'new/c/table.csv'),
+    ]
+    for line, path in lines:
+        assert run(line, capsys)[0] == 0 and Path(path).is_file()
+    image = create_dataset('sample').query[0].path
+    assert run(f'msinet-eval pair {image} {image} --model msinet_x1_0.sample --json new/d/pair.json', capsys)[0] == 0
+    assert Path('new/d/pair.json').is_file()
+
+
+@pytest.mark.slow
+def test_the_folder_of_an_export_is_made(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = 'msinet-hub export msinet_x1_0.sample --format torchscript --output new/m.pt'
+    assert run(line, capsys)[0] == 0 and Path('new/m.pt').is_file()
+
+
+def test_a_resumed_search_keeps_its_first_command(capsys, tmp_path):
+    import json
+
+    folder = tmp_path / 'run'
+    first = f'{BEFORE["search"]} --geno-interval 1 --output {folder}'
+    assert run(first, capsys)[0] == 0
+    assert run(f'msinet-search --resume {folder} --epochs 2', capsys)[0] == 0
+    found = json.loads((folder / 'genotype.json').read_text())
+    assert (found['command'], found['epochs']) == (first, 2)
