@@ -51,6 +51,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         warnings.filterwarnings('ignore', 'Image size .* could be decompression bomb')
         try:
             try:
+                _check_arguments(argv or ())
                 return main(argv) or 0
             finally:
                 _flush()
@@ -64,6 +65,13 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
             return code
 
     return run
+
+
+def _check_arguments(argv: Sequence[str]) -> None:
+    """No shell gives a NUL character, but programs may, and no file has one in its name."""
+    for before, text in zip(('', *argv), argv, strict=False):
+        if '\0' in text:
+            raise InputError(f'{before} {text!r} holds a NUL character'.lstrip())
 
 
 def _concerns_users(record: logging.LogRecord) -> bool:
@@ -117,8 +125,8 @@ def make_folder(folder: str | Path, flag: str) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as e:  # a ValueError for a NUL character
-        raise InputError(f'{flag}: cannot create the folder {folder} ({getattr(e, "strerror", e)})') from e
+    except OSError as e:
+        raise InputError(f'{flag}: cannot create the folder {folder} ({e.strerror})') from e
     return folder
 
 

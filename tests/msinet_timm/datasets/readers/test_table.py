@@ -1,5 +1,8 @@
 """Users' own tables."""
 
+import subprocess
+import sys
+
 import pytest
 
 from msinet_timm.datasets import Protocol, Record, create_dataset
@@ -170,3 +173,23 @@ def test_table_that_is_no_text(table):
     path.write_bytes(b'path,identity,split\n\xff\xfe')
     with pytest.raises(InputError, match=r'people.csv: cannot read this table .* it must be UTF-8 text'):
         read(path)
+
+
+@pytest.mark.slow
+def test_memory_of_a_large_table(plant):
+    """Beyond that of the packages; a million rows take 290 MB."""
+    count = 200_000
+    rows = (f'a.jpg,{k // 20},train,{k % 8},{k % 250} {k // 250 % 250} {250 + k // 62500} 250\n' for k in range(count))
+    root = plant({'.': ['a.jpg'], 'table.csv': 'path,identity,split,camera,box\n' + ''.join(rows)})
+    script = """
+import resource, sys
+from msinet_timm.datasets import create_dataset
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = create_dataset('table', sys.argv[1])
+print(len(found.train), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    command = [sys.executable, '-c', script, str(root / 'table.csv')]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    read, kilobytes = map(int, ended.stdout.split())
+    assert read == count and kilobytes < 0.5 * count
