@@ -106,7 +106,7 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
 def _explain_output(error: OSError) -> tuple[int, str] | None:
     """As `_explain`, for an error of standard output, which shows when that is tried again."""
     try:
-        _flush()
+        print(flush=True)
     except OSError:
         with contextlib.suppress(OSError, ValueError):  # Python itself tries once more, at its end
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -227,7 +227,7 @@ def test_a_killed_reading_process(monkeypatch, capsys):
 
 
 # Standard output as a program has it: through the entry points, in a process of its own.
-LIST = 'from msinet_timm.commands import command; command({body})()'
+SCRIPT = 'import sys; from msinet_timm.commands import command; sys.exit(command({body})())'
 MANY = 'lambda argv: [print("x" * 100) for _ in range(10_000)] and 0'
 FEW = 'lambda argv: print("x")'
 WRONG = '(lambda argv: [print("x"), (_ for _ in ()).throw(__import__("msinet_timm.errors").errors.InputError("told"))])'
@@ -250,9 +250,10 @@ def test_standard_output_that_cannot_be_written(body, place, code, told):
         os.close(reading)
     else:
         out = os.open(place, os.O_WRONLY)
-    script = f'import sys; {LIST.format(body=body).replace("command(", "sys.exit(command(", 1)})'
     try:
-        ended = subprocess.run([sys.executable, '-c', script], stdout=out, stderr=subprocess.PIPE, text=True)
+        ended = subprocess.run(
+            [sys.executable, '-c', SCRIPT.format(body=body)], stdout=out, stderr=subprocess.PIPE, text=True
+        )
     finally:
         os.close(out)
     assert (ended.returncode, ended.stderr) == (code, told)
