@@ -235,16 +235,17 @@ WRONG = '(lambda argv: [print("x"), (_ for _ in ()).throw(__import__("msinet_tim
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    'body, place, code, told',
+    'body, unbuffered, place, code, told',
     [
-        (MANY, 'closed', 141, ''),
-        (FEW, 'closed', 141, ''),
-        (WRONG, 'closed', 2, 'error: told\n'),
-        (MANY, '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
-        (FEW, '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
+        (MANY, '1', 'closed', 141, ''),
+        (FEW, '', 'closed', 141, ''),
+        (WRONG, '', 'closed', 2, 'error: told\n'),
+        (MANY, '1', '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
+        (FEW, '', '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
     ],
 )
-def test_standard_output_that_cannot_be_written(body, place, code, told):
+def test_standard_output_that_cannot_be_written(body, unbuffered, place, code, told, monkeypatch):
+    monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
     if place == 'closed':
         reading, out = os.pipe()
         os.close(reading)
