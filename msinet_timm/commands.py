@@ -95,8 +95,10 @@ def _explain(error: BaseException) -> tuple[int, str] | None:
         # what went wrong first is more telling than that it cannot be written
         return _explain(before) if told and isinstance(before, InputError | KeyboardInterrupt) else told
     text = one_line(error)
-    if text.startswith('DataLoader worker (pid') or type(error).__name__ == 'BrokenProcessPool':
-        return 2, f'error: a reading process was killed, probably for lack of memory: lower --workers ({text})'
+    reading = text.startswith('DataLoader worker (pid')
+    if reading or type(error).__name__ == 'BrokenProcessPool':
+        kind = 'reading' if reading else 'rendering'
+        return 2, f'error: a {kind} process was killed, probably for lack of memory: lower --workers ({text})'
     lacking = type(error).__name__ == 'OutOfMemoryError' or "DefaultCPUAllocator: can't allocate" in text
     if isinstance(error, MemoryError) or lacking:
         return 2, f'error: the memory does not suffice: give smaller batches or images, or fewer workers ({text})'

@@ -107,7 +107,7 @@ class Settings:
 
     amp: bool = _speed(False, 'mixed precision')
     amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', amp_name, choices=AMP, of='amp')
-    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, of='amp', metavar='EPOCH')
+    amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, metavar='EPOCH')
     grad_checkpointing: bool = _speed(False, 'less memory for more time')
 
     def __post_init__(self) -> None:
