@@ -274,7 +274,11 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     random_seed(settings.seed)
     supernet = MSISuperNet(halves['train'].num_classes, WIDTHS[settings.variant], mid_from=settings.mid_from)
     size = settings.height, settings.width
-    with explained(f'height {size[0]}, `width` {size[1]}: too small'), torch.no_grad(), evaluation_mode(supernet):
+    with (
+        explained(f'height {size[0]}, `width` {size[1]}: cannot be searched at'),
+        torch.no_grad(),
+        evaluation_mode(supernet),
+    ):
         supernet(torch.zeros(1, 3, *size))
     supernet.set_grad_checkpointing(settings.grad_checkpointing)
     data_config = reid_data_config(supernet, settings.height, settings.width)
