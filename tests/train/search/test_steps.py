@@ -196,11 +196,12 @@ def test_search_turns_away_from_a_useless_interaction(monkeypatch):
     task = small_task(seed=1)
     people = torch.randn(4, 3, 4, 2, dtype=torch.float64).repeat_interleave(16, 2).repeat_interleave(16, 3)
     weights, _ = optimizers(task, 0.005)
-    arch = torch.optim.Adam([task.supernet.arch_weights], 0.03, betas=(0.5, 0.999))
-    for _ in range(120):  # far beyond where rounding decides: 0.13 at most then, for any seed and number of threads
+    arch = torch.optim.Adam([task.supernet.arch_weights], 0.1, betas=(0.5, 0.999))
+    for _ in range(120):  # so far that rounding, which differs with threads, does not decide: see the limit below
         train, valid = (people[LABELS] + 0.3 * torch.randn(8, 3, 64, 32, dtype=torch.float64) for _ in range(2))
         architecture_step(task, (valid, LABELS), arch)
         weight_step(task, (train, LABELS), weights)
     mixture = task.supernet.mixture()
     assert mixture.mean(0).argmin() == exchange
+    # with one thread, seeds 4 and 6, which end at 0.23 and 0.27 at a rate of 0.03, end at 0.12 and 0.07
     assert (mixture[8:, exchange] < 0.2).all()
