@@ -20,6 +20,7 @@ from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import command, make_folder, positive, positive_float, processes, whole
 from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options, read_datasets
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import is_primary, start_processes
 from msinet_timm.settings import add_settings, check_used, flag_of, flags_named, given
@@ -201,10 +202,7 @@ def _pair(args: argparse.Namespace) -> None:
         print(f'{verdict}: the threshold is {pair.threshold:.4f} ({pair.origin})')
     if args.json:
         told = {name: getattr(pair, name) for name in ('a', 'b', 'model', 'distance', 'cosine', 'threshold', 'same')}
-        try:
-            Path(args.json).write_text(json.dumps(told, indent=2) + '\n', encoding='utf-8')
-        except OSError as e:
-            raise InputError(f'--json {args.json}: cannot write ({e.strerror})') from e
+        replace_text(args.json, json.dumps(told, indent=2) + '\n', f'--json {args.json}: cannot write')
 
 
 def _add_search(parser: argparse.ArgumentParser) -> None:

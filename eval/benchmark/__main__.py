@@ -26,6 +26,7 @@ from msinet_eval.metrics.rerank import ReRanking
 from msinet_timm.benchmark.timing import run_process, seconds_of
 from msinet_timm.commands import command, format_table, positive, progress, whole
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
 
 from .plain import plain_k_reciprocal, plain_ranking
 
@@ -244,7 +245,7 @@ def main(argv: list[str] | None = None) -> None:
             print(table(name, kind, measured), end='\n\n')
             results[name][kind] = measured
     if args.json:
-        args.json.write_text(json.dumps(results, indent=1) + '\n')
+        replace_text(args.json, json.dumps(results, indent=1) + '\n', f'--json {args.json}: cannot write')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import format_table
 from msinet_timm.datasets import Protocol, ReIDDataset
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_text
 
 from .outputs import without_nan
 
@@ -96,10 +97,7 @@ class Comparison(NamedTuple):
                 for c in self.changed
             ],
         }
-        try:
-            Path(path).write_text(json.dumps(without_nan(metrics), indent=2) + '\n', encoding='utf-8')
-        except OSError as e:
-            raise InputError(f'--json {path}: cannot write ({e.strerror})') from e
+        replace_text(path, json.dumps(without_nan(metrics), indent=2) + '\n', f'--json {path}: cannot write')
 
     def write_html(self, path: str | Path) -> None:
         """Writes a page that shows the queries that changed most with both rankings.

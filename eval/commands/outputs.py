@@ -22,6 +22,7 @@ from msinet_eval.report.result import EvaluationResult
 from msinet_eval.report.text import matrix, metrics, table
 from msinet_timm.commands import make_folder
 from msinet_timm.errors import InputError
+from msinet_timm.files import append_text, replace_text
 from msinet_timm.settings import check, document, flag_of, setting
 
 __all__ = ['Outputs', 'calibration_folder', 'describe', 'file_name', 'without_nan', 'write_outputs']
@@ -124,7 +125,8 @@ def write_outputs(results: Sequence[EvaluationResult], outputs: Outputs, command
             print(matrix(kind, breakdown))
     if outputs.json:
         entries = [describe(r, outputs) for r in results]
-        _write('json', outputs.json, json.dumps(entries if len(entries) > 1 else entries[0], indent=2) + '\n', 'w')
+        told = json.dumps(entries if len(entries) > 1 else entries[0], indent=2) + '\n'
+        replace_text(outputs.json, told, f'json {outputs.json}: cannot write')
     if outputs.summary:
         _append_summary(outputs.summary, results)
     for r in results if outputs.ranked_lists else ():
@@ -260,12 +262,4 @@ def _append_summary(path: str, results: Sequence[EvaluationResult]) -> None:
         values = [f'{100 * value:.2f}' for value in r.metrics.values()]
         told = ' '.join(f'{name}={value}' for name, value in options.items())
         writer.writerow([now, model, r.dataset, told, *values, r.ranking.num_valid, r.ranking.num_skipped])
-    _write('summary', path, text.getvalue(), 'a')
-
-
-def _write(name: str, path: str, text: str, mode: str) -> None:
-    try:
-        with open(path, mode, encoding='utf-8') as file:
-            file.write(text)
-    except OSError as e:
-        raise InputError(f'{name} {path}: cannot write ({e.strerror})') from e
+    append_text(path, text.getvalue(), f'summary {path}: cannot write')

@@ -19,6 +19,7 @@ from msinet_eval.search.store import FeatureStore
 from msinet_timm.commands import find_device
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 __all__ = ['search_gallery']
 
@@ -81,11 +82,12 @@ def search_gallery(
     if output is None:
         _write(sys.stdout, names, store, indices, distances)
         return
-    try:
-        with open(output, 'w', encoding='utf-8', newline='') as file:
+
+    def write(draft: Path) -> None:
+        with open(draft, 'w', encoding='utf-8', newline='') as file:
             _write(file, names, store, indices, distances)
-    except OSError as e:
-        raise InputError(f'--output {output}: cannot write ({e.strerror})') from e
+
+    replace_file(output, write, f'--output {output}: cannot write')
 
 
 def _open(path: str, file: str) -> FeatureStore:

@@ -118,6 +118,7 @@ def extract(
                 bar.update(len(indices))
 
     batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
+    place = None
     try:
         if file is None and not distributed:
             with progress(total=len(records), desc=description, unit='img') as bar:
@@ -129,10 +130,14 @@ def extract(
     except InputError as e:
         # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
         raise e.with_traceback(None) from None
-    features = Features.of(records, embeddings)
-    if file is not None and (is_primary() or not distributed):
-        place.finish(features.save)
-    return features
+    else:
+        features = Features.of(records, embeddings)
+        if file is not None and (is_primary() or not distributed):
+            place.finish(features.save)
+        return features
+    finally:
+        if place is not None:
+            place.release()
 
 
 def _loader(images: ReIDImages | CachedImages, batches: Sequence[range], workers: int, device: torch.device):

@@ -1,5 +1,6 @@
 """Embeddings on disk while they are made, so that an interrupted extraction can be taken up again."""
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.archive import image_file
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_file, replace_text
+from msinet_timm.files import locked, replace_file, replace_text
 
 __all__ = ['FeatureFile', 'describe', 'fill']
 
@@ -82,23 +83,34 @@ class FeatureFile:
         self.path = Path(path)
         self.folder = self.path.with_suffix('.shards')
         self._key = functools.cache(key)
+        self._held = contextlib.ExitStack()
+
+    def release(self) -> None:
+        """Lets others write, after `pending` has kept them away."""
+        self._held.close()
 
     def pending(self, batches: Sequence[range]) -> list[range]:
-        """Batches that are not there; makes the folder if any is missing.
+        """Batches that are not there; makes the folder if any is missing, and keeps other extractions out of it.
 
         Raises:
-            InputError: what is there was made from something else, or the folder cannot be made.
+            InputError: what is there was made from something else, the folder cannot be made, or a process of another
+                extraction writes to it.
         """
         key = self._key()
-        if self.path.exists():
-            _compare(_read_key(self.path), key, self.path)
-            return []
         description = self.folder / 'key.json'
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.path.exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._held.enter_context(locked(self.folder))
+            if self.path.exists():  # now, or since another process has let the folder go
+                self.release()
+                _compare(_read_key(self.path), key, self.path)
+                return []
             if not description.exists():
                 replace_text(description, json.dumps(key))
             found = json.loads(description.read_text(encoding='utf-8'))
+        except InputError:
+            raise
         except (OSError, ValueError) as e:
             raise InputError(f'{self.folder}: cannot be used as a folder of features ({e})') from e
         _compare(found, key, self.folder)
@@ -132,10 +144,7 @@ class FeatureFile:
             return
         path = self.folder / f'{held[0][0].start:012d}-{held[-1][0].stop:012d}.safetensors'
         embeddings = torch.cat([embeddings for _, embeddings in held])
-        try:
-            replace_file(path, lambda path: save_file({'embeddings': embeddings}, path))
-        except (OSError, safetensors.SafetensorError) as e:
-            raise InputError(f'{path}: cannot write features ({e})') from e
+        replace_file(path, lambda draft: save_file({'embeddings': embeddings}, draft), f'{path}: cannot write features')
 
     def _shards(self) -> Iterator[tuple[range, Path]]:
         for path in sorted(self.folder.glob('*.safetensors')):

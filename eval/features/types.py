@@ -14,6 +14,7 @@ from torch import Tensor
 from msinet_eval.metrics.checks import Labels
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 __all__ = ['Embedded', 'Features', 'read_names']
 
@@ -114,10 +115,8 @@ class Features:
                 numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
                 tensors[kind] = torch.tensor([numbers[name] for name in names])
                 texts[kind] = json.dumps(list(numbers))
-        try:
-            save_file(tensors, path, metadata={**(metadata or {}), **texts})
-        except (OSError, safetensors.SafetensorError) as e:
-            raise InputError(f'{path}: cannot write features ({e})') from e
+        texts |= metadata or {}
+        replace_file(path, lambda draft: save_file(tensors, draft, metadata=texts), f'{path}: cannot write features')
 
     @classmethod
     def load(cls, path: str | Path) -> 'Features':

@@ -96,10 +96,7 @@ class Calibration:
             InputError: it cannot be written.
         """
         path = Path(folder) / FILE_NAME
-        try:
-            replace_text(path, json.dumps(asdict(self), indent=2) + '\n')
-        except OSError as e:
-            raise InputError(f'{path}: cannot write the calibration ({e.strerror})') from e
+        replace_text(path, json.dumps(asdict(self), indent=2) + '\n', f'{path}: cannot write the calibration')
         return path
 
     @classmethod

@@ -16,6 +16,7 @@ from msinet_eval.metrics.ranking import RankingResult
 from msinet_eval.metrics.verification import VerificationResult
 from msinet_timm.drawing import REMOVED, RIGHT, WRONG, to_hex
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 from . import charts
 from .attention import PairAttention, attend, has_places, overlay
@@ -128,10 +129,7 @@ def write_page(path: str | Path, template: str, **values: Any) -> None:
             break
     else:
         raise InputError(f'{path}: the page would be larger than 5 MB: ask for fewer models or queries in it')
-    try:
-        Path(path).write_bytes(page)
-    except OSError as e:
-        raise InputError(f'{path}: cannot write the page ({e.strerror})') from e
+    replace_file(path, lambda draft: draft.write_bytes(page), f'{path}: cannot write the page')
 
 
 def _percent(value: float, digits: int = 1) -> str:

@@ -13,7 +13,7 @@ from msinet_eval.metrics.checks import Relatives
 from msinet_eval.metrics.nearest import nearest
 from msinet_timm.datasets.images import load_image
 from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile, shorten
-from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 __all__ = [
     'Found',
@@ -133,10 +133,8 @@ def write_ranked_lists(path: str | Path, result, *, queries: int = 8, top: int =
     ranking = result.ranking
     metrics = f'{result.name}: mAP {100 * ranking.mAP:.1f} %, Rank-1 {100 * ranking.cmc[0]:.1f} %'
     image, _ = draw_ranked_lists(result, queries, top, title or '; '.join([metrics, *result.remarks]))
-    try:
-        image.save(path, format='PNG', optimize=True)
-    except OSError as e:
-        raise InputError(f'{path}: cannot write the ranked lists ({e})') from e
+    words = f'{path}: cannot write the ranked lists'
+    replace_file(path, lambda draft: image.save(draft, format='PNG', optimize=True), words)
 
 
 def draw_ranked_lists(result, queries: int, top: int, title: str = '') -> tuple[Image.Image, Layout]:

@@ -20,6 +20,7 @@ from torchvision.transforms import Compose, InterpolationMode, Resize
 
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 from .archive import image_file
 from .cached_images import CachedImages, Erasing, PixelFile
@@ -146,17 +147,14 @@ class ImageCache:
         old = None if old_stamps is None else PixelFile(path, shape).pixels
         stale = np.ones(len(stamps), bool) if old is None else (old_stamps != stamps).any(1)
         self._refuse_if_short(shape, shutil.disk_usage(self.place).free)
-        partial = path.with_suffix('.tmp')
-        try:
-            with open(partial, 'wb') as file:
+
+        def write(draft: Path) -> None:
+            with open(draft, 'wb') as file:
                 self._write(file, images, stale, old)
                 file.write(stamps.tobytes())
                 file.write(_digest(stamps.tobytes(), shape))
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
+
+        replace_file(path, write, str(self._error('cannot be used')))
 
     def _in_memory(self, images: ReIDImages, shape: tuple[int, ...]) -> PixelFile:
         """A file without a name on the disk, which all processes share and which goes away with them."""

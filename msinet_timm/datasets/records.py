@@ -6,10 +6,22 @@ from typing import NamedTuple
 
 from msinet_timm.errors import InputError
 
-__all__ = ['NO_CAMERAS', 'PARTS', 'Counts', 'Protocol', 'ReIDDataset', 'Record', 'check_cameras', 'sort_names']
+__all__ = [
+    'NO_CAMERAS',
+    'PARTS',
+    'Counts',
+    'Protocol',
+    'ReIDDataset',
+    'Record',
+    'UNFINISHED',
+    'check_cameras',
+    'sort_names',
+]
 
 #: Of a data set, in this order.
 PARTS = ('train', 'query', 'gallery')
+#: Folder in the output of a conversion as long as it is not whole.
+UNFINISHED = '.msinet-unfinished'
 #: What a reader of metrics must know then.
 NO_CAMERAS = 'no cameras known: images of the same camera count as matches'
 #: Known size of the parts of a data set: part -> (identities, images); None where the number is not known.

@@ -12,9 +12,10 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from msinet_timm.errors import InputError, explained
+from msinet_timm.files import drafts, refusing
 from msinet_timm.forms import PRECISIONS
 
-from .files import SUFFIXES, checked_path, describe, new_file, quiet
+from .files import SUFFIXES, checked_path, describe, quiet
 from .formats import WRITERS, Exported, load_exported
 from .graph import Preprocessed, create_graph, find_images, graph_inputs
 
@@ -98,11 +99,14 @@ def export(
         **(facts or {}),
     )
     batches = _batches(list(inputs), any_size=any_size)
-    with new_file(path) as draft:
+    folder, words = path.absolute().parent, f'{path}: cannot write this file'
+    with drafts(folder, words, last=path.name) as place:
+        draft = place / path.name
         example = _example(data_config, preprocessing)
         axes = {0: 'batch', 2: 'height', 3: 'width'} if any_size else {0: 'batch'}
         # exporters raise their own types
-        with explained(f'{metadata["architecture"]} cannot be exported as {format}'), quiet(), torch.no_grad():
+        failed = f'{metadata["architecture"]} cannot be exported as {format}'
+        with explained(failed), quiet(), torch.no_grad(), refusing(words, folder):
             WRITERS[format](graph, example, draft, axes, json.dumps(metadata))
         _compare(right, load_exported(draft), batches, precision, path)
     return path

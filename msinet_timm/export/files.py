@@ -2,7 +2,6 @@
 
 import io
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -22,7 +21,6 @@ __all__ = [
     'describe',
     'file_size',
     'format_of',
-    'new_file',
     'parts_of',
     'quiet',
 ]
@@ -78,27 +76,6 @@ def parts_of(path: Path) -> list[Path]:
 def file_size(path: Path) -> int:
     """Bytes of a file, and of what belongs to it."""
     return sum(part.stat().st_size for part in parts_of(path))
-
-
-@contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Gives a place to write a file to, with what belongs to it; it comes to its own place if no error happens.
-
-    Raises:
-        InputError: it cannot be written there.
-    """
-    path = path.absolute()
-    try:
-        with tempfile.TemporaryDirectory(prefix=f'.{path.name}.', dir=path.parent) as folder:
-            draft = Path(folder, path.name)
-            yield draft
-            # the one that is opened goes first and comes last, never beside another's parts
-            if len(parts_of(path)) > 1:
-                path.unlink(missing_ok=True)
-            for source, target in reversed(list(zip(parts_of(draft), parts_of(path), strict=True))):
-                source.replace(target)
-    except OSError as e:
-        raise InputError(f'{path}: cannot write this file ({e.strerror or e})') from e
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The formats that a model can be exported to: a writer for each, and one call that opens any of their files."""
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Mapping
@@ -235,13 +236,17 @@ def _openvino(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str
 def _torch_export(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
     dims = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
     program = torch.export.export(graph, (example,), dynamic_shapes=(dims,))
-    torch.export.save(program, path, extra_files={METADATA: metadata})
+    content = io.BytesIO()  # where a file cannot be written to its end, torch aborts the process
+    torch.export.save(program, content, extra_files={METADATA: metadata})
+    path.write_bytes(content.getbuffer())
 
 
 def _torchscript(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
     # a script takes any size, whatever is asked for
     script = torch.jit.freeze(torch.jit.script(graph))
-    torch.jit.save(script, path, _extra_files={METADATA: metadata})
+    content = io.BytesIO()  # as above
+    torch.jit.save(script, content, _extra_files={METADATA: metadata})
+    path.write_bytes(content.getbuffer())
 
 
 def _executorch(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:

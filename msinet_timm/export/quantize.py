@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from msinet_timm.errors import InputError, explained, needs
+from msinet_timm.files import drafts, refusing
 
 from .export import mean_cosine
-from .files import METADATA, checked_path, format_of, new_file, quiet
+from .files import METADATA, checked_path, format_of, quiet
 from .formats import Exported, load_exported, openvino_core
 
 __all__ = ['QUANTIZED_FORMATS', 'quantize']
@@ -54,10 +55,12 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
     if exported.metadata.get('precision') != 'float32':
         raise InputError(f'{source}: int8 is made of a float32 export')
     metadata = {**exported.metadata, 'precision': 'int8', 'calibration_images': len(inputs)}
-    with new_file(path) as draft:
+    folder, words = path.absolute().parent, f'{path}: cannot write this file'
+    with drafts(folder, words, last=path.name) as place:
+        draft = place / path.name
         # the runtimes' tools raise their own types, and assert
         with explained(f'{path} is not kept: {source} cannot be quantised by these images'):
-            with quiet():
+            with quiet(), refusing(words, folder):
                 QUANTIZED_FORMATS[format](source, draft, inputs, json.dumps(metadata))
             cosine = _cosine(exported, load_exported(draft), inputs)
         _logger.info('%s: mean cosine to the float32 embeddings %.5f', path.name, cosine)
@@ -100,6 +103,7 @@ def _quantize_onnx(source: Path, path: Path, inputs: Sequence[torch.Tensor], met
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
     )
+    prepared.unlink()
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {METADATA: metadata})
     onnx.save(model, path)

@@ -11,7 +11,7 @@ import torch.nn as nn
 from safetensors.torch import save_file
 
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_file
+from msinet_timm.files import drafts, holds_nothing, replace_file
 from msinet_timm.models.checkpoints import fill, read_checkpoint
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
 from msinet_timm.models.msinet import WIDTHS
@@ -19,6 +19,7 @@ from msinet_timm.models.weights import is_published
 
 from .card import folder_facts, read_card
 from .folder import (
+    CONFIG,
     EXAMPLE,
     check_model,
     embedding_shift,
@@ -57,7 +58,7 @@ def convert(file: str | Path, output: str | Path, model: str | None = None) -> P
         InputError: not a file of tensors, another network's, or the folder is taken.
     """
     file, output = Path(file), Path(output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if not holds_nothing(output):
         raise InputError(f'{output}: exists already; choose another --output')
     state = read_checkpoint(file)
     if not is_published(state) and 'stem.conv.weight' not in state:
@@ -73,8 +74,9 @@ def convert(file: str | Path, output: str | Path, model: str | None = None) -> P
         except InputError as e:
             raise InputError(f'{e}; it was taken for {name}: say by --model which network it is') from e
     check_model(network.eval(), file)
-    save_folder(network, output)
-    write_example(network, output / EXAMPLE)
+    with drafts(output, f'{output}: cannot write the model', last=CONFIG) as draft:
+        save_folder(network, draft)
+        write_example(network, draft / EXAMPLE)
     return output
 
 

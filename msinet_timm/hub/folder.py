@@ -15,7 +15,7 @@ from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError, explained
-from msinet_timm.files import replace_file, replace_text
+from msinet_timm.files import drafts, replace_file, replace_text
 from msinet_timm.models.entries import PREPROCESSING
 
 __all__ = [
@@ -37,8 +37,9 @@ def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any
         folder: made where it is missing.
         data_config: preprocessing that the weights were trained for; None for the model's own.
     """
-    save_for_hf(model, str(folder), safe_serialization=True, data_config=data_config)
-    write_config(Path(folder), read_config(folder))
+    with drafts(folder, f'{folder}: cannot write the model', last=CONFIG) as draft:
+        save_for_hf(model, str(draft), safe_serialization=True, data_config=data_config)
+        write_config(draft, read_config(draft))
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from huggingface_hub.dataclasses import strict, validate_typed_dict, validated_f
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 
 from msinet_timm.errors import InputError, one_line
-from msinet_timm.files import replace_text
+from msinet_timm.files import drafts, replace_text
 
 __all__ = [
     'PREPROCESSING', 'ChecksumError', 'Entry', 'Threshold', 'check_file', 'check_source', 'entries_folder',
@@ -269,11 +269,9 @@ def write_entry(entry: Entry, path: Path) -> None:
     entry.check()
     # short lists and objects on one line, as a person would write them
     text = ',\n'.join(f'  {json.dumps(name)}: {_lines(value)}' for name, value in entry.as_fields().items())
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, f'{{\n{text}\n}}\n')
-    except OSError as e:
-        raise InputError(f'{path}: cannot write the entry ({e.strerror})') from e
+    words = f'{path}: cannot write the entry'
+    with drafts(path.parent, words) as draft:
+        replace_text(draft / path.name, f'{{\n{text}\n}}\n', words)
 
 
 def _lines(value: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
+from msinet_timm.files import holds_nothing, locked, refusing, replace_file, replace_text, sweep
 
 from .body import load_rig
 from .identity import DOMAINS, generator
@@ -88,8 +89,6 @@ def _check(limits: dict[str, tuple[int, int, int]], domain: str) -> None:
 def _prepare(root: Path, record: dict) -> None:
     """Makes the folders, or checks that those found were begun with the same settings."""
     file = root / 'render.json'
-    if root.exists() and not root.is_dir():
-        raise InputError(f'{root} is a file: give a folder')
     if file.exists():
         try:
             found = json.loads(file.read_text())
@@ -101,21 +100,13 @@ def _prepare(root: Path, record: dict) -> None:
             raise InputError(f'{root} was rendered with another {", ".join(changed)}: give the same, or another folder')
         if found.get('versions') != record['versions']:
             _logger.warning('%s was begun with %s: the rest may differ slightly', root, found.get('versions'))
-    elif root.exists() and any(root.iterdir()):
+    elif not holds_nothing(root):
         raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
     else:
-        root.mkdir(parents=True, exist_ok=True)
-        _write(file, (json.dumps(record, indent=2) + '\n').encode())
+        replace_text(file, json.dumps(record, indent=2) + '\n')
     for part in _PARTS:
         (root / part).mkdir(exist_ok=True)
-        for left in (root / part).glob('*.tmp'):
-            left.unlink()
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
+        sweep(root / part)
 
 
 def _render(root: Path, images: list[Planned], settings: dict) -> int:
@@ -124,7 +115,7 @@ def _render(root: Path, images: list[Planned], settings: dict) -> int:
             settings['seed'], settings['domain'], p.identity, p.camera, p.index, p.kind,
             settings['width'], settings['height'], settings['samples'],
         )  # fmt: skip
-        _write(root / p.path, content)
+        replace_file(root / p.path, lambda draft, content=content: draft.write_bytes(content), swept=True)
     return len(images)
 
 
@@ -178,7 +169,8 @@ def render_dataset(
         Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
 
     Raises:
-        InputError: a value is out of range, the folder holds something else, or anny or mitsuba is missing.
+        InputError: a value is out of range, the folder holds something else, cannot be written to, or is written to by
+            another process, or anny or mitsuba is missing.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, 'sched_getaffinity') else workers
     workers = os.cpu_count() or 1 if workers is None else workers
@@ -203,7 +195,17 @@ def render_dataset(
     counts |= {'distractors': labels['0000'], 'junk': labels['-1']}
     versions = {name: importlib.metadata.version(name) for name in ('anny', 'mitsuba', 'numpy', 'Pillow')}
     root = Path(root)
-    _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
+    if root.exists() and not root.is_dir():
+        raise InputError(f'{root} is a file: give a folder')
+    with refusing(f'{root}: cannot write there', root):
+        root.mkdir(parents=True, exist_ok=True)
+        with locked(root):
+            _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
+            _render_missing(root, todo, settings, workers)
+    return counts
+
+
+def _render_missing(root: Path, todo: list[Planned], settings: dict, workers: int) -> None:
     missing = [p for p in todo if not (root / p.path).exists()]
     tasks: dict[int, list[Planned]] = {}
     for p in missing:  # one task for each identity, so that it is dressed once
@@ -217,4 +219,3 @@ def render_dataset(
                     bar.update(_render(root, [p], settings))
         else:
             _render_parallel(root, list(tasks.values()), settings, min(workers, len(tasks)), bar)
-    return counts

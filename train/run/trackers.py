@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from msinet_timm.errors import InputError, needs
+from msinet_timm.files import replace_text
 
 __all__ = ['TensorBoard', 'Tracker', 'WandB', 'create_trackers']
 
@@ -63,7 +64,7 @@ class WandB:
             import wandb
         file = folder / 'wandb.id'
         if not file.exists():
-            file.write_text(uuid.uuid4().hex[:8], encoding='utf-8')
+            replace_text(file, uuid.uuid4().hex[:8])
         try:
             self._run = wandb.init(
                 project=settings['wandb_project'],

@@ -1,11 +1,12 @@
 """What a reader of a data set declares: its options, the folders it expects, and the published counts."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from msinet_timm.commands import not_negative
-from msinet_timm.datasets.records import Counts, ReIDDataset
+from msinet_timm.datasets.records import UNFINISHED, Counts, ReIDDataset
 from msinet_timm.errors import InputError
 
 __all__ = ['Option', 'Reader', 'add_data_option', 'key_value', 'parse_options']
@@ -90,6 +91,10 @@ class Reader:
         converted = {key: allowed[key].convert(value, name) for key, value in options.items()}
         if root is None and self.needs_root:
             raise InputError(f"data set '{name}' needs its folder: give --data-dir, or root in Python")
+        if root is not None and os.path.isdir(os.path.join(root, UNFINISHED)):
+            raise InputError(
+                f'{root}: its conversion is not finished: give the command msinet-data convert once more, which goes on'
+            )
         return replace(self.read(root, **converted), options=dict(options))
 
 

@@ -10,6 +10,7 @@ from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record, ReIDDataset, sort_names
 from msinet_timm.drawing import FAINT, INK, PAPER, WRONG, load_font, paste_tile
 from msinet_timm.errors import InputError
+from msinet_timm.files import replace_file
 
 __all__ = ['draw_contact_sheet', 'write_contact_sheet']
 
@@ -27,10 +28,9 @@ def write_contact_sheet(path: str | Path, dataset: ReIDDataset) -> None:
     """
     if Path(path).suffix.lower() != '.png':
         raise InputError(f'--contact-sheet {path}: the file name must end in .png')
-    try:
-        draw_contact_sheet(dataset).save(path, format='PNG', optimize=True)
-    except OSError as e:
-        raise InputError(f'--contact-sheet {path}: cannot write ({e.strerror or e})') from e
+    sheet = draw_contact_sheet(dataset)
+    words = f'--contact-sheet {path}: cannot write'
+    replace_file(path, lambda draft: sheet.save(draft, format='PNG', optimize=True), words)
 
 
 def draw_contact_sheet(dataset: ReIDDataset, identities: int = 6, images: int = 10, seed: int = 0) -> Image.Image:

@@ -1,11 +1,13 @@
 """From any data set to another layout: folders, a table, Market-1501's names, or shards."""
 
+import hashlib
 import json
 import logging
 import os
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +19,10 @@ from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.layout import JUNK
 from msinet_timm.datasets.readers.market1501 import DISTRACTOR, FOLDERS
 from msinet_timm.datasets.readers.rows import FIELDS
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
+from msinet_timm.datasets.records import PARTS, UNFINISHED, Record, ReIDDataset, sort_names
 from msinet_timm.datasets.shards.index import write_index
-from msinet_timm.errors import InputError, needs
-from msinet_timm.files import replace_rows
+from msinet_timm.errors import InputError, explained, needs
+from msinet_timm.files import holds_nothing, locked, refusing, replace_rows, replace_text
 
 __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
@@ -40,7 +42,8 @@ def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: i
         layout: one of `LAYOUTS`: `folder` and `market1501` make a folder of images, `csv` a table of the images
             where they are, `shards` a folder of WebDataset shards with the files as they are, boxes in the labels.
             There images to train on are shuffled in groups of up to `GROUP` of an identity, always in the same way.
-        output: new or empty folder, or the table's file.
+        output: new or empty folder, or the table's file. A folder that an interrupted conversion has left is gone on
+            with, and cannot be read as a data set until it is whole.
         shard_size: images in a shard, for `shards` alone; None for `SHARD_SIZE`.
 
     Returns:
@@ -56,10 +59,12 @@ def convert(dataset: ReIDDataset, layout: str, output: str | Path, shard_size: i
     if shard_size is not None and layout != 'shards':
         raise InputError(f'--shard-size {shard_size}: the layout {layout} has no shards')
     options = {} if shard_size is None else {'shard_size': shard_size}
-    try:
-        LAYOUTS[layout](dataset, Path(output), **options)
-    except (OSError, UnicodeError) as e:
-        raise InputError(f'--output {output}: cannot write ({e})') from e
+    output, words = Path(output), f'--output {output}: cannot write'
+    with explained(words), refusing(words, output):
+        if layout == 'csv':
+            _to_table(dataset, output)
+        else:
+            _write_hidden(dataset, layout, output, options)
     return {part: len(getattr(dataset, part)) for part in PARTS}
 
 
@@ -128,33 +133,68 @@ def _to_numbers(kind: str, names: set[str]) -> dict[str, int]:
     return {name: number for number, name in enumerate(sort_names(names), start=1)}
 
 
-def _require_empty(output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+def _write_hidden(dataset: ReIDDataset, layout: str, output: Path, options: dict) -> None:
+    """Writes to a hidden folder in the output, or goes on there; when all is written, it moves out."""
+    folder = output / UNFINISHED
+    key, whole = folder / 'key.txt', folder / 'whole'
+    if not whole.exists() and not holds_nothing(output):
         raise InputError(f'--output {output}: give a new or empty folder')
+    what = json.dumps([layout, options, *(getattr(dataset, part) for part in PARTS)])
+    digest = hashlib.sha256(what.encode()).hexdigest()
+    missing = [path for path in (output, *output.parents) if not path.exists()]
+    output.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(output):
+            if key.exists():
+                if key.read_text(encoding='ascii') != digest:
+                    raise InputError(
+                        f'--output {output}: holds an unfinished conversion of something else: finish that by its own '
+                        'command, remove the folder, or give another one'
+                    )
+                _logger.info(f'{output}: going on with an unfinished conversion')
+            folder.mkdir(exist_ok=True)
+            replace_text(key, digest)
+            if not whole.exists():
+                LAYOUTS[layout](dataset, folder, **options)
+                if hasattr(os, 'sync'):
+                    os.sync()  # once for all files
+                whole.touch()
+            for entry in [e for e in folder.iterdir() if e not in (key, whole)]:
+                entry.replace(output / entry.name)
+            shutil.rmtree(folder)
+    except BaseException:
+        with suppress(OSError):
+            if os.listdir(folder) == [key.name]:  # what has been begun stays
+                key.unlink()
+            for path in (folder, *missing):
+                path.rmdir()
+        raise
 
 
 def _write_images(dataset: ReIDDataset, output: Path, name: Callable[[str, int, Record, str], str]) -> None:
-    _require_empty(output)
     records = [(part, number, r) for part in PARTS for number, r in enumerate(getattr(dataset, part), start=1)]
     for part, number, record in progress(records, desc='convert', unit='image'):
         suffix = Path(record.path).suffix.lower() if record.box is None else '.png'
         target = output / name(part, number, record, suffix)
         target.parent.mkdir(parents=True, exist_ok=True)
-        if record.box is not None:
-            load_image(record.path, record.box).save(target)
-        else:
-            _link(record.path, target)
+        if not target.exists():
+            _write_image(record, target)
 
 
-def _link(source: str, target: Path) -> None:
-    if split_path(source):
-        target.write_bytes(_read(source))
-        return
-    try:
-        # of a symbolic link, what it points to
-        os.link(os.path.realpath(source), target)
-    except OSError:  # another disk, or a file system without hard links
-        shutil.copyfile(source, target)
+def _write_image(record: Record, target: Path) -> None:
+    half = target.with_name(f'half{target.suffix}')  # a name that none of the images has
+    half.unlink(missing_ok=True)
+    if record.box is not None:
+        load_image(record.path, record.box).save(half)
+    elif split_path(record.path):
+        half.write_bytes(_read(record.path))
+    else:
+        try:
+            # of a symbolic link, what it points to
+            os.link(os.path.realpath(record.path), half)
+        except OSError:  # another disk, or a file system without hard links
+            shutil.copyfile(record.path, half)
+    half.replace(target)
 
 
 def _read(path: str) -> bytes:
@@ -165,10 +205,8 @@ def _read(path: str) -> bytes:
 
 
 def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE) -> None:
-    _require_empty(output)
     with needs('shards', '--to shards'):
         from webdataset import TarWriter
-    output.mkdir(parents=True, exist_ok=True)
     suffixes = Image.registered_extensions()
     total = len(dataset.train) + len(dataset.query) + len(dataset.gallery)
     written: dict[str, list[Record]] = {part: [] for part in PARTS}
@@ -178,14 +216,21 @@ def _to_shards(dataset: ReIDDataset, output: Path, shard_size: int = SHARD_SIZE)
             groups = _in_groups(records, min(GROUP, shard_size)) if part == 'train' else [[r] for r in records]
             for number, shard in enumerate(_pack(groups, shard_size)):
                 path = output / f'{part}-{number:06d}.tar'
-                # without times, so that the same data set always gives the same files
-                with open(path, 'wb') as file, TarWriter(file, encoder=False, mtime=0) as tar:
-                    for record in shard:
-                        key, suffix = f'{len(written[part]):06d}', Path(record.path).suffix.lower()
-                        suffix = suffix if suffix in suffixes else '.jpg'  # what it is decides its content
-                        tar.write({'__key__': key, suffix[1:]: _read(record.path), 'json': _label(record)})
-                        written[part].append(record._replace(path=f'{path}/{key}{suffix}'))
-                        bar.update()
+                samples = []
+                for record in shard:
+                    key, suffix = f'{len(written[part]):06d}', Path(record.path).suffix.lower()
+                    suffix = suffix if suffix in suffixes else '.jpg'  # what it is decides its content
+                    samples.append((key, suffix[1:], record))
+                    written[part].append(record._replace(path=f'{path}/{key}{suffix}'))
+                if not path.exists():
+                    # without times, so that the same data set always gives the same files
+                    half = output / 'half'
+                    with open(half, 'wb') as file, TarWriter(file, encoder=False, mtime=0) as tar:
+                        for key, suffix, record in samples:
+                            tar.write({'__key__': key, suffix: _read(record.path), 'json': _label(record)})
+                            bar.update()
+                    half.replace(path)
+                bar.update(sum(map(len, written.values())) - bar.n)
     write_index(output, written)
 
 

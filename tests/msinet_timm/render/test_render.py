@@ -119,7 +119,9 @@ def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         dataset.render_dataset(tmp_path, **TINY, workers=1)
     assert len(list(tmp_path.rglob('*.jpg'))) == 3
-    (tmp_path / 'query' / 'torn.jpg.tmp').write_bytes(b'half an image')
+    torn = tmp_path / 'query' / '.msinet-abcdefgh.tmp' / 'torn.jpg'
+    torn.parent.mkdir()
+    torn.write_bytes(b'half an image')
     dataset.render_dataset(tmp_path, **TINY, workers=1)
     assert len(calls) == 4 + len(list(tmp_path.rglob('*.jpg'))) - 3
     assert contents(tmp_path) == contents(tiny[0])
