@@ -3,6 +3,7 @@
 import functools
 import re
 import time
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from msinet_eval.metrics.verification import VerificationResult, evaluate_verifi
 from msinet_timm.datasets import Protocol, ReIDDataset
 from msinet_timm.errors import InputError
 
-__all__ = ['draw_gallery', 'embed_dataset', 'parse_protocol', 'rank', 'verify']
+__all__ = ['draw_gallery', 'embed_dataset', 'parse_protocol', 'rank', 'require_matches', 'verify']
 
 
 def embed_dataset(model: nn.Module, dataset: ReIDDataset, *, folder: str | Path | None = None, **options) -> Embedded:
@@ -45,6 +46,40 @@ def embed_dataset(model: nn.Module, dataset: ReIDDataset, *, folder: str | Path 
         parts.append(extract(model, records, description=part, file=file, **options) if records else None)
     rate = (len(dataset.query) + len(dataset.gallery)) / (time.perf_counter() - start)
     return Embedded(*parts, rate)
+
+
+def require_matches(dataset: ReIDDataset) -> None:
+    """Looks whether there is anything to measure, before anything is embedded.
+
+    Raises:
+        InputError: the data set is for training only, no query has a match that the protocol leaves in the gallery, or
+            clothes are needed and not known.
+    """
+    if not dataset.gallery:
+        raise InputError(f"data set '{dataset.name}' has no query and gallery: it is for training only")
+    rules, images = dataset.protocol, (*dataset.query, *dataset.gallery)
+    counts = Counter(r.identity for r in dataset.gallery)
+    if rules.draws:  # of galleries with one image of each identity
+        asking = {r.identity for r in dataset.query} or {name for name, count in counts.items() if count > 1}
+        found, different = not asking.isdisjoint(counts), ()
+    else:
+        if rules.same_clothes_removed and any(r.clothes is None for r in images):
+            raise InputError('the clothes-changing protocol needs the clothes of all images, which are not known')
+        by_camera = rules.same_camera_removed and all(r.camera is not None for r in images)
+        different = [name for name, rule in (('camera', by_camera), ('clothes', rules.same_clothes_removed)) if rule]
+        seen = defaultdict(set)
+        for r in dataset.gallery:
+            seen[r.identity].add(tuple(getattr(r, name) for name in different))
+        found = any(
+            all(theirs != getattr(r, name) for name, theirs in zip(different, other, strict=True))
+            for r in dataset.query
+            for other in seen.get(r.identity, ())
+        )
+    if not found:
+        raise InputError(
+            f'no query has a match in the gallery of {dataset.name}: check that both have identities in common'
+            + (f', under different {" and ".join(different)}' if different else '')
+        )
 
 
 def draw_gallery(query: Features | None, gallery: Features, seed: int) -> tuple[Features, Features]:

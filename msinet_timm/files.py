@@ -242,10 +242,14 @@ def append_text(path: str | os.PathLike, text: str, words: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(folder: str | os.PathLike) -> Iterator[None]:
-    """Keeps other processes, also those of other machines, from writing to a folder that is there.
+def locked(folder: str | os.PathLike, words: str | None = None) -> Iterator[None]:
+    """Keeps other processes, also those of other machines, from writing to a folder.
 
     It ends with the process, however that ends. Where the file system has no locks, the log says so.
+
+    Args:
+        folder: made where it is missing.
+        words: what could not be done, to what, for the error; None for a general one.
 
     Raises:
         InputError: another process holds it; the message tells which one.
@@ -260,7 +264,8 @@ def locked(folder: str | os.PathLike) -> Iterator[None]:
         os.write(descriptor, f'{os.getpid()} on {socket.gethostname()}'.encode())
 
     lock = filelock.FileLock(path, thread_local=False, on_acquired=describe)
-    with refusing(f'{folder}: cannot write there', Path(folder)):
+    with refusing(words or f'{folder}: cannot write there', Path(folder)):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             while True:
                 lock.acquire(blocking=False)

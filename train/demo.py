@@ -15,6 +15,7 @@ from msinet_timm.settings import flags_named
 from msinet_train.data.sources import load_data
 from msinet_train.engine.loop import train
 from msinet_train.engine.setup import create_model
+from msinet_train.run.folder import holds_run
 
 from .models import backbone_of
 from .settings import TrainSettings
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     start = time.perf_counter()
 
     changes = {} if demo.epochs is None else {'epochs': demo.epochs}
-    if (Path(demo.output) / 'last.pth.tar').exists():
+    if holds_run(Path(demo.output)):
         settings = TrainSettings.from_run(demo.output, **changes)
     else:
         settings = TrainSettings.from_recipe('demo', output=demo.output, **changes)

@@ -100,7 +100,6 @@ class FeatureFile:
         description = self.folder / 'key.json'
         try:
             if not self.path.exists():
-                self.folder.mkdir(parents=True, exist_ok=True)
                 self._held.enter_context(locked(self.folder))
             if self.path.exists():  # now, or since another process has let the folder go
                 self.release()

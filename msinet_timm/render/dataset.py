@@ -197,11 +197,9 @@ def render_dataset(
     root = Path(root)
     if root.exists() and not root.is_dir():
         raise InputError(f'{root} is a file: give a folder')
-    with refusing(f'{root}: cannot write there', root):
-        root.mkdir(parents=True, exist_ok=True)
-        with locked(root):
-            _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
-            _render_missing(root, todo, settings, workers)
+    with refusing(f'{root}: cannot write there', root), locked(root):
+        _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
+        _render_missing(root, todo, settings, workers)
     return counts
 
 

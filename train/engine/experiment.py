@@ -36,8 +36,14 @@ class Experiment(ABC):
     def load_state(self, state: dict) -> None:
         """Takes what a checkpoint holds."""
 
-    def open(self, folder: RunFolder, state: dict | None) -> None:  # noqa: B027 - not every experiment needs it
-        """Gets ready to `save` to a folder, after the checkpoint `state` if it goes on."""
+    def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:  # noqa: B027 - not all need it
+        """Gets ready to `save` to a folder, after the checkpoint `state` if it goes on.
+
+        Args:
+            folder: of the run.
+            state: that was loaded.
+            measured: whether `state` is from `save`, and not from `save_unmeasured`.
+        """
 
     def begin(self) -> None:  # noqa: B027 - not every experiment needs it
         """Does what is to be done before the very first epoch."""
@@ -49,6 +55,10 @@ class Experiment(ABC):
     @abstractmethod
     def measure(self) -> Measurement | None:
         """Evaluates what there is; None where there is nothing to measure on."""
+
+    @abstractmethod
+    def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
+        """Writes the checkpoint `unmeasured.pth.tar`, which keeps an epoch in case its evaluation fails."""
 
     @abstractmethod
     def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:

@@ -14,10 +14,11 @@ from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.report import EvaluationResult
 from msinet_timm.errors import InputError, MissingPackageError, explained, one_line
+from msinet_timm.files import locked
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
-from msinet_train.run.folder import RunFolder
-from msinet_train.run.measure import Measurement, columns
+from msinet_train.run.folder import CHECKPOINT, UNMEASURED, RunFolder
+from msinet_train.run.measure import Measurement, check_measurable, columns
 from msinet_train.run.trackers import create_trackers
 from msinet_train.settings import Settings, TrainSettings
 
@@ -102,9 +103,12 @@ def run(settings: Settings, create: Callable[[Processes], E]) -> tuple[E, Measur
             keep_memory()
         experiment = create(processes)
         folder = None
-        if is_primary():
-            folder = RunFolder(settings.folder, settings.to_dict(), resume=settings.resume is not None)
-        with folder.log() if folder else contextlib.nullcontext():
+        with contextlib.ExitStack() as held:
+            if is_primary():
+                check_measurable(experiment.data.measured, settings)
+                held.enter_context(locked(settings.folder, f'output {settings.folder}: cannot write there'))
+                folder = RunFolder(settings.folder, settings.to_dict(), resume=settings.resume is not None)
+                held.enter_context(folder.log())
             return experiment, _run_epochs(experiment, folder)
 
 
@@ -112,31 +116,41 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
     """One process's part; the one with the folder writes."""
     settings, data = experiment.settings, experiment.data
     epochs, interval = settings.epochs, experiment.interval
-    start = resume(experiment, folder)
+    start, measured = resume(experiment, folder)
     trackers = create_trackers(folder.path, settings.to_dict(), start) if folder else []
     _logger.info(f'{experiment}; run folder {settings.folder}')
     for remark in data.remarks:
         _logger.info(remark)
-    if not start:
+    if not start and measured:
         experiment.begin()
     names = columns(list(data.measured) or [''], len(experiment.models) > 1)
     measurement, began = None, time.perf_counter()
     drawn, undrawn = -float('inf'), False
     try:
         for epoch in range(start, epochs):
-            metrics = run_epoch(experiment, epoch)
             done = epoch + 1
             due = done == epochs or bool(interval and done % interval == 0)
-            measurement = experiment.measure() if due else None
+            if measured or epoch > start:
+                metrics = run_epoch(experiment, epoch)
+                if folder:
+                    folder.add_summary(epoch, metrics, names)
+                    if due and data.measured:
+                        experiment.save_unmeasured(folder, epoch)
+            else:  # it is trained, and could not be measured
+                metrics, due = {}, True
+            measurement = _measure(experiment) if due else None
             if folder:
-                folder.add_summary(epoch, metrics, names, measurement and measurement.metrics())
+                if measurement:
+                    folder.add_measured(measurement.metrics())
                 undrawn = True
                 experiment.save(folder, epoch, measurement, due)
+                folder.unmeasured.unlink(missing_ok=True)
                 for tracker in trackers:
                     tracker.log(epoch, {k: float(v) for k, v in folder.summary()[-1].items() if v and k != 'epoch'})
             left = datetime.timedelta(seconds=round((epochs - done) * (time.perf_counter() - began) / (done - start)))
             count = f'epoch {done:{len(str(epochs))}}/{epochs}'
-            _logger.info(f'{count}  {experiment.describe(metrics)}  left {left}{describe(measurement)}')
+            told = experiment.describe(metrics) if metrics else 'measured'
+            _logger.info(f'{count}  {told}  left {left}{describe(measurement)}')
             if due and (remark := experiment.remark()):
                 _logger.info(remark)
             if folder and due and done < epochs and time.monotonic() - drawn > DRAWING:
@@ -155,6 +169,14 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
     return measurement
 
 
+def _measure(experiment: Experiment) -> Measurement | None:
+    try:
+        return experiment.measure()
+    except InputError as e:
+        again = f'{experiment.program} --resume {experiment.settings.folder}'
+        raise InputError(f'{e}; the epoch is kept, and {again} measures it') from e
+
+
 def run_epoch(experiment: Experiment, epoch: int) -> dict[str, float]:
     """Computes an epoch, counted from 0, which depends on (seed, epoch) alone; gives its metrics."""
     processes = experiment.processes
@@ -166,25 +188,32 @@ def run_epoch(experiment: Experiment, epoch: int) -> dict[str, float]:
     return metrics
 
 
-def resume(experiment: Experiment, folder: RunFolder | None) -> int:
-    """Loads the run's last checkpoint, if it is to go on; returns the epoch to go on with.
+def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]:
+    """Loads the run's last checkpoint, if it is to go on.
+
+    Returns:
+        The epoch to go on with, and whether it has to be run; False if it only has to be measured.
 
     Raises:
         InputError: the checkpoint is of other settings.
     """
-    settings = experiment.settings
-    checkpoint, state = settings.folder / 'last.pth.tar', None
-    if settings.resume and checkpoint.is_file():
-        state = load_checkpoint(checkpoint)
+    settings, state, measured = experiment.settings, None, True
+    for path in [settings.folder / name for name in (CHECKPOINT, UNMEASURED) if settings.resume]:
+        if path.is_file():
+            found = load_checkpoint(path)
+            if state is None or found['epoch'] > state['epoch']:
+                checkpoint, state, measured = path, found, path.name == CHECKPOINT
+    if state is not None:
         try:
             experiment.load_state(state)
         except (RuntimeError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{checkpoint}: does not fit the settings of this run ({one_line(e)})') from e
-    start = 0 if state is None else state['epoch'] + 1
+    start = 0 if state is None else state['epoch'] + measured
     if folder:
-        experiment.open(folder, state)
-        folder.drop_summary_from(start)  # also of a run that was killed before its first checkpoint
-    return start
+        experiment.open(folder, state, measured)
+        # also of a run that was killed before its first checkpoint
+        folder.drop_summary_from(start + (not measured))
+    return start, measured
 
 
 def load_checkpoint(path: Path) -> dict:

@@ -90,7 +90,7 @@ class Training(Experiment):
         if self.stepper.scaler is not None and 'amp_scaler' in state:
             self.stepper.scaler.load_state_dict(state['amp_scaler'])
 
-    def open(self, folder: RunFolder, state: dict | None) -> None:
+    def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         """Makes the saver of checkpoints, which goes on where that of `state` was."""
         self.saver = folder.create_saver(
             model=self.model,
@@ -100,7 +100,8 @@ class Training(Experiment):
         )
         if state is not None:
             self.saver.load_state_dict(state['saver'])
-            self.saver.save_milestone_if_due(state['epoch'] + 1, self.settings.checkpoint_interval)
+            if measured:
+                self.saver.save_milestone_if_due(state['epoch'] + 1, self.settings.checkpoint_interval)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.settings
@@ -121,6 +122,9 @@ class Training(Experiment):
 
     def measure(self) -> Measurement | None:
         return measure(self.data.measured, self.evaluate, *map(backbone_of, self.models))
+
+    def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
+        self.saver.save_unmeasured(folder.unmeasured, epoch)
 
     def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
         data, saver = self.data, self.saver

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,36 +19,58 @@ from timm.utils import CheckpointSaver
 
 from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_text
+from msinet_timm.files import WriteError, drafts, refusing, replace_file, replace_text
 from msinet_timm.hub.folder import save_folder
 from msinet_train.curves import read_rows
 from msinet_train.models import backbone_of
 
-__all__ = ['RunFolder']
+__all__ = ['CHECKPOINT', 'UNMEASURED', 'RunFolder', 'holds_run']
 
 _LOGGERS = ('msinet_train', 'msinet_eval', 'msinet_timm')
+
+
+#: The newest epoch, and one that is trained but not yet measured.
+CHECKPOINT, UNMEASURED = 'last.pth.tar', 'unmeasured.pth.tar'
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether there is anything to go on with."""
+    return any((folder / name).exists() for name in (CHECKPOINT, UNMEASURED))
+
+
+class _LogFile(logging.FileHandler):
+    """A log whose disk is full ends the run in one line, and not in a traceback for each message."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        raise WriteError(f'{self.baseFilename}: cannot write this file ({error.strerror})') from error
 
 
 class _AtomicSaver(CheckpointSaver):
     """timm's saver, whose files are whole at any moment, and which makes up for what a killed process left undone."""
 
     def _save(self, save_path: str, epoch: int, metric: float | None = None) -> None:
-        super()._save(save_path, epoch, metric)
-        with open(save_path, 'rb') as file:  # or else a power failure could leave a name without its contents
-            os.fsync(file.fileno())
+        save = super()._save
+        replace_file(save_path, lambda draft: save(str(draft), epoch, metric))
+
+    def save_unmeasured(self, path: Path, epoch: int) -> None:
+        """Writes a checkpoint without taking it for the newest."""
+        self._save(str(path), epoch)
 
     def _replace(self, src: str, dst: str) -> None:
         os.replace(src, dst)
 
     def _duplicate(self, src: str, dst: str) -> None:
-        partial = Path(f'{dst}.tmp')
-        partial.unlink(missing_ok=True)
-        try:
-            os.link(src, partial)
-        except OSError:
-            shutil.copy2(src, partial)
-        os.replace(partial, dst)
-        partial.unlink(missing_ok=True)  # it stays where both are links to one file
+        def duplicate(draft: Path) -> None:
+            try:
+                os.link(src, draft)
+            except OSError:
+                shutil.copyfile(src, draft)
+
+        replace_file(dst, duplicate)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         epoch, metric = state_dict['pending']
@@ -84,16 +107,14 @@ class RunFolder:
 
     def __init__(self, path: Path, settings: dict[str, Any], resume: bool = False) -> None:
         self.path = path
-        self.checkpoint = self.path / 'last.pth.tar'
-        if self.checkpoint.exists() and not resume:
+        self.checkpoint, self.unmeasured = self.path / CHECKPOINT, self.path / UNMEASURED
+        if holds_run(path) and not resume:
             raise InputError(
                 f'{self.path}: holds a run already; continue it with `resume` {self.path}, or choose another `output`'
             )
-        try:
+        with refusing(f'output {self.path}: cannot write there', path):
             self.path.mkdir(parents=True, exist_ok=True)
             self.write('args.yaml', yaml.safe_dump(settings, sort_keys=True))
-        except OSError as e:
-            raise InputError(f'output {self.path}: cannot write there ({e.strerror})') from e
 
     def write(self, name: str, text: str) -> None:
         """Writes a text file."""
@@ -102,7 +123,8 @@ class RunFolder:
     @contextlib.contextmanager
     def log(self) -> Iterator[None]:
         """Copies log messages to `log.txt`."""
-        handler = logging.FileHandler(self.path / 'log.txt', encoding='utf-8')
+        with refusing(f'{self.path / "log.txt"}: cannot write this file', self.path):
+            handler = _LogFile(self.path / 'log.txt', encoding='utf-8')
         handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%Y-%m-%d %H:%M:%S'))
         loggers = [logging.getLogger(name) for name in _LOGGERS]
         levels = [logger.level for logger in loggers]
@@ -116,24 +138,28 @@ class RunFolder:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.removeHandler(handler)
                 logger.setLevel(level)
-            handler.close()
+            with contextlib.suppress(OSError):
+                handler.close()
 
     def create_saver(self, **kwargs) -> _AtomicSaver:
         """timm's saver of checkpoints to resume from; it keeps the newest and the best."""
         return _AtomicSaver(checkpoint_dir=str(self.path), max_history=1, **kwargs)
 
-    def add_summary(self, epoch: int, metrics: dict[str, float], columns: list[str], measured: dict | None) -> None:
-        """Adds a row to `summary.csv`.
+    def add_summary(self, epoch: int, metrics: dict[str, float], columns: list[str]) -> None:
+        """Adds a row to `summary.csv`, without what is measured later, if at all.
 
         Args:
             epoch: counted from 0.
             metrics: of the training.
             columns: names of what is measured.
-            measured: metrics by those names; None where there was no evaluation: the columns stay empty.
         """
         row = {'epoch': epoch} | {f'train_{k}': v for k, v in metrics.items()}
-        row |= {f'eval_{name}': '' if measured is None else measured[name] for name in columns}
-        self._write_summary([*self.summary(), row])
+        self._write_summary([*self.summary(), row | {f'eval_{name}': '' for name in columns}])
+
+    def add_measured(self, measured: dict[str, float]) -> None:
+        """Adds metrics to the last row of `summary.csv`, by the names of its columns."""
+        *rows, last = self.summary()
+        self._write_summary([*rows, last | {f'eval_{name}': value for name, value in measured.items()}])
 
     def drop_summary_from(self, epoch: int) -> None:
         """Drops rows of epochs that will be run again, as after an interruption between summary and checkpoint."""
@@ -168,16 +194,11 @@ class RunFolder:
         # safetensors takes no tensors in the layout that training prefers
         embedder = copy.deepcopy(backbone_of(model)).to(memory_format=torch.contiguous_format)
         embedder.reset_classifier(0)
-        partial = self.path / f'{name}.tmp'
-        shutil.rmtree(partial, ignore_errors=True)
-        save_folder(embedder, partial, data_config)
-        (partial / 'README.md').write_text(card, encoding='utf-8')
         folder = self.path / name
-        folder.mkdir(exist_ok=True)
-        (folder / FILE_NAME).unlink(missing_ok=True)
-        if calibration:
-            calibration.save(partial)
-        for file in partial.iterdir():
-            file.replace(folder / file.name)
-        shutil.rmtree(partial)
+        with drafts(folder, f'{folder}: cannot write the model') as draft:
+            save_folder(embedder, draft, data_config)
+            (draft / 'README.md').write_text(card, encoding='utf-8')
+            if calibration:
+                calibration.save(draft)
+            (folder / FILE_NAME).unlink(missing_ok=True)
         return folder

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import torch.nn as nn
 
 from msinet_eval.metrics.calibration import FILE_NAME, Calibration
+from msinet_eval.protocol import require_matches
 from msinet_eval.report import EvaluationResult
 from msinet_timm.datasets import ReIDDataset
+from msinet_timm.datasets.shards.stream import in_shards
+from msinet_timm.datasets.tools.verify import require_readable
 from msinet_timm.errors import InputError
+from msinet_train.settings import Settings
 
-__all__ = ['Measurement', 'calibrate', 'columns', 'measure']
+__all__ = ['Measurement', 'calibrate', 'check_measurable', 'columns', 'measure']
 
 _logger = logging.getLogger(__name__)
 
@@ -72,6 +76,22 @@ def columns(names: list[str], average: bool) -> list[str]:
         for name in names
         for metric in ('mAP', 'rank1', 'mINP')
     ]
+
+
+def check_measurable(datasets: dict[str, ReIDDataset], settings: Settings) -> None:
+    """Looks before a training whether it can be evaluated after it.
+
+    Args:
+        datasets: to be measured on.
+        settings: of the run. Where it has read the images already, or reads them from shards, they aren't decoded.
+
+    Raises:
+        InputError: no query of a data set has a match, or an image cannot be read.
+    """
+    for dataset in datasets.values():
+        require_matches(dataset)
+        if settings.cache == 'none' and not settings.skip_broken and not in_shards(dataset.gallery):
+            require_readable(dataset, ('query', 'gallery'))
 
 
 def measure(

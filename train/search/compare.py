@@ -20,6 +20,7 @@ from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genot
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.curves import read_rows
 from msinet_train.engine.loop import train
+from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
 
 from .latency import milliseconds
@@ -103,7 +104,7 @@ def _find(genotypes: Sequence[str], random: int, uniform: bool) -> dict[str, Gen
 
 def _train(settings: TrainSettings, output: Path, genotype: str, seed: int) -> tuple[float, float]:
     """mAP and Rank-1 after the last epoch of a training, which goes on where it was interrupted."""
-    if (output / 'last.pth.tar').exists():
+    if holds_run(output):
         settings = TrainSettings.from_run(output, genotype=genotype, seed=seed)
     else:
         settings = replace(settings, output=output, resume=None, genotype=genotype, seed=seed)

@@ -5,6 +5,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -209,6 +210,12 @@ class Search(Experiment):
                 seed=settings.seed,
                 command=self.command,
             )
+        self._save_checkpoint(folder.checkpoint, epoch)
+
+    def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
+        self._save_checkpoint(folder.unmeasured, epoch)
+
+    def _save_checkpoint(self, path: Path, epoch: int) -> None:
         checkpoint = {
             'epoch': epoch,
             'task': self.task.state_dict(),
@@ -216,7 +223,7 @@ class Search(Experiment):
             'arch': self.arch[0].state_dict(),
             'costs': self.costs,
         }
-        replace_file(folder.checkpoint, lambda partial: torch.save(checkpoint, partial))
+        replace_file(path, lambda draft: torch.save(checkpoint, draft))
 
     def draw(self, folder: RunFolder) -> None:
         write_mixtures_chart(read_mixtures(folder.path), folder.path / 'architecture.png')

@@ -142,7 +142,6 @@ def _write_hidden(dataset: ReIDDataset, layout: str, output: Path, options: dict
     what = json.dumps([layout, options, *(getattr(dataset, part) for part in PARTS)])
     digest = hashlib.sha256(what.encode()).hexdigest()
     missing = [path for path in (output, *output.parents) if not path.exists()]
-    output.mkdir(parents=True, exist_ok=True)
     try:
         with locked(output):
             if key.exists():

@@ -12,7 +12,7 @@ from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
-__all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images']
+__all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images', 'require_readable']
 
 T = TypeVar('T')
 
@@ -67,6 +67,18 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = PARTS) -> ReIDDatas
     return replace(
         dataset, notes=(*dataset.notes, note), **{part: tuple(records) for part, records in readable.items()}
     )
+
+
+def require_readable(dataset: ReIDDataset, parts: Sequence[str]) -> None:
+    """Decodes all images of some parts, so that an unreadable one shows before long work and not after it.
+
+    Raises:
+        InputError: one cannot be read; names it.
+    """
+    for part in parts:
+        for problem in map_images(_problem, getattr(dataset, part), f'check {part}'):
+            if problem:
+                raise InputError(f'{problem}, or leave out what is broken by --skip-broken')
 
 
 def map_images(function: Callable[[Record], T], records: Sequence[Record], description: str) -> Iterator[T]:

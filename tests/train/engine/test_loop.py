@@ -1,7 +1,9 @@
 import copy
 import csv
 import logging
+import shutil
 import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -12,7 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 
+import msinet_train.data.sources as training_sources
 import msinet_train.engine.training as training
+from msinet_timm.datasets import Protocol
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes
 from msinet_train.cli import main, parse_args
@@ -490,3 +494,69 @@ def test_curves_are_drawn_now_and_then_and_at_the_end(market, tmp_path, monkeypa
         monkeypatch.setattr('msinet_train.run.folder.CheckpointSaver.save_checkpoint', interrupt_third_save())
         run(market, tmp_path / 'interrupted', '--epochs', '4', '--eval-interval', '0')
     assert drawn == [4]
+
+
+def test_an_epoch_is_kept_before_it_is_measured(market, tmp_path, monkeypatch, capsys):
+    """Else all would be lost where the evaluation fails, and `--resume` would fail alike."""
+    flags = ['--epochs', '2', '--eval-interval', '1', '--checkpoint-interval', '1']
+    run(market, tmp_path / 'whole', *flags)
+    measure, calls = training.measure, []
+
+    def fail(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise InputError('gallery/7.jpg: cannot read this image')
+        return measure(*args)
+
+    folder = tmp_path / 'parts'
+    with monkeypatch.context() as patch:
+        patch.setattr(training, 'measure', fail)
+        argv = ['-ds', 'market1501', '--data-dir', str(market), '--output', str(folder), *SMALL, *flags]
+        assert main(argv) == 2
+    told = (
+        f'error: gallery/7.jpg: cannot read this image; the epoch is kept, and msinet-train --resume {folder} measures'
+    )
+    assert told in capsys.readouterr().err
+    assert load_checkpoint(folder / 'unmeasured.pth.tar')['epoch'] == 1
+    assert [row['eval_mAP'] == '' for row in rows(folder)] == [False, True]
+    with pytest.raises(InputError, match='holds a run already'):
+        run(market, folder, *flags)
+
+    monkeypatch.setattr(training, 'train_one_epoch', None)  # nothing is left to train
+    assert train(parse_args(['--resume', str(folder)])).last is not None
+    assert {f.name for f in folder.iterdir()} == {f.name for f in (tmp_path / 'whole').iterdir()}
+    for name in ('last.pth.tar', 'milestone-2.pth.tar', 'model_best.pth.tar'):
+        a, b = (load_checkpoint(f / name) for f in (tmp_path / 'whole', folder))
+        assert a['saver'] == b['saver'] and a['epoch'] == b['epoch']
+        assert all(torch.equal(a['state_dict'][key], b['state_dict'][key]) for key in a['state_dict'])
+    different = {'train_images_per_second'}
+    for a, b in zip(rows(tmp_path / 'whole'), rows(folder), strict=True):
+        assert {k: v for k, v in a.items() if k not in different} == {k: v for k, v in b.items() if k not in different}
+
+
+@pytest.mark.parametrize('fault', ['no match', 'broken image', 'no clothes'])
+def test_what_cannot_be_measured_is_refused_before_the_training(market, tmp_path, capsys, monkeypatch, fault):
+    shutil.copytree(market, tmp_path / 'data')
+    gallery = tmp_path / 'data' / 'bounding_box_test'
+    if fault == 'no match':
+        for image in list(gallery.iterdir()):
+            image.rename(gallery / f'99{image.name[2:]}')
+        message = 'no query has a match in the gallery of market1501: check that both have identities in common'
+    elif fault == 'broken image':
+        last = max(gallery.iterdir())
+        last.write_bytes(last.read_bytes()[:300])
+        message = f'{last}: cannot read this image'
+    else:
+        dataset = training_sources.read_datasets
+        protocol = Protocol(same_clothes_removed=True)
+        monkeypatch.setattr(
+            training_sources,
+            'read_datasets',
+            lambda *args: {name: replace(found, protocol=protocol) for name, found in dataset(*args).items()},
+        )
+        message = 'needs the clothes of all images'
+    monkeypatch.setattr(training, 'train_one_epoch', None)
+    argv = ['-ds', 'market1501', '--data-dir', str(tmp_path / 'data'), '--output', str(tmp_path / 'run')]
+    assert main([*argv, *SMALL, '--epochs', '1']) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
