@@ -69,11 +69,10 @@ def refusing(words: str, folder: Path) -> Iterator[None]:
     except RuntimeError as e:
         if not any(word in str(e) for word in _TORCH):
             raise
+        reason = one_line(e, 100)
         with contextlib.suppress(OSError):
-            free = shutil.disk_usage(folder).free
-            reason = f'torch stopped halfway; the disk has {free:,} bytes left'
-            raise WriteError(f'{words} ({reason})', reason) from e
-        raise WriteError(f'{words} ({one_line(e, 100)})', one_line(e, 100)) from e
+            reason = f'torch stopped halfway; the disk has {shutil.disk_usage(folder).free:,} bytes left'
+        raise WriteError(f'{words} ({reason})', reason) from e
 
 
 def _is_in(path: str | bytes | int, folder: Path) -> bool:
@@ -120,6 +119,9 @@ def drafts(
                     (folder / last).unlink(missing_ok=True)
                 for file in sorted(files, key=lambda file: file.name == last):
                     file.replace(folder / file.name)
+            except InputError as e:  # nobody knows the draft
+                e.args = (str(e).replace(str(draft), str(folder)),)
+                raise
             finally:
                 lock.release()
                 shutil.rmtree(draft, ignore_errors=True)

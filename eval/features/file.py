@@ -168,7 +168,7 @@ class FeatureFile:
     def finish(self, save: Callable[[Path, dict[str, str]], None]) -> None:
         """Writes the file by `save(path, metadata)`, unless it is there, and removes the shards."""
         if not self.path.exists():
-            replace_file(self.path, lambda path: save(path, {'key': json.dumps(self._key())}))
+            save(self.path, {'key': json.dumps(self._key())})
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -14,6 +14,7 @@ import timm
 import torch
 from PIL import Image
 
+import msinet_timm.datasets.tools.convert as conversion
 import msinet_timm.files
 from msinet_eval.cli import main as evaluate
 from msinet_eval.features.types import Features
@@ -53,11 +54,6 @@ def model(tmp_path_factory):
 def everything_in(folder):
     """Contents by name, also of what is hidden."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
-
-
-def in_a_process(code, *argv, **options):
-    command = [sys.executable, '-c', code, *map(str, argv)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, **options)
 
 
 def one_error(text):
@@ -108,20 +104,30 @@ def test_names_as_long_as_they_may_be(tmp_path):
     assert (tmp_path / f'{"n" * 250}.json').read_text() == 'x'
 
 
-DIES = """
-import os, signal, sys
-from msinet_timm.files import replace_file
-def write(draft):
-    draft.write_bytes(b'half')
+def in_a_fork(run):
+    """The exit code of a process that is killed in what it does."""
+    child = os.fork()
+    if not child:
+        try:
+            run()
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def die():
     os.kill(os.getpid(), signal.SIGKILL)
-replace_file(sys.argv[1], write)
-"""
+
+
+def write_half(draft):
+    draft.write_bytes(b'half')
+    die()
 
 
 def test_what_a_killed_process_left_goes_at_the_next_start(tmp_path):
     path = tmp_path / 'table.csv'
     path.write_text('old')
-    assert in_a_process(DIES, path).returncode == -signal.SIGKILL
+    assert in_a_fork(lambda: replace_file(path, write_half)) == -signal.SIGKILL
     assert len(everything_in(tmp_path)) > 1 and path.read_text() == 'old'
     replace_text(tmp_path / 'other.csv', 'new')
     assert everything_in(tmp_path) == {'table.csv': b'old', 'other.csv': b'new'}
@@ -130,10 +136,7 @@ def test_what_a_killed_process_left_goes_at_the_next_start(tmp_path):
 def test_what_a_living_process_writes_stays(tmp_path):
     with drafts(tmp_path) as draft:
         (draft / 'a.txt').write_text('a')
-        child = in_a_process(
-            'import sys; from msinet_timm.files import *; replace_text(sys.argv[1], "b")', draft / '../b'
-        )
-        assert child.returncode == 0, child.stderr
+        in_a_fork(lambda: replace_text(tmp_path / 'b', 'b'))
     assert everything_in(tmp_path) == {'a.txt': b'a', 'b': b'b'}
 
 
@@ -239,6 +242,7 @@ def test_commands_on_a_full_disk(small_disk, market, model, capsys, argv, file):
     assert before.items() <= everything_in(disk).items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('format', ['torchscript', 'torch-export', 'onnx', 'openvino'])
 def test_export_to_a_full_disk(small_disk, model, format):
     """In a process of its own: torch used to abort it."""
@@ -249,7 +253,8 @@ def test_export_to_a_full_disk(small_disk, model, format):
     path = disk / f'm{SUFFIXES[format]}'
     path.write_bytes(b'old')
     code = 'import sys; from msinet_timm.cli.hub import main; sys.exit(main(sys.argv[1:]))'
-    done = in_a_process(code, 'export', model, '--format', format, '--output', path, '--force')
+    argv = ['export', str(model), '--format', format, '--output', str(path), '--force']
+    done = subprocess.run([sys.executable, '-c', code, *argv], capture_output=True, text=True, timeout=200)
     assert done.returncode == 2, done.stderr
     assert str(path) in one_error(done.stderr)
     assert everything_in(disk) == {path.name: b'old'}
@@ -270,23 +275,22 @@ def test_a_folder_that_is_read_only(small_disk, model, capsys):
 
 # --- conversions that are killed
 
-KILLED = """
-import os, signal, sys
-import msinet_timm.datasets.tools.convert as convert
-from msinet_timm.cli.data import main
-count = int(sys.argv[1])
-def die_at(original):
-    def call(*args, **kwargs):
-        global count
-        count -= 1
-        if not count:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
-os.link = die_at(os.link)
-convert._read = die_at(convert._read)
-sys.exit(main(sys.argv[2:]))
-"""
+
+def killed_at(count, argv):
+    """A conversion that is killed at the n-th image."""
+
+    def die_at(original):
+        def call(*args, **kwargs):
+            nonlocal count
+            count -= 1
+            if not count:
+                die()
+            return original(*args, **kwargs)
+
+        return call
+
+    os.link, conversion._read = die_at(os.link), die_at(conversion._read)
+    data(argv)
 
 
 def content(dataset):
@@ -301,7 +305,7 @@ def content(dataset):
 def test_a_killed_conversion_is_no_data_set_and_goes_on(market, tmp_path, layout, count):
     target = tmp_path / 'out'
     argv = ['convert', 'market1501', str(market), '--to', layout, '--output', str(target)]
-    assert in_a_process(KILLED, count, *argv).returncode == -signal.SIGKILL
+    assert in_a_fork(lambda: killed_at(count, argv)) == -signal.SIGKILL
     with pytest.raises(InputError, match='not finished: give the command msinet-data convert once more'):
         create_dataset(layout, str(target))
     other = 'shards' if layout == 'folder' else 'folder'
@@ -336,14 +340,6 @@ def test_a_conversion_that_was_killed_while_it_moved(market, tmp_path, monkeypat
 
 # --- two at once
 
-HOLDS = """
-import sys
-from msinet_timm.files import locked
-with locked(sys.argv[1]):
-    print('ready', flush=True)
-    sys.stdin.read()
-"""
-
 
 @pytest.fixture
 def held():
@@ -351,28 +347,32 @@ def held():
     running = []
 
     def hold(folder):
-        child = subprocess.Popen(
-            [sys.executable, '-c', HOLDS, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        told, tell = os.pipe()
+        child = os.fork()
+        if not child:
+            with locked(folder):
+                os.write(tell, b'ready')
+                signal.pause()
         running.append(child)
-        assert child.stdout.readline() == 'ready\n'
+        assert os.read(told, 5) == b'ready'
         return child
 
     yield hold
     for child in running:
-        child.kill()
-        child.communicate()
+        with suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
 def test_a_second_writer_is_told_of_the_first(tmp_path, held):
     child = held(tmp_path)
     with (
-        pytest.raises(InputError, match=f'process {child.pid} on {socket.gethostname()} writes there'),
+        pytest.raises(InputError, match=f'process {child} on {socket.gethostname()} writes there'),
         locked(tmp_path),
     ):
         pass
-    child.kill()
-    child.wait()
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
     with locked(tmp_path):  # it ends with its process
         assert os.listdir(tmp_path) == ['.msinet.lock']
     assert not os.listdir(tmp_path)
@@ -395,7 +395,7 @@ def test_commands_do_not_write_where_another_process_does(tmp_path, held, model,
     child = held(folder / 'query.shards' if run is evaluate else folder)
     before = everything_in(folder)
     assert run([word.format(folder, model=model) for word in argv]) == 2
-    assert f'process {child.pid} on {socket.gethostname()} writes there' in one_error(capsys.readouterr().err)
+    assert f'process {child} on {socket.gethostname()} writes there' in one_error(capsys.readouterr().err)
     assert everything_in(folder) == before
 
 
