@@ -198,9 +198,8 @@ def replace_file(
                 file.write(Path(folder, 'file').read_bytes())
         return
     path = Path(os.path.realpath(path))
-    if not path.parent.is_dir():
-        reason = 'it has no folder' if not path.parent.exists() else f'{path.parent} is a file'
-        raise WriteError(f'{words} ({reason})', reason)
+    with refusing(words, path.parent):
+        os.stat(f'{path.parent}/.')  # unlike `drafts`, this makes no folder
     with drafts(path.parent, words, swept=swept) as draft:
         write(draft / path.name)
 

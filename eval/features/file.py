@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.archive import image_file
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
 from msinet_timm.files import locked, replace_file, replace_text
 
 __all__ = ['FeatureFile', 'describe', 'fill']
@@ -96,24 +96,22 @@ class FeatureFile:
             InputError: what is there was made from something else, the folder cannot be made, or a process of another
                 extraction writes to it.
         """
-        key = self._key()
+        key, words = self._key(), f'{self.folder}: cannot be used as a folder of features'
         description = self.folder / 'key.json'
-        try:
+        self.release()
+        with contextlib.ExitStack() as held:
             if not self.path.exists():
-                self._held.enter_context(locked(self.folder))
+                held.enter_context(locked(self.folder, words))
             if self.path.exists():  # now, or since another process has let the folder go
-                self.release()
                 _compare(_read_key(self.path), key, self.path)
                 return []
-            if not description.exists():
-                replace_text(description, json.dumps(key))
-            found = json.loads(description.read_text(encoding='utf-8'))
-        except InputError:
-            raise
-        except (OSError, ValueError) as e:
-            raise InputError(f'{self.folder}: cannot be used as a folder of features ({e})') from e
-        _compare(found, key, self.folder)
-        present = self._present(batches[-1].stop)
+            with explained(words):
+                if not description.exists():
+                    replace_text(description, json.dumps(key))
+                found = json.loads(description.read_text(encoding='utf-8'))
+            _compare(found, key, self.folder)
+            present = self._present(batches[-1].stop)
+            self._held = held.pop_all()
         return [batch for batch in batches if not present[batch.start : batch.stop].all()]
 
     def _present(self, count: int) -> Tensor:

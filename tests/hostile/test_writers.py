@@ -231,7 +231,7 @@ def test_commands_on_a_full_disk(small_disk, market, model, capsys, argv, file):
     if word == 'train':
         code = train([*tiny, '--model', 'test_resnet', '--output', *argv])
     elif word == 'search':
-        code = search([*tiny, '--variant', 'x0_25', '--memory-init', 'random', '--output', *argv])
+        code = search([*tiny, '--variant', 'x0_25', '--memory-init', 'zeros', '--output', *argv])
     elif word == 'eval':
         code = evaluate([*argv, '--workers', '0', '--no-intervals'])
     else:
