@@ -143,7 +143,7 @@ def _write_hidden(dataset: ReIDDataset, layout: str, output: Path, options: dict
     digest = hashlib.sha256(what.encode()).hexdigest()
     missing = [path for path in (output, *output.parents) if not path.exists()]
     try:
-        with locked(output):
+        with locked(output, f'--output {output}: cannot write'):
             if key.exists():
                 if key.read_text(encoding='ascii') != digest:
                     raise InputError(
