@@ -18,7 +18,14 @@ from msinet_eval.evaluation import check_embeddings_settings, evaluate_embedding
 from msinet_eval.search.index import BACKENDS, PARAMETERS
 from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import command, make_folder, positive, positive_float, processes, whole
-from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options, read_datasets
+from msinet_timm.datasets import (
+    add_data_option,
+    create_dataset,
+    list_datasets,
+    parse_options,
+    read_datasets,
+    typed_root,
+)
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.memory import keep_memory
@@ -44,7 +51,9 @@ def _add_measure(parser: argparse.ArgumentParser) -> None:
         metavar='DATASET',
         help=f'one or more of: {", ".join(list_datasets())}',
     )
-    data.add_argument('--data-dir', nargs='+', metavar='DIR', help='folder of all data sets, or one for each')
+    data.add_argument(
+        '--data-dir', type=typed_root, nargs='+', metavar='DIR', help='folder of all data sets, or one for each'
+    )
     add_data_option(data)
     data.add_argument(
         '--embeddings',
@@ -140,7 +149,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('a', metavar='A', help=what)
     parser.add_argument('b', metavar='B', help='another')
     parser.add_argument('-ds', '--dataset', help='data set to measure models on; not needed for two folders')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    parser.add_argument('--data-dir', type=typed_root, metavar='DIR', help='folder of the data set')
     add_data_option(parser)
     add_settings(parser, EvalSettings, names=('batch_size', 'workers', 'device'))
     parser.add_argument(

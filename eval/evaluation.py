@@ -88,7 +88,7 @@ def evaluate(
         model, data_config, transform = open_model(str(model), architecture, settings)
         settings = replace(settings, device=find_device(settings.device))
     if not isinstance(dataset, ReIDDataset):
-        dataset = create_dataset(dataset, data_dir and str(data_dir), **(data_options or {}))
+        dataset = create_dataset(dataset, data_dir, **(data_options or {}))
     settings = replace(settings, device=settings.device or device_of(model))
     dataset = prepare_dataset(dataset, settings)
     embedded = embed_dataset(

@@ -1,14 +1,18 @@
-"""Files that are there as a whole or not at all, and folders that one process at a time writes to."""
+"""Files that are there as a whole or not at all, folders that one process at a time writes to, and what JSON holds."""
 
 import contextlib
 import csv
+import errno
+import json
 import logging
 import os
 import shutil
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 from safetensors import SafetensorError
@@ -21,6 +25,9 @@ __all__ = [
     'drafts',
     'holds_nothing',
     'locked',
+    'parse_json',
+    'pointer',
+    'read_json',
     'refusing',
     'replace_file',
     'replace_rows',
@@ -289,3 +296,40 @@ def locked(folder: str | os.PathLike, words: str | None = None) -> Iterator[None
         if lock.is_locked:
             path.unlink(missing_ok=True)
             lock.release()
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds, in UTF-8.
+
+    Raises:
+        OSError: it is missing, no regular file, or cannot be read.
+        ValueError: it is no JSON.
+    """
+    mode = os.stat(path).st_mode
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):  # a pipe would be waited for, a device has no end
+        raise OSError(errno.EINVAL, 'not a regular file', str(path))
+    if reason := pointer(path):
+        raise ValueError(reason)
+    return parse_json(Path(path).read_text(encoding='utf-8-sig'))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+        ValueError: it is no JSON, or nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
+
+
+def pointer(path: str | os.PathLike) -> str:
+    """Why a file is none, where it is one of the pointers that Git LFS leaves in place of large files; else ''."""
+    try:
+        with open(path if os.path.isfile(path) else os.devnull, 'rb') as file:
+            found = file.read(24) == b'version https://git-lfs.'
+    except OSError:
+        return ''
+    return 'it is a pointer of Git LFS, which stands for the file itself: run git lfs pull where it is from' * found

@@ -43,8 +43,9 @@ def setting(
         convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
         choices: all values that are allowed; empty for any.
         of: name of the setting without which this one has no effect.
-        flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `extends`,
-            whether the flag adds to the recipe's list.
+        flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `type`,
+            where a text that is typed means more than one in a file; `extends`, whether the flag adds to the recipe's
+            list.
     """
     metadata = dict(group=group, about=about, convert=convert, choices=choices, of=of, flag=flag)
     if isinstance(default, list):
@@ -88,9 +89,11 @@ def _check_one(setting: Field, item: type, value: Any) -> Any:
     try:
         if value is None:
             raise ValueError('it cannot be empty')
-        if '\0' in str(value):
+        text = value if isinstance(value, str) else str(value)  # which may be of a type of its own, as a remote place
+        if '\0' in text:
             raise ValueError('it holds a NUL character')
-        value = (setting.metadata['convert'] or item)(str(value))
+        convert = setting.metadata['convert'] or item
+        value = text if convert is str else convert(text)
     except (argparse.ArgumentTypeError, ValueError) as e:
         raise InputError(f'{setting.name}: {value!r} is not allowed ({e})') from e
     if choices and value not in choices:
@@ -139,7 +142,7 @@ def _add_setting(group: argparse._ActionsContainer, setting: Field, show_default
     if item is bool:
         flag['action'] = 'store_true' if default is False else argparse.BooleanOptionalAction
     else:
-        flag['type'] = setting.metadata['convert'] or item
+        flag.setdefault('type', setting.metadata['convert'] or item)
         flag['choices'] = setting.metadata['choices'] or None
         if item is int and not flag['choices']:
             flag.setdefault('metavar', 'N')

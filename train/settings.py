@@ -20,7 +20,7 @@ from msinet_timm.commands import (
     processes,
     whole,
 )
-from msinet_timm.datasets import list_datasets
+from msinet_timm.datasets import list_datasets, typed_root
 from msinet_timm.datasets.cache import CACHE
 from msinet_timm.datasets.readers.reader import key_value
 from msinet_timm.datasets.tools.verify import SKIP_BROKEN
@@ -69,7 +69,9 @@ class Settings:
     target: list[str] = _data(
         [], 'more data sets to be measured on (cross-domain)', short='-dt', nargs='*', metavar='NAME'
     )
-    data_dir: list[str] | None = _data(None, 'folder of all data sets, or of each of -ds and -dt', metavar='DIR')
+    data_dir: list[str] | None = _data(
+        None, 'folder of all data sets, or of each of -ds and -dt', metavar='DIR', type=typed_root
+    )
     data_option: list[str] = _data(
         [], 'options of the data set, see msinet-data list', key_value, extends=True, metavar='KEY=VALUE'
     )
@@ -174,7 +176,8 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """What the run is, in plain types, without where it is and whether it goes on there."""
-        return {name: value for name, value in asdict(self).items() if name not in ('output', 'resume')}
+        values = {name: value for name, value in asdict(self).items() if name not in ('output', 'resume')}
+        return values | {'data_dir': self.data_dir and [str(root) for root in self.data_dir]}
 
 
 @document

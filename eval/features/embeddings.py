@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import torch
 from torch import Tensor, nn
 
 from msinet_timm.datasets.readers.rows import read_rows
 from msinet_timm.datasets.records import PARTS
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
 
-from .types import Embedded, Features
+from .types import Embedded, Features, open_tensors, read_array
 
 __all__ = ['COLUMNS', 'load_embeddings']
 
@@ -59,11 +58,8 @@ def load_embeddings(files: Sequence[str | Path], labels: str | Path | None = Non
 def _load_features(path: str | Path) -> Features:
     if Path(path).suffix.lower() != '.safetensors':
         raise InputError(f'{path} has no identities: give --labels with a CSV of them')
-    try:
-        with safetensors.safe_open(path, 'pt') as file:
-            plain = 'identities' not in file.keys()  # noqa: SIM118 - no mapping
-    except (OSError, safetensors.SafetensorError) as e:
-        raise InputError(f'{path}: cannot read these embeddings ({e})') from e
+    with explained(f'{path}: cannot read these embeddings'), open_tensors(path) as file:
+        plain = 'identities' not in file.keys()  # noqa: SIM118 - no mapping
     if plain:
         raise InputError(f'{path} has no identities: give --labels with a CSV of them')
     return Features.load(path)
@@ -72,21 +68,20 @@ def _load_features(path: str | Path) -> Features:
 def _load_array(path: Path) -> Tensor:
     """[N, D] float32, of length 1."""
     suffix = path.suffix.lower()
-    try:
+    with explained(f'{path}: cannot read these embeddings'):
         if suffix == '.npy':
-            array = torch.from_numpy(np.load(path, allow_pickle=False).astype(np.float32))
+            array = torch.from_numpy(read_array(path).astype(np.float32))
         elif suffix == '.safetensors':
-            with safetensors.safe_open(path, 'pt') as file:
+            with open_tensors(path) as file:
                 names = list(file.keys())
                 if len(names) != 1 and 'embeddings' not in names:
                     raise InputError(f'{path} holds {", ".join(names)}: one of them must be named embeddings')
-                array = file.get_tensor('embeddings' if 'embeddings' in names else names[0]).float()
+                array = file.get_tensor('embeddings' if 'embeddings' in names else names[0])
+            if array.is_complex():
+                raise ValueError('complex numbers are no embeddings')
+            array = array.float()
         else:
             raise InputError(f'{path}: embeddings end in .npy or .safetensors')
-    except InputError:
-        raise
-    except (OSError, ValueError, TypeError, safetensors.SafetensorError) as e:
-        raise InputError(f'{path}: cannot read these embeddings ({e})') from e
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f'{path}: embeddings must be [images, dimensions], not empty; got {list(array.shape)}')
     bad = ~array.isfinite().all(1)

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,19 +13,22 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.archive import image_file
 from msinet_timm.errors import InputError, explained
-from msinet_timm.files import locked, replace_file, replace_text
+from msinet_timm.files import locked, parse_json, read_json, replace_file, replace_text
+
+from .types import open_tensors
 
 __all__ = ['FeatureFile', 'describe', 'fill']
 
 # a shard is written when it has so many images, or after so many seconds
 SHARD_IMAGES = 16384
 SHARD_SECONDS = 30.0
+_SHARD = re.compile(r'(\d{1,15})-(\d{1,15})')
 
 
 def fill(count: int, parts: Iterable[tuple[range, Tensor]], out: Tensor | None = None) -> Tensor:
@@ -108,7 +112,7 @@ class FeatureFile:
             with explained(words):
                 if not description.exists():
                     replace_text(description, json.dumps(key))
-                found = json.loads(description.read_text(encoding='utf-8'))
+                found = read_json(description)
             _compare(found, key, self.folder)
             present = self._present(batches[-1].stop)
             self._held = held.pop_all()
@@ -117,7 +121,9 @@ class FeatureFile:
     def _present(self, count: int) -> Tensor:
         """[count] bool: whether a shard has the row."""
         present = torch.zeros(count, dtype=torch.bool)
-        for rows, _ in self._shards():
+        for rows, path in self._shards():
+            if not rows or rows.stop > count:
+                raise InputError(f'{path}: no shard of features of {count} images: remove it')
             present[rows.start : rows.stop] = True
         return present
 
@@ -145,8 +151,9 @@ class FeatureFile:
 
     def _shards(self) -> Iterator[tuple[range, Path]]:
         for path in sorted(self.folder.glob('*.safetensors')):
-            start, _, stop = path.stem.partition('-')
-            yield range(int(start), int(stop)), path
+            if not (found := _SHARD.fullmatch(path.stem)):
+                raise InputError(f'{path}: no shard of features (START-STOP.safetensors): remove it')
+            yield range(*map(int, found.groups())), path
 
     def join(self, count: int, patience: float = 60.0) -> Tensor:
         """All embeddings [count, D]; waits some seconds for shards that a shared folder is slow to show.
@@ -155,13 +162,13 @@ class FeatureFile:
             InputError: some are still missing then.
         """
         if self.path.exists():
-            return load_file(self.path)['embeddings']
+            return _read_rows(self.path, count)
         end = time.monotonic() + patience
         while not self._present(count).all():
             if time.monotonic() > end:
                 raise InputError(f'{self.folder}: lacks shards of other processes: all machines must share this folder')
             time.sleep(0.2)
-        return fill(count, ((rows, load_file(path)['embeddings']) for rows, path in self._shards()))
+        return fill(count, ((rows, _read_rows(path, len(rows))) for rows, path in self._shards()))
 
     def finish(self, save: Callable[[Path, dict[str, str]], None]) -> None:
         """Writes the file by `save(path, metadata)`, unless it is there, and removes the shards."""
@@ -170,7 +177,18 @@ class FeatureFile:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _read_rows(path: Path, count: int) -> Tensor:
+    """[count, D] embeddings of a file."""
+    with explained(f'{path}: cannot be read: remove it to have it made again'), open_tensors(path) as file:
+        embeddings = file.get_tensor('embeddings')
+    if embeddings.ndim != 2 or len(embeddings) != count:
+        raise InputError(f'{path} holds {list(embeddings.shape)} for {count} images: remove it to have it made again')
+    return embeddings
+
+
 def _compare(found: dict[str, str], key: dict[str, str], place: Path) -> None:
+    if not isinstance(found, dict):
+        raise InputError(f'{place}: does not tell what its features are of: give another folder, or remove this one')
     if 'pictures' in found:  # the name that earlier versions wrote
         found = {'images': found['pictures'], **found}
     different = [name for name in key if found.get(name) != key[name]]
@@ -182,7 +200,7 @@ def _compare(found: dict[str, str], key: dict[str, str], place: Path) -> None:
 
 def _read_key(path: Path) -> dict[str, str]:
     try:
-        with safetensors.safe_open(path, 'pt') as file:
-            return json.loads((file.metadata() or {}).get('key', '{}'))
+        with open_tensors(path) as file:
+            return parse_json((file.metadata() or {}).get('key', '{}'))
     except (OSError, safetensors.SafetensorError, ValueError) as e:
         raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e

@@ -1,11 +1,13 @@
 """Embeddings, and who and what they are of."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import safetensors
 import torch
 from safetensors.torch import save_file
@@ -13,10 +15,10 @@ from torch import Tensor
 
 from msinet_eval.metrics.checks import Labels
 from msinet_timm.datasets import Record
-from msinet_timm.errors import InputError
-from msinet_timm.files import replace_file
+from msinet_timm.errors import InputError, explained
+from msinet_timm.files import parse_json, pointer, replace_file
 
-__all__ = ['Embedded', 'Features', 'read_names']
+__all__ = ['Embedded', 'Features', 'open_tensors', 'read_array', 'read_names']
 
 #: What is known of images, by the field of a record that it comes from.
 _NAMES = {
@@ -125,24 +127,69 @@ class Features:
         Raises:
             InputError: missing file, or one that `save` has not written.
         """
-        try:
-            with safetensors.safe_open(path, 'pt') as file:
-                names = {name: read_names(file, name) for name in _NAMES.values()}
+        with explained(f'{path}: not a features file as msinet-eval --features writes'):
+            with open_tensors(path) as file:
                 present = [name for name in _TENSORS if name in file.keys()]  # noqa: SIM118 - no mapping
                 tensors = {name: file.get_tensor(name) for name in present}
+                count = len(tensors['embeddings'])
+                names = {name: read_names(file, name, count) for name in _NAMES.values()}
             if None in (names['identities'], names['paths']):
                 raise ValueError('it has no identities and paths')
+            if tensors['embeddings'].ndim != 2 or not tensors['embeddings'].is_floating_point():
+                raise ValueError('embeddings must be numbers [images, dimensions]')
+            if 'boxes' in tensors and tensors['boxes'].shape != (count, 4):
+                raise ValueError('boxes must be [images, 4]')
             return cls(**tensors, **names)
-        except (OSError, safetensors.SafetensorError, IndexError, TypeError, ValueError) as e:
-            raise InputError(f'{path}: not a features file as msinet-eval --features writes ({e})') from e
 
 
-def read_names(file: safetensors.safe_open, kind: str) -> tuple[str, ...] | None:
+@contextmanager
+def open_tensors(path: str | Path) -> Iterator[safetensors.safe_open]:
+    """A safetensors file, open to be read; raises whatever that may raise."""
+    if reason := pointer(path):
+        raise ValueError(reason)
+    with safetensors.safe_open(path, 'pt') as file:
+        yield file
+
+
+def read_array(path: str | Path, mmap_mode: str | None = None) -> np.ndarray:
+    """The real numbers of a `.npy` file, of any shape.
+
+    Args:
+        path: of the file.
+        mmap_mode: numpy's; None to read it at once.
+
+    Raises:
+        Exception: whatever numpy raises; ValueError for anything but real numbers.
+    """
+    if reason := pointer(path):
+        raise ValueError(reason)
+    array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in 'fiu':
+        raise ValueError(f'an array of real numbers was expected, not {getattr(array, "dtype", "several arrays")}')
+    return array
+
+
+def read_names(file: safetensors.safe_open, kind: str, count: int) -> tuple[str, ...] | None:
     """What an open features file tells of its images: an attribute of `Features`; None where it is unknown.
 
     Numbers without names, as older files have them, are their own names.
+
+    Args:
+        file: open.
+        kind: of the names, an attribute of `Features`.
+        count: of the images.
+
+    Raises:
+        ValueError: other than a text for each image.
     """
-    names = json.loads((file.metadata() or {}).get(kind, 'null'))
+    names = _read_names(file, kind)
+    if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
+        raise ValueError(f'{kind} must be a text for each of {count} images')
+    return names
+
+
+def _read_names(file: safetensors.safe_open, kind: str) -> tuple[str, ...] | None:
+    names = parse_json((file.metadata() or {}).get(kind, 'null'))
     if kind in file.keys():  # noqa: SIM118 - no mapping
         numbers = file.get_tensor(kind).tolist()
         return tuple(map(str, numbers)) if names is None else tuple([names[number] for number in numbers])

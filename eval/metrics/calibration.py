@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_text
+from msinet_timm.files import read_json, replace_text
 from msinet_timm.models.entries import find_entry
 
 from .verification import VerificationResult
@@ -107,7 +107,7 @@ class Calibration:
             InputError: missing, or not such a file; names the field.
         """
         try:
-            entry = json.loads(Path(path).read_text(encoding='utf-8'))
+            entry = read_json(path)
         except (OSError, ValueError) as e:
             raise InputError(f'{path}: cannot read the calibration ({e})') from e
         return _from_entry(entry, str(path))

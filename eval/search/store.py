@@ -7,14 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import safetensors
 import torch
 from torch import Tensor
 
-from msinet_eval.features.types import read_names
+from msinet_eval.features.types import open_tensors, read_array, read_names
 from msinet_eval.metrics.checks import as_tensor
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained, one_line
+from msinet_timm.files import read_json
 
 __all__ = ['FeatureStore']
 
@@ -69,12 +68,19 @@ class FeatureStore:
             shard = _Shard(path.name, len(features), path.stat().st_size)
             return cls(path.parent, features.shape[1], [shard], path.stem)
         try:
-            content = json.loads((path / _LIST).read_text(encoding='utf-8'))
-            store = cls(path, int(content['dim']), [_Shard(*shard) for shard in content['shards']])
+            content = read_json(path / _LIST)
+            dim, shards = content['dim'], [_Shard(*shard) for shard in content['shards']]
+            for value in (dim, *(number for shard in shards for number in shard[1:])):
+                if type(value) is not int or value < 1:
+                    raise ValueError(f'{value!r} must be a number above 0')
+            for file, *_ in shards:
+                if not isinstance(file, str) or Path(file).name != file:
+                    raise ValueError(f'{file!r} must be the name of a file beside it')
         except FileNotFoundError as e:
             raise InputError(f'{path} is no store of features: it has no {_LIST}') from e
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise InputError(f'{path / _LIST}: not the list of a store of features ({e})') from e
+            raise InputError(f'{path / _LIST}: not the list of a store of features ({one_line(e)})') from e
+        store = cls(path, dim, shards)
         store._check_files()
         return store
 
@@ -148,14 +154,12 @@ class FeatureStore:
 
 def _map(path: Path) -> Tensor:
     """[N, D] features of a file, mapped into memory."""
-    try:
+    with explained(f'{path}: cannot read features'):
         if path.suffix == '.npy':
-            features = as_tensor(np.load(path, mmap_mode='r', allow_pickle=False), str(path))
+            features = as_tensor(read_array(path, mmap_mode='r'), str(path))
         else:
-            with safetensors.safe_open(path, 'pt') as file:
+            with open_tensors(path) as file:
                 features = file.get_tensor('embeddings')
-    except (OSError, ValueError, safetensors.SafetensorError) as e:
-        raise InputError(f'{path}: cannot read features ({e})') from e
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise InputError(
             f'{path}: features must be floats [images, dimensions], not empty; got {features.dtype} '
@@ -168,6 +172,7 @@ def _labels(path: Path) -> dict[str, Sequence[str]]:
     """What a file tells of its images."""
     if path.suffix == '.npy':
         return {}
-    with safetensors.safe_open(path, 'pt') as file:
-        labels = {name: read_names(file, kind) for name, kind in _KNOWN.items()}
+    with explained(f'{path}: cannot read what it tells of its images'), open_tensors(path) as file:
+        count = file.get_slice('embeddings').get_shape()[0]
+        labels = {name: read_names(file, kind, count) for name, kind in _KNOWN.items()}
     return {name: values for name, values in labels.items() if values is not None}

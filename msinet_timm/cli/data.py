@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 
 from msinet_timm.commands import command, make_folder, positive
-from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, get_reader, list_datasets, parse_options
+from msinet_timm.datasets import (
+    ReIDDataset,
+    add_data_option,
+    create_dataset,
+    get_reader,
+    list_datasets,
+    parse_options,
+    typed_root,
+)
 from msinet_timm.errors import InputError
 
 __all__ = ['main']
@@ -56,7 +64,7 @@ def _list(args: argparse.Namespace) -> None:
 
 def _add_dataset(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('name', metavar='NAME', help='of the data set, see msinet-data list')
-    parser.add_argument('root', metavar='ROOT', nargs='?', help='its folder, or the file of a table')
+    parser.add_argument('root', type=typed_root, metavar='ROOT', nargs='?', help='its folder, or the file of a table')
     add_data_option(parser)
 
 

@@ -13,7 +13,14 @@ from timm.data import resolve_data_config
 
 from msinet_timm.benchmark.timing import in_turns
 from msinet_timm.commands import make_folder, positive
-from msinet_timm.datasets import ReIDDataset, add_data_option, create_dataset, list_datasets, parse_options
+from msinet_timm.datasets import (
+    ReIDDataset,
+    add_data_option,
+    create_dataset,
+    list_datasets,
+    parse_options,
+    typed_root,
+)
 from msinet_timm.errors import InputError
 from msinet_timm.export.export import FORMATS, check_request, export
 from msinet_timm.export.files import SUFFIXES, checked_path, file_size
@@ -54,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, measured: bool) -> None:
         return
     group = p.add_argument_group('mAP of the file beside that of PyTorch')
     group.add_argument('-ds', '--dataset', help=f'one of: {", ".join(list_datasets())}')
-    group.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    group.add_argument('--data-dir', type=typed_root, metavar='DIR', help='folder of the data set')
     add_data_option(group)
 
 

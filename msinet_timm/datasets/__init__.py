@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
+from pathlib import Path
 
 from msinet_timm.datasets.readers.clothes import LTCC, PRCC
 from msinet_timm.datasets.readers.folder import FOLDER
@@ -14,18 +15,21 @@ from msinet_timm.datasets.readers.vehicles import VEHICLEID, VERI776, VERIWILD
 from msinet_timm.datasets.shards.index import SHARDS
 from msinet_timm.errors import InputError
 
+from .archive import Remote, typed_root
 from .records import Protocol, Record, ReIDDataset
 
 __all__ = [
     'Protocol',
     'ReIDDataset',
     'Record',
+    'Remote',
     'add_data_option',
     'create_dataset',
     'get_reader',
     'list_datasets',
     'parse_options',
     'read_datasets',
+    'typed_root',
 ]
 
 _READERS: dict[str, Reader] = {
@@ -69,12 +73,13 @@ def get_reader(name: str) -> Reader:
     return _READERS[name]
 
 
-def create_dataset(name: str, root: str | None = None, **options) -> ReIDDataset:
+def create_dataset(name: str, root: str | Path | None = None, **options) -> ReIDDataset:
     """Reads the list of images of a data set; the images themselves are not opened.
 
     Args:
         name: one of `list_datasets()`.
-        root: folder of the data set, or the file of a table. `sample` comes with the package and needs none.
+        root: folder of the data set, or the file of a table. `sample` comes with the package and needs none; `shards`
+            may be fetched, see `Remote`.
         options: see `get_reader(name).options`; values may be texts.
 
     Raises:

@@ -1,7 +1,6 @@
 """The formats that a model can be exported to: a writer for each, and one call that opens any of their files."""
 
 import io
-import json
 import warnings
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -14,7 +13,9 @@ import torch.nn as nn
 from torch import Tensor
 
 from msinet_timm.errors import InputError, explained, needs
+from msinet_timm.files import parse_json, pointer, read_json
 from msinet_timm.forms import PRECISIONS
+from msinet_timm.models.entries import check_preprocessing
 
 from .files import METADATA, format_of
 
@@ -89,12 +90,29 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
         raise InputError(f'{path}: no such file')
     if precision not in (None, *PRECISIONS):
         raise InputError(f"precision '{precision}' must be {' or '.join(PRECISIONS)}")
+    if reason := pointer(path):
+        raise InputError(f'{path}: {reason}')
     with explained(f'{path}: cannot open this file'):  # runtimes raise their own types
         run, metadata = open_file(path, threads, precision)
+        _check_metadata(metadata)
     own = metadata.get('precision', precision)
     if precision and precision != own and path.suffix != '.xml':
         raise InputError(f'{path} computes in {own}: export it once more for {precision}')
     return Exported(path, run, metadata)
+
+
+def _check_metadata(metadata: Any) -> None:
+    """Refuses what no export writes into a file."""
+    if not isinstance(metadata, dict):
+        raise InputError(f'its {METADATA} must be an object')
+    if preprocessing := metadata.get('preprocessing'):
+        check_preprocessing(preprocessing)
+        if missing := {'inside', 'input_size', 'mean', 'std'} - preprocessing.keys():
+            raise InputError(f'its preprocessing lacks {", ".join(sorted(missing))}')
+    if expected := metadata.get('input'):
+        known = isinstance(expected, dict) and isinstance(expected.get('shape'), list)
+        if not known or len(expected['shape']) != 4 or expected.get('dtype') not in ('uint8', 'float32'):
+            raise InputError('its input must have a shape of four sizes and the dtype uint8 or float32')
 
 
 def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
@@ -106,7 +124,7 @@ def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     (name,) = (i.name for i in session.get_inputs())
     text = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), json.loads(text or '{}')
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), parse_json(text or '{}')
 
 
 @cache
@@ -124,7 +142,7 @@ def openvino_core() -> Any:
 def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
     core = openvino_core()
     model = core.read_model(path)
-    metadata = json.loads(model.get_rt_info(METADATA).astype(str)) if model.has_rt_info(METADATA) else {}
+    metadata = parse_json(model.get_rt_info(METADATA).astype(str)) if model.has_rt_info(METADATA) else {}
     # where it may choose, it takes bf16 for float32 models, too
     bf16 = (precision or metadata.get('precision')) == 'bf16'
     config = {'INFERENCE_PRECISION_HINT': 'bf16' if bf16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY'}
@@ -143,7 +161,7 @@ def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tu
 def _open_torch_export(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
     files = {METADATA: ''}
     module = torch.export.load(path, extra_files=files).module()
-    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+    return _with_threads(module, threads), parse_json(files[METADATA] or '{}')
 
 
 def _open_torchscript(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
@@ -151,7 +169,7 @@ def _open_torchscript(path: Path, threads: int | None, precision: str | None) ->
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', FutureWarning)  # torch would rather have torch.export, which is slower here
         module = torch.jit.load(path, map_location='cpu', _extra_files=files)
-    return _with_threads(module, threads), json.loads(files[METADATA] or '{}')
+    return _with_threads(module, threads), parse_json(files[METADATA] or '{}')
 
 
 def _open_executorch(path: Path, threads: int | None, precision: str | None) -> tuple[_Run, dict]:
@@ -160,7 +178,7 @@ def _open_executorch(path: Path, threads: int | None, precision: str | None) -> 
     program = Runtime.get().load_program(path.read_bytes())
     method = program.load_method('forward')
     beside = path.with_suffix('.pte.json')
-    metadata = json.loads(beside.read_text(encoding='utf-8')) if beside.is_file() else {}
+    metadata = read_json(beside) if beside.is_file() else {}
 
     def run(images: Tensor, program: Any = program) -> Tensor:  # the method needs the program, but doesn't keep it
         return method.execute([images.contiguous()])[0].clone()

@@ -1,6 +1,5 @@
 """Model cards: what a set of weights is, how good it is and how it is used, in the Hub's format."""
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch.nn as nn
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from msinet_timm.errors import explained
-from msinet_timm.files import replace_text
+from msinet_timm.files import read_json, replace_text
 from msinet_timm.models.entries import Entry, Threshold
 
 from .folder import model_preprocessing, read_config
@@ -142,7 +141,7 @@ def _threshold(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     with explained(f'{path}: cannot read the calibration'):
-        found = json.loads(path.read_text(encoding='utf-8'))
+        found = read_json(path)
         return {name: found[name] for name in Threshold.__annotations__}
 
 

@@ -1,5 +1,6 @@
 """Folders in the Hub's layout: `config.json`, `model.safetensors`, and what shows that they still compute the same."""
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +16,20 @@ from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError, explained
-from msinet_timm.files import drafts, replace_file, replace_text
-from msinet_timm.models.entries import PREPROCESSING
+from msinet_timm.files import drafts, read_json, replace_file, replace_text
+from msinet_timm.models.entries import PREPROCESSING, check_preprocessing
+from msinet_timm.models.genotype import named_genotypes
 
 __all__ = [
-    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_model', 'deviation', 'embed_images', 'embedding_shift', 'find_folder',
-    'is_network', 'model_preprocessing', 'read_config', 'save_folder', 'write_config',
-    'write_example',
+    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'embed_images', 'embedding_shift',
+    'find_folder', 'is_network', 'model_preprocessing', 'read_config', 'save_folder', 'write_config', 'write_example',
 ]  # fmt: skip
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 EXAMPLE = 'example.safetensors'
+#: Arguments of `timm.create_model` itself, which opens files for them; a network has others.
+_OF_TIMM = frozenset(inspect.signature(timm.create_model).parameters) - {'kwargs'}
 
 
 def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any] | None = None) -> None:
@@ -52,16 +55,50 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """The fields of `config.json`.
 
     Raises:
-        InputError: missing, no JSON, or without an architecture.
+        InputError: missing, no JSON, without an architecture, or with a field that cannot be right.
     """
     path = Path(folder) / CONFIG
     try:
-        config = json.loads(path.read_text(encoding='utf-8'))
+        config = read_json(path)
     except (OSError, ValueError) as e:
         raise InputError(f'{path}: cannot read the configuration of a model ({e})') from e
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise InputError(f'{path}: names no architecture')
+    check_config(path, config.get('pretrained_cfg', config), config.get('model_args'))
+    check_config(path, {'num_classes': config.get('num_classes')})
     return config
+
+
+def check_config(place: str | Path, pretrained_cfg: Any, model_args: Any = None) -> None:
+    """Checks what a model's configuration says that came with its weights, and so may be anybody's.
+
+    Args:
+        place: where it is, for messages.
+        pretrained_cfg: in it, how images are prepared and which parts are classifiers.
+        model_args: for the network; None where there are none.
+
+    Raises:
+        InputError: a value of another type or out of range, or an argument that names a file on this machine.
+    """
+    try:
+        check_preprocessing(pretrained_cfg)
+    except InputError as e:
+        raise InputError(f'{place}: pretrained_cfg: {e}') from e
+    if model_args is not None and not isinstance(model_args, dict):
+        raise InputError(f'{place}: model_args: expected named values, got a {type(model_args).__name__}')
+    for name, value in (model_args or {}).items():
+        if name in _OF_TIMM or name.startswith('pretrained') or _names_file(name, value):
+            raise InputError(
+                f'{place}: model_args.{name}: {str(value)[:80]!r} may name a file of this machine, which no '
+                'configuration that comes with weights has to open: remove it, and give the file yourself where it is due'
+            )
+
+
+def _names_file(name: str, value: Any) -> bool:
+    if isinstance(value, str):
+        return value not in named_genotypes() if name == 'genotype' else '/' in value or '\\' in value
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_names_file('', item) for item in inner)
 
 
 def find_folder(name: str | Path) -> Path:
@@ -140,8 +177,10 @@ def deviation(model: nn.Module, path: Path) -> float:
     """
     with explained(f'{path}: cannot read the stored example'):
         stored = load_file(path)
-        image = Image.fromarray(stored['input'].numpy())
+        image = Image.fromarray(stored['input'].numpy()).convert('RGB')
         expected = stored['output']
+        if not expected.is_floating_point():
+            raise ValueError(f'its output is of the type {expected.dtype}')
     found = _run(model, [image])
     if found.shape != expected.shape:
         return float('inf')

@@ -2,19 +2,21 @@
 
 import difflib
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from huggingface_hub import try_to_load_from_cache
 from timm.models import is_model_pretrained, resolve_model_input_args
 from torch import nn
 
 from msinet_timm.errors import InputError, one_line
-from msinet_timm.models.checkpoints import fill
+from msinet_timm.files import pointer
+from msinet_timm.models.checkpoints import check_loaded, fill
 
-from .folder import CONFIG, WEIGHTS, find_folder, read_config
+from .folder import CONFIG, WEIGHTS, check_config, find_folder, read_config
 
 __all__ = ['load_folder', 'load_model', 'resolve_name']
 
@@ -79,9 +81,16 @@ def load_model(
     name = resolve_name(name, also)
     known = ':' in name or is_model_pretrained(name)
     size = None
+    if name.startswith('local-dir:'):
+        folder = Path(name.removeprefix('local-dir:'))
+        read_config(folder)
+        if reason := pointer(folder / WEIGHTS):
+            raise InputError(f'{folder / WEIGHTS}: {reason}')
     try:
         model_args = {'num_classes': num_classes, **model_args}
         arguments = resolve_model_input_args(name, **model_args)
+        if ':' in name:
+            check_config(name, arguments['pretrained_cfg'], arguments.get('pretrained_model_args'))
         if height or width:
             _, own_height, own_width = arguments['pretrained_cfg']['input_size']
             size = (3, height or own_height, width or own_width)
@@ -89,6 +98,8 @@ def load_model(
             arguments = resolve_model_input_args(name, {'input_size': size}, **model_args)
         wanted = not checkpoint and (known if pretrained is None else pretrained)
         model = timm.create_model(pretrained=wanted, **arguments).eval()
+        if wanted:
+            check_loaded(model, _weights_of(model.pretrained_cfg))
         if size:
             with torch.inference_mode():
                 # fails now, with a network's own words, if it does not take this size
@@ -109,6 +120,18 @@ def load_model(
             'trained model', name,
         )  # fmt: skip
     return model
+
+
+def _weights_of(cfg: Mapping[str, Any]) -> Path | None:
+    """The file that timm has read, if it is the usual one."""
+    if cfg.get('source') == 'local-dir':
+        path = Path(cfg['file'], WEIGHTS)
+    elif cfg.get('file'):
+        path = Path(cfg['file'])
+    else:
+        repository, _, revision = (cfg.get('hf_hub_id') or '').partition('@')
+        path = repository and try_to_load_from_cache(repository, WEIGHTS, revision=revision or None)
+    return Path(path) if isinstance(path, str | Path) and path and Path(path).is_file() else None
 
 
 def load_folder(folder: Path) -> nn.Module:

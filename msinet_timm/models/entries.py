@@ -14,11 +14,11 @@ from huggingface_hub.dataclasses import strict, validate_typed_dict, validated_f
 from huggingface_hub.errors import LocalEntryNotFoundError, StrictDataclassError
 
 from msinet_timm.errors import InputError, one_line
-from msinet_timm.files import drafts, replace_text
+from msinet_timm.files import drafts, read_json, replace_text
 
 __all__ = [
-    'PREPROCESSING', 'ChecksumError', 'Entry', 'Threshold', 'check_file', 'check_source', 'entries_folder',
-    'find_entry', 'load_entries', 'read_entry', 'sha256_of', 'write_entry',
+    'PREPROCESSING', 'ChecksumError', 'Entry', 'Threshold', 'check_file', 'check_preprocessing', 'check_source',
+    'entries_folder', 'find_entry', 'load_entries', 'read_entry', 'sha256_of', 'write_entry',
 ]  # fmt: skip
 
 Number = int | float
@@ -54,9 +54,9 @@ def _like(schema: type) -> Callable[[Any], None]:
 _text = _rule(str.strip, 'a text')
 _url = _rule(r'https?://\S+', 'a URL')
 _share = _rule(lambda v: 0 <= v <= 1, 'a number from 0 to 1')
-_sizes = _rule(lambda v: len(v) == 3 and min(v) >= 1, '[channels, height, width]')
-_means = _rule(lambda v: len(v) == 3 and 0 <= min(v) and max(v) <= 1, 'three numbers from 0 to 1')
-_deviations = _rule(lambda v: len(v) == 3 and 0 < min(v) and max(v) <= 1, 'three numbers greater than 0, up to 1')
+_sizes = _rule(lambda v: len(v) == 3 and all(1 <= n <= 10_000 for n in v), '[channels, height, width]')
+_means = _rule(lambda v: len(v) == 3 and all(0 <= n <= 1 for n in v), 'three numbers from 0 to 1')
+_deviations = _rule(lambda v: len(v) == 3 and all(0 < n <= 1 for n in v), 'three numbers greater than 0, up to 1')
 
 
 class Preprocessing(TypedDict):
@@ -72,6 +72,33 @@ class Preprocessing(TypedDict):
 
 #: What decides how images are prepared, as `timm.data.resolve_data_config` names it.
 PREPROCESSING = tuple(Preprocessing.__annotations__)
+#: One schema for each field of a configuration, as any may be missing.
+_KNOWN = {
+    name: TypedDict(name, {name: hint})
+    for name, hint in {
+        **Preprocessing.__annotations__,
+        'crop_pct': Annotated[Number, _rule(lambda v: 0 < v <= 2, 'a number greater than 0')],  # of some timm models
+        'num_classes': Annotated[int, _rule(lambda v: v >= 0, 'a whole number, 0 or more')],
+        'classifier': str | list[str],
+        'first_conv': str | list[str],
+    }.items()
+}
+
+
+def check_preprocessing(config: Any) -> None:
+    """Checks what a configuration tells of how images are prepared, and of classifiers; fields may be missing or None.
+
+    Raises:
+        InputError: no object, or a field of another type or out of range; names the field.
+    """
+    if not isinstance(config, Mapping):
+        raise InputError(f'expected named values, got a {type(config).__name__}')
+    try:
+        for name, schema in _KNOWN.items():
+            if (value := config.get(name)) is not None:
+                validate_typed_dict(schema, {name: list(value) if isinstance(value, tuple) else value})
+    except (StrictDataclassError, TypeError) as e:
+        raise InputError(re.sub(r"Validation error for field '(\w+)': \w+Error: ", r'\1: ', one_line(e))) from e
 
 
 class TrainingData(TypedDict):
@@ -220,7 +247,7 @@ def read_entry(path: Path) -> Entry:
     """
     place = f'hub_configs/{path.name}'
     try:
-        entry = Entry(**json.loads(path.read_text(encoding='utf-8')), folder=path.parent)
+        entry = Entry(**read_json(path), folder=path.parent)
     except ValueError as e:
         raise InputError(f'{place}: no JSON ({e})') from e
     except TypeError as e:  # Python's words name the fields

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_text
+from msinet_timm.files import read_json, replace_text
 
 from .interactions import INTERACTIONS
 
@@ -64,7 +64,7 @@ class Genotype(tuple[str, ...]):
         """
         path = Path(path)
         try:
-            data = json.loads(path.read_text(encoding='utf-8'))
+            data = read_json(path)
         except OSError as e:
             raise InputError(f'{path}: cannot read this genotype file ({e.strerror or e})') from e
         except ValueError as e:

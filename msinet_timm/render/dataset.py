@@ -15,7 +15,7 @@ import numpy as np
 
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
-from msinet_timm.files import holds_nothing, locked, refusing, replace_file, replace_text, sweep
+from msinet_timm.files import holds_nothing, locked, read_json, refusing, replace_file, replace_text, sweep
 
 from .body import load_rig
 from .identity import DOMAINS, generator
@@ -91,9 +91,9 @@ def _prepare(root: Path, record: dict) -> None:
     file = root / 'render.json'
     if file.exists():
         try:
-            found = json.loads(file.read_text())
-            settings = found['settings']
-        except (ValueError, KeyError, TypeError) as e:
+            found = read_json(file)
+            settings = dict(found['settings'])
+        except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
         if settings != record['settings']:
             changed = [k for k in record['settings'] if settings.get(k) != record['settings'][k]]

@@ -16,7 +16,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from msinet_timm.benchmark.timing import in_turns
 from msinet_timm.commands import command, format_table, pixels, positive
-from msinet_timm.datasets import Record, create_dataset, list_datasets
+from msinet_timm.datasets import Record, create_dataset, list_datasets, typed_root
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import ReIDImages, load_image
 from msinet_timm.errors import InputError
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument('-ds', '--dataset', default='sample', help=f'one of: {", ".join(list_datasets())}')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    parser.add_argument('--data-dir', type=typed_root, metavar='DIR', help='folder of the data set')
     parser.add_argument('--height', type=pixels, default=256, metavar='PIXELS', help='of the input')
     parser.add_argument('--width', type=pixels, default=128, metavar='PIXELS', help='of the input')
     parser.add_argument('--batch-size', type=positive, default=64, metavar='N', help='images at once')

@@ -5,12 +5,12 @@ Identity -1 is junk (a bad detection), dropped; identity 0000 is a distractor, k
 The 500,000 distractors that came later are a folder `distractors_500k` or `images` beside the three.
 """
 
-import json
 import re
 from pathlib import Path
 
 from msinet_timm.datasets.records import Counts, Record, ReIDDataset
 from msinet_timm.errors import InputError
+from msinet_timm.files import read_json
 
 from .layout import FileNames, find_folder, image_names
 from .reader import Option, Reader
@@ -63,7 +63,7 @@ def _read_rendered(root: str, name: str = 'rendered') -> ReIDDataset:
     dataset = read_market1501(root, name=name)
     file = Path(dataset.root) / 'render.json'
     try:
-        content = json.loads(file.read_text(encoding='utf-8'))
+        content = read_json(file)
         counts, settings = content['counts'], content['settings']
         known = {part: (None, counts[part]) for part in ('train', 'query')}
         known['gallery'] = (None, counts['gallery'] - counts['junk'])

@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from msinet_timm.commands import not_negative
 from msinet_timm.datasets.records import UNFINISHED, Counts, ReIDDataset
@@ -77,7 +78,7 @@ class Reader:
     known: Mapping[str, Counts] = field(default_factory=dict)
     needs_root: bool = True
 
-    def __call__(self, name: str, root: str | None, options: Mapping) -> ReIDDataset:
+    def __call__(self, name: str, root: str | Path | None, options: Mapping) -> ReIDDataset:
         """Reads the data set.
 
         Raises:
@@ -95,6 +96,7 @@ class Reader:
             raise InputError(
                 f'{root}: its conversion is not finished: give the command msinet-data convert once more, which goes on'
             )
+        root = str(root) if isinstance(root, Path) else root
         return replace(self.read(root, **converted), options=dict(options))
 
 

@@ -8,7 +8,6 @@ that records are known without reading the shards.
 
 import csv
 import io
-import json
 import logging
 import os
 import re
@@ -19,13 +18,13 @@ from pathlib import Path
 from PIL import Image
 
 from msinet_timm.commands import progress
-from msinet_timm.datasets.archive import is_remote, open_shard, split_path
+from msinet_timm.datasets.archive import Remote, check_root, open_shard, shard_of
 from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION
 from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_rows
+from msinet_timm.files import parse_json, replace_rows
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
 
@@ -42,16 +41,19 @@ def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
     """Reads the index; where a local folder has none, builds it from the shards and leaves it there.
 
     Args:
-        root: local folder, or URL that files are found under: `https://...`, or `pipe:COMMAND` with `{}` for the file.
+        root: local folder, or a `Remote` that files are found under: `https://...`, or `pipe:COMMAND` with `{}` for
+            the file.
         protocol: standard or clothes-changing.
 
     Raises:
-        InputError: no index and no shards, shards that are missing, cut short or not in the index, or wrong rows; from
-            shards without index: samples without image, label or a field, and fields of a wrong type.
+        InputError: a text that only a `Remote` may be; no index and no shards, shards that are missing, cut short or
+            not in the index, or wrong rows; from shards without index: samples without image, label or a field, and
+            fields of a wrong type.
     """
-    root = str(root)
-    root = root.rstrip('/') if is_remote(root) else str(Path(root))
-    shards = None if is_remote(root) else _find_shards(Path(root))
+    check_root(root)
+    remote = isinstance(root, Remote)
+    root = Remote(root.rstrip('/')) if remote else str(Path(root))
+    shards = None if remote else _find_shards(Path(root))
     if shards is None or (Path(root) / INDEX).is_file():
         parts = _read_index(root, shards)
     else:
@@ -88,7 +90,7 @@ def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
     rows = [COLUMNS]
     for part in PARTS:
         for record in parts.get(part, ()):
-            shard, member = split_path(record.path)
+            shard, member = shard_of(record.path)
             fields = ('' if value is None else value for value in record[1:-1])
             rows.append([os.path.basename(shard), member, *fields, ' '.join(map(str, record.box or ()))])
     replace_rows(folder / INDEX, rows)
@@ -96,7 +98,8 @@ def write_index(folder: Path, parts: Mapping[str, Sequence[Record]]) -> None:
 
 def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, list[Record]]:
     """Records by part; shards are those that are there, None where that is not known."""
-    path = f'{root}/{INDEX}'
+    place = type(root)  # what the index names is as remote as the root, and no more
+    path = place(f'{root}/{INDEX}')
     try:
         with open_shard(path) as file:
             text = file.read().decode('utf-8-sig')
@@ -121,11 +124,11 @@ def _read_index(root: str, shards: Sequence[str] | None) -> dict[str, list[Recor
             if shards is not None and name not in shards:
                 raise InputError(f'{root}/{name} is missing, but {INDEX} names it: bring it back, or {_REBUILD}')
             named.add(name)
-        if len(row) != len(COLUMNS) or not row[1]:
+        if len(row) != len(COLUMNS) or not row[1] or '.tar/' in row[1]:
             where = f'{path}, line {rows.line_num}'
             raise InputError(f'{where}: expected {len(COLUMNS)} fields and a member, got {",".join(row)}; {_REBUILD}')
         cells = dict(zip(COLUMNS[2:], row[2:], strict=True))
-        parts[name.partition('-')[0]].append(parse_row(f'{root}/{name}/{row[1]}', cells, refuse))
+        parts[name.partition('-')[0]].append(parse_row(place(f'{root}/{name}/{row[1]}'), cells, refuse))
     if unknown := set(shards or ()) - named:
         raise InputError(f'{root}/{min(unknown)} is not in {INDEX}: remove it, or {_REBUILD}')
     if not named:
@@ -157,6 +160,8 @@ def _scan(shard: str) -> list[Record]:
                 key, suffix = _split_name(last)
                 if not member.isreg() or os.path.basename(last).startswith('.'):
                     continue
+                if '.tar/' in last:
+                    raise InputError(f'{shard}: the member {last} is named like a shard: give it another name')
                 if suffix == '.json':
                     labels[key] = _parse_label(tar.extractfile(member).read(), f'{shard}/{last}')
                 elif f'.{suffix.rpartition(".")[2]}' in suffixes:
@@ -186,7 +191,7 @@ def _split_name(member: str) -> tuple[str, str]:
 def _parse_label(content: bytes, where: str) -> Record:
     """The record that a label tells of, without a path."""
     try:
-        label = json.loads(content)
+        label = parse_json(content)
     except ValueError as e:
         raise InputError(f'{where}: no JSON ({e})') from e
     if not isinstance(label, dict) or label.get('identity') in (None, ''):
@@ -210,7 +215,7 @@ def _to_text(name: str, value: object, refuse: Callable[[str, str], object]) -> 
 
 SHARDS = Reader(
     read_shards,
-    about='images in WebDataset shards, for sets that outgrow a disk; also by https:// or pipe:',
+    about='images in WebDataset shards, for sets that outgrow a disk; also by https:// or pipe: where that is typed',
     layout=f'{{train,query,gallery}}-000000.tar of KEY.jpg + KEY.json, and {INDEX}: what msinet-data convert writes',
     options=(CLOTHES_OPTION,),
 )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from msinet_timm.datasets.archive import shard_of
 from msinet_timm.datasets.records import Record
 from msinet_timm.errors import InputError
 
@@ -128,8 +129,8 @@ def _group(records: Sequence[Record]) -> dict[str, np.ndarray]:
     """Shards, sorted, each with the indices of its records."""
     shards = defaultdict(list)
     for index, record in enumerate(records):
-        shards[record.path.rpartition('.tar/')[0]].append(index)
-    return {f'{name}.tar': np.array(shards[name]) for name in sorted(shards)}
+        shards[shard_of(record.path)[0]].append(index)
+    return {name: np.array(shards[name]) for name in sorted(shards, key=lambda name: name.removesuffix('.tar'))}
 
 
 class _Plan:

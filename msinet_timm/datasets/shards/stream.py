@@ -4,6 +4,7 @@ Batches are known beforehand, from the index. While a stream passes, each image 
 is complete; so batches don't depend on the number of workers, and remote shards are read as fast as local ones.
 """
 
+import os
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from itertools import islice
 
 from torch.utils.data import Sampler
 
-from msinet_timm.datasets.archive import open_shard, split_path
+from msinet_timm.datasets.archive import Remote, open_shard, shard_of
 from msinet_timm.datasets.images import ReIDImages, UnreadableImageError, load_image
 from msinet_timm.datasets.records import Record
 
@@ -23,8 +24,10 @@ _AHEAD = 64
 
 def in_shards(records: Sequence[Record]) -> bool:
     """Whether all images are members of shards, local or not."""
-    shards = {r.path.rpartition('.tar/')[0] for r in records}  # few, so that few files are looked at
-    return bool(shards) and all(split_path(f'{shard}.tar/') for shard in shards if shard) and '' not in shards
+    if not all('.tar/' in r.path for r in records):
+        return False
+    shards = {shard_of(r.path)[0] for r in records}  # few, so that few files are looked at
+    return bool(shards) and not any(os.path.isdir(shard) for shard in shards if not isinstance(shard, Remote))
 
 
 class StreamedImages(ReIDImages):
@@ -82,8 +85,8 @@ class StreamedBatches(Sampler[list[tuple[int, bytes]]]):
         wanted: dict[str, dict[str, int]] = {}
         for batch in self.batches:
             for index in batch:
-                shard, _, member = self.records[index].path.rpartition('.tar/')
-                wanted.setdefault(f'{shard}.tar', {})[member] = index
+                shard, member = shard_of(self.records[index].path)
+                wanted.setdefault(shard, {})[member] = index
         for shard in list(wanted) if self.shards is None else self.shards:
             if members := wanted.pop(shard, None):
                 yield from _read_shard(shard, members)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from msinet_timm.cli.data import main
-from msinet_timm.datasets import Protocol, Record, ReIDDataset, create_dataset
+from msinet_timm.datasets import Protocol, Record, ReIDDataset, Remote, create_dataset
 from msinet_timm.datasets.archive import image_file, read_image, split_path
 from msinet_timm.datasets.cache import ImageCache
 from msinet_timm.datasets.images import UnreadableImageError, load_image
@@ -184,7 +184,7 @@ def test_skips_broken_members(shards, caplog):
 
 
 def remote_is_same(root, shards):
-    local, remote = create_dataset('shards', str(shards)), create_dataset('shards', root)
+    local, remote = create_dataset('shards', str(shards)), create_dataset('shards', Remote(root))
     assert [r._replace(path='') for r in remote.train] == [r._replace(path='') for r in local.train]
     assert remote.train[0].path == local.train[0].path.replace(str(shards), root.rstrip('/'))
 
@@ -197,7 +197,7 @@ def test_by_command(shards):
         InputError,
         match=r'index.csv: cannot read the index \(exit code 1 of the command .*; it belongs beside the shards',
     ):
-        create_dataset('shards', f'pipe:cat 2>/dev/null {shards}/{{}}')
+        create_dataset('shards', Remote(f'pipe:cat 2>/dev/null {shards}/{{}}'))
 
 
 @pytest.mark.skipif(not shutil.which('curl'), reason='no curl')
@@ -211,7 +211,7 @@ def test_by_http(shards):
         root = f'http://127.0.0.1:{server.server_port}'
         remote_is_same(f'{root}/', shards)
         with pytest.raises(InputError, match=r'nowhere/index.csv: cannot read the index'):
-            create_dataset('shards', f'{root}/nowhere')
+            create_dataset('shards', Remote(f'{root}/nowhere'))
         server.shutdown()
 
 
@@ -219,7 +219,7 @@ def test_webdataset_is_missing(dataset, tmp_path, monkeypatch):
     for name in ('webdataset', 'webdataset.gopen'):
         monkeypatch.setitem(sys.modules, name, None)
     for act in (
-        lambda: create_dataset('shards', 'https://example.org/people'),
+        lambda: create_dataset('shards', Remote('https://example.org/people')),
         lambda: convert(dataset, 'shards', tmp_path / 'out'),
     ):
         with pytest.raises(InputError, match=r'needs webdataset: pip install "msinet-timm\[shards\]"'):

@@ -17,7 +17,7 @@ from torchvision.transforms import PILToTensor
 
 import msinet_timm.datasets.shards.stream as stream
 from msinet_eval.features.extract import extract
-from msinet_timm.datasets import Record, ReIDDataset, create_dataset
+from msinet_timm.datasets import Record, ReIDDataset, Remote, create_dataset
 from msinet_timm.datasets.shards.pk_stream import PKStream
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.datasets.tools.convert import convert
@@ -82,7 +82,7 @@ def test_features_are_those_of_files(folder, shards, model, opened, workers):
 
 
 def test_remote_features_are_those_of_files(folder, shards, model):
-    remote = create_dataset('shards', f'pipe:cat {shards.root}/{{}}')
+    remote = create_dataset('shards', Remote(f'pipe:cat {shards.root}/{{}}'))
     assert in_shards(remote.train)
     files, streamed = (extract(model, d.gallery, workers=0) for d in (folder, remote))
     assert torch.equal(files.embeddings, streamed.embeddings)
