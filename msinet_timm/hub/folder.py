@@ -90,7 +90,7 @@ def check_config(place: str | Path, pretrained_cfg: Any, model_args: Any = None)
         if name in _OF_TIMM or name.startswith('pretrained') or _names_file(name, value):
             raise InputError(
                 f'{place}: model_args.{name}: {str(value)[:80]!r} may name a file of this machine, which no '
-                'configuration that comes with weights has to open: remove it, and give the file yourself where it is due'
+                'configuration that comes with weights has to open: remove it, and give the file yourself'
             )
 
 
