@@ -24,6 +24,8 @@ __all__ = [
     'setting',
 ]
 
+_NESTED = (list, tuple, dict, set)
+
 
 def setting(
     group: str,
@@ -71,21 +73,28 @@ def check(setting: Field, value: Any) -> Any:
         return None
     if item is bool:
         if not isinstance(value, bool):
-            raise InputError(f'{setting.name}: {value!r} must be true or false')
+            raise InputError(f'{setting.name}: {_shown(value)} must be true or false')
         return value
     if not many:
         return _check_one(setting, item, value)
     values = [value] if item is str and isinstance(value, str | Path) else value
     if not isinstance(values, list | tuple):
-        raise InputError(f'{setting.name}: {value!r} must be a list')
+        raise InputError(f'{setting.name}: {_shown(value)} must be a list')
     count = setting.metadata['flag'].get('nargs')
     if isinstance(count, int) and len(values) != count:
         raise InputError(f'{setting.name}: {list(values)} must have {count} values')
     return [_check_one(setting, item, v) for v in values]
 
 
+def _shown(value: Any) -> str:
+    """A value for a message. Lists in lists are only named: a few lines of YAML can hold more than any memory."""
+    return f'a {type(value).__name__}' if isinstance(value, _NESTED) else repr(value)
+
+
 def _check_one(setting: Field, item: type, value: Any) -> Any:
     choices = setting.metadata['choices']
+    if isinstance(value, _NESTED):
+        raise InputError(f'{setting.name}: {_shown(value)} is not allowed where one value is meant')
     try:
         if value is None:
             raise ValueError('it cannot be empty')

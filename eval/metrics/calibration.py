@@ -15,6 +15,7 @@ __all__ = ['FILE_NAME', 'Calibration', 'find_calibration']
 
 FILE_NAME = 'calibration.json'
 _FALSE_POSITIVE_RATE = 1e-3
+_LARGEST = 1e300  # also whole numbers that no float can hold are none
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Calibration:
     def __post_init__(self) -> None:
         for name, highest in (('threshold', math.inf), ('false_positive_rate', 1), ('true_positive_rate', 1)):
             value = getattr(self, name)
-            number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-            if not number or not 0 <= value <= highest or (name == 'threshold' and value == 0):
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not number or not 0 <= value <= min(highest, _LARGEST) or (name == 'threshold' and value == 0):
                 range_ = 'a number greater than 0' if name == 'threshold' else 'a number from 0 to 1'
                 raise InputError(f'{name} must be {range_}, got {value!r}')
         for name in ('dataset', 'model'):

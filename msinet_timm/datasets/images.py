@@ -9,8 +9,9 @@ from PIL import ExifTags, Image, ImageOps
 from torch.utils.data import Dataset, default_collate
 
 from msinet_timm.errors import InputError, one_line
+from msinet_timm.files import pointer
 
-from .archive import read_image, split_path
+from .archive import image_file, read_image, split_path
 from .records import Record
 
 __all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']
@@ -62,7 +63,7 @@ def load_image(
                 file.draft(None, (height, width) if turned else (width, height))
             image = _to_rgb(ImageOps.exif_transpose(file))
     except Exception as e:  # Pillow's decoders raise a dozen types for broken files
-        reason = one_line(e)
+        reason = pointer(image_file(path)) or one_line(e)
         raise UnreadableImageError(f'{path}: cannot read this image ({reason}); replace or remove it') from None
     if box is None:
         return image

@@ -14,7 +14,7 @@ from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.report import EvaluationResult
 from msinet_timm.errors import InputError, MissingPackageError, explained, one_line
-from msinet_timm.files import locked
+from msinet_timm.files import locked, pointer
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
 from msinet_train.run.folder import CHECKPOINT, UNMEASURED, RunFolder
@@ -197,18 +197,18 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
     Raises:
         InputError: the checkpoint is of other settings.
     """
-    settings, state, measured = experiment.settings, None, True
+    settings, state, measured, start = experiment.settings, None, True, 0
     for path in [settings.folder / name for name in (CHECKPOINT, UNMEASURED) if settings.resume]:
         if path.is_file():
             found = load_checkpoint(path)
-            if state is None or found['epoch'] > state['epoch']:
+            if state is None or found.get('epoch', -1) > state.get('epoch', -1):
                 checkpoint, state, measured = path, found, path.name == CHECKPOINT
     if state is not None:
         try:
+            start = int(state['epoch']) + measured
             experiment.load_state(state)
-        except (RuntimeError, ValueError, KeyError, TypeError) as e:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f'{checkpoint}: does not fit the settings of this run ({one_line(e)})') from e
-    start = 0 if state is None else state['epoch'] + measured
     if folder:
         experiment.open(folder, state, measured)
         # also of a run that was killed before its first checkpoint
@@ -222,6 +222,8 @@ def load_checkpoint(path: Path) -> dict:
     Raises:
         InputError: the file cannot be read.
     """
+    if reason := pointer(path):
+        raise InputError(f'{path}: {reason}')
     with explained(f'{path}: cannot be read'):  # broken archives and pickles raise whatever they stumble over
         return torch.load(path, map_location='cpu', weights_only=True)
 

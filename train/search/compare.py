@@ -105,7 +105,8 @@ def _find(genotypes: Sequence[str], random: int, uniform: bool) -> dict[str, Gen
 def _train(settings: TrainSettings, output: Path, genotype: str, seed: int) -> tuple[float, float]:
     """mAP and Rank-1 after the last epoch of a training, which goes on where it was interrupted."""
     if holds_run(output):
-        settings = TrainSettings.from_run(output, genotype=genotype, seed=seed)
+        typed = {'data_dir': settings.data_dir} if settings.data_dir else {}  # which a file may not be able to say
+        settings = TrainSettings.from_run(output, genotype=genotype, seed=seed, **typed)
     else:
         settings = replace(settings, output=output, resume=None, genotype=genotype, seed=seed)
     summary = output / 'summary.csv'

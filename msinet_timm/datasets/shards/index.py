@@ -24,7 +24,7 @@ from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
 from msinet_timm.errors import InputError
-from msinet_timm.files import parse_json, replace_rows
+from msinet_timm.files import parse_json, pointer, replace_rows
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
 
@@ -69,6 +69,8 @@ def _find_shards(folder: Path) -> list[str]:
     if not names:
         raise InputError(f'{folder} holds no shards: expected train-000000.tar, query-000000.tar, gallery-000000.tar')
     for name in names:
+        if reason := pointer(folder / name):
+            raise InputError(f'{folder / name}: {reason}')
         with open(folder / name, 'rb') as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1024))
