@@ -190,6 +190,8 @@ def read_names(file: safetensors.safe_open, kind: str, count: int) -> tuple[str,
 
 def _read_names(file: safetensors.safe_open, kind: str) -> tuple[str, ...] | None:
     names = parse_json((file.metadata() or {}).get(kind, 'null'))
+    if not isinstance(names, list | type(None)):
+        raise ValueError(f'{kind} must be a list')
     if kind in file.keys():  # noqa: SIM118 - no mapping
         numbers = file.get_tensor(kind).tolist()
         return tuple(map(str, numbers)) if names is None else tuple([names[number] for number in numbers])

@@ -177,10 +177,10 @@ def deviation(model: nn.Module, path: Path) -> float:
     """
     with explained(f'{path}: cannot read the stored example'):
         stored = load_file(path)
-        image = Image.fromarray(stored['input'].numpy()).convert('RGB')
-        expected = stored['output']
-        if not expected.is_floating_point():
-            raise ValueError(f'its output is of the type {expected.dtype}')
+        pixels, expected = stored['input'], stored['output']
+        if pixels.dtype != torch.uint8 or pixels.shape[2:] != (3,) or not expected.is_floating_point():
+            raise ValueError('expected an input [H, W, 3] of bytes, and an output of fractions')
+        image = Image.fromarray(pixels.numpy())
     found = _run(model, [image])
     if found.shape != expected.shape:
         return float('inf')

@@ -9,6 +9,7 @@ import logging
 import pathlib
 import re
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,8 @@ def _read(path: Path) -> Any:
     try:
         if tensors:
             return load_file(path)
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # what torch warns of is refused, and the message says why
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as e:  # broken archives and pickles raise whatever they stumble over
         raise InputError(f'{path}: cannot be read as tensors alone: {_reason(path, e)}') from e
@@ -124,7 +126,9 @@ def _reason(path: Path, error: Exception) -> str:
             foreign = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # not a file that torch has written
         foreign = re.findall(r'GLOBAL ([\w.]+)', str(error))
-    if any(name.startswith(('torch.nn.', '__builtin__.set', 'timm.models')) for name in foreign):
+    with open(path, 'rb') as file:
+        begin = file.read(1 << 16)  # where the pickle is, in all of torch's formats
+    if foreign and all(name in begin for name in (b'_modules', b'_buffers', b'_parameters')):
         return f'it is a whole model, pickled with its code ({", ".join(foreign[:3])}), which is not run. {_SAVE}'
     if foreign:
         return f'it holds objects besides tensors ({", ".join(foreign[:3])}), whose code is not run. {_SAVE}'
@@ -150,7 +154,7 @@ def _unwrap(content: dict, path: Path) -> dict:
         found = {name: value for name, value in content.items() if isinstance(value, dict) and value}
         name = next((name for name in _KEYS if name in found), None)
         if name is None:
-            holding = [name for name, value in found.items() if any(isinstance(v, Tensor) for v in value.values())]
+            holding = [name for name, value in found.items() if _holds_tensors(value)]
             if len(holding) != 1:
                 listed = ', '.join(map(str, holding or list(content)[:_LISTED]))
                 several = 'several sets of tensors' if holding else 'no tensors by name'
@@ -158,6 +162,12 @@ def _unwrap(content: dict, path: Path) -> dict:
             name = holding[0]
         content = found[name]
     return content
+
+
+def _holds_tensors(value: Any, depth: int = 4) -> bool:
+    if not isinstance(value, dict) or not depth:
+        return isinstance(value, Tensor)
+    return any(_holds_tensors(inner, depth - 1) for inner in value.values())
 
 
 def check_values(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:

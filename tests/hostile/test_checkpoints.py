@@ -211,7 +211,7 @@ def test_a_stored_example_of_another_kind(place, model, capsys):
         save_file({**stored, **change}, example)
         refused(capsys, hub, 'verify', 'model', names='example.safetensors')
     save_file({**stored, 'input': stored['input'][..., 0].contiguous()}, example)
-    refused(capsys, hub, 'verify', 'model', names='WRONG', code=1)
+    refused(capsys, hub, 'verify', 'model', names='example.safetensors')
 
 
 #: Fields of `pretrained_cfg`, and what the message names.
@@ -464,6 +464,16 @@ def test_settings_of_wrong_types(place, capsys, name, value):
     code, text = run(capsys, train, '--recipe', 'r.yaml', '--output', 'run', '--epochs', 1, '--dataset', 'nothing')
     assert code == 2 and 'Traceback' not in text and len(text) < 3000
     assert not (place / 'run').exists()
+
+
+@pytest.mark.parametrize('name', ['epochs', 'dataset', 'amp', 'color_jitter', 'data_dir'])
+def test_a_setting_larger_than_memory(place, capsys, name):
+    """Lists of lists, of which a text would hold 9 to the power of 9 values."""
+    lists = [BOMB.splitlines()[0].partition(': ')[2]]
+    lists += [line.partition(': ')[2] for line in BOMB.splitlines()[1:]]
+    settings = {k: v for k, v in TrainSettings().to_dict().items() if k != name}
+    (place / 'r.yaml').write_text(json.dumps(settings)[:-1] + f', "{name}": [{", ".join(lists)}]}}')
+    refused(capsys, train, '--recipe', 'r.yaml', '--output', 'run', names=['r.yaml', name.replace('_', '-')])
 
 
 @pytest.mark.parametrize('kind', ['list', 'tensor', 'empty', 'pointer', 'whole', 'epoch', 'names'])

@@ -225,7 +225,10 @@ def load_checkpoint(path: Path) -> dict:
     if reason := pointer(path):
         raise InputError(f'{path}: {reason}')
     with explained(f'{path}: cannot be read'):  # broken archives and pickles raise whatever they stumble over
-        return torch.load(path, map_location='cpu', weights_only=True)
+        state = torch.load(path, map_location='cpu', weights_only=True)
+    if not isinstance(state, dict):
+        raise InputError(f'{path}: holds a {type(state).__name__}, which no run has written')
+    return state
 
 
 def describe(measurement: Measurement | None) -> str:
