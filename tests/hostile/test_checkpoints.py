@@ -473,7 +473,7 @@ def test_a_setting_larger_than_memory(place, capsys, name):
     lists += [line.partition(': ')[2] for line in BOMB.splitlines()[1:]]
     settings = {k: v for k, v in TrainSettings().to_dict().items() if k != name}
     (place / 'r.yaml').write_text(json.dumps(settings)[:-1] + f', "{name}": [{", ".join(lists)}]}}')
-    refused(capsys, train, '--recipe', 'r.yaml', '--output', 'run', names=['r.yaml', name.replace('_', '-')])
+    refused(capsys, train, '--recipe', 'r.yaml', '--output', 'run', names=['r.yaml', name])
 
 
 @pytest.mark.parametrize('kind', ['list', 'tensor', 'empty', 'pointer', 'whole', 'epoch', 'names'])

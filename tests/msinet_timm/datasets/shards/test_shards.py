@@ -147,7 +147,7 @@ def test_single_images(dataset, shards, tmp_path):
     with pytest.raises(
         UnreadableImageError, match=r'https://x/train-0.tar/9.jpg: .*not local is only read as a stream'
     ):
-        load_image('https://x/train-0.tar/9.jpg')
+        load_image(Remote('https://x/train-0.tar/9.jpg'))
     shutil.copy(shards / 'query-000000.tar', shards / 'train-000000.tar')
     with pytest.raises(UnreadableImageError, match='no such member'):
         load_image(f'{shards}/train-000000.tar/000002.jpg')  # not where it was before
