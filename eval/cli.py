@@ -15,6 +15,7 @@ from msinet_eval.commands.outputs import Outputs, calibration_folder, write_outp
 from msinet_eval.commands.pair import compare_images
 from msinet_eval.commands.search import search_gallery
 from msinet_eval.evaluation import check_embeddings_settings, evaluate_embeddings
+from msinet_eval.models.load import find_norms
 from msinet_eval.search.index import BACKENDS, PARAMETERS
 from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import command, make_folder, positive, positive_float, processes, whole
@@ -131,6 +132,11 @@ def _check_calibrate(args: argparse.Namespace, settings: EvalSettings) -> None:
         changed = 'rerank' if settings.rerank else next(iter(settings.changes))
         raise InputError(
             f'--calibrate is for plain embeddings, as msinet-eval pair takes them: leave out {flag_of(changed)}'
+        )
+    if settings.camera_norms and not args.model and find_norms(args.models[0]) is not None:
+        raise InputError(
+            '--calibrate is for plain embeddings, as msinet-eval pair takes them, and '
+            f'{args.models[0]} knows cameras: give --no-camera-norms'
         )
     if calibration_folder(args.models[0]) is None:
         raise InputError(

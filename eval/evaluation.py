@@ -1,6 +1,6 @@
 """A model and a data set -> an `EvaluationResult`: what `msinet-eval` does, for programs."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,20 +14,25 @@ from msinet_eval.features.forward import device_of
 from msinet_eval.features.refine import augment_database, average_tracklets, expand_queries, subtract_camera_means
 from msinet_eval.features.types import Embedded, Features
 from msinet_eval.metrics.ranking import RankingResult
-from msinet_eval.models.load import find_model, load_model
+from msinet_eval.models.load import find_model, find_norms, load_model
 from msinet_eval.protocol import draw_gallery, embed_dataset, parse_protocol, rank
 from msinet_eval.report.result import EvaluationResult
 from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import find_device
 from msinet_timm.datasets import Protocol, ReIDDataset, create_dataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
-from msinet_timm.datasets.records import NO_CAMERAS
+from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_timm.export.module import ExportedModule, is_exported
+from msinet_timm.hub.adapt import adapt
+from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.processes import is_primary
 
-__all__ = ['check_embeddings_settings', 'evaluate', 'evaluate_embeddings', 'measure', 'open_model', 'prepare_dataset']
+__all__ = [
+    'check_embeddings_settings', 'evaluate', 'evaluate_embeddings', 'measure', 'name_adapted', 'open_model',
+    'open_norms', 'prepare_dataset',
+]  # fmt: skip
 
 
 def evaluate(
@@ -45,6 +50,7 @@ def evaluate(
     rerank: bool | Mapping[str, float] | None = None,
     source: Mapping[str, Any] | None = None,
     distributed: bool = False,
+    norms: CameraNorms | None = None,
     **changes: Any,
 ) -> EvaluationResult | None:
     """Embeds query and gallery, ranks one for the other by the data set's protocol, and measures the rankings.
@@ -68,29 +74,42 @@ def evaluate(
         rerank: whether to re-rank by k-reciprocal neighbours, or a mapping with some of `k1`, `k2` and `lambda_value`.
         source: how the module or the data set was given, see `EvaluationResult`.
         distributed: share the images out among torch's processes; only the first of them gets the result, others None.
+        norms: of cameras that the model has been adapted to, see `msinet_timm.hub.adapt.adapt`; None for those in the
+            folder of a model given by name, if there are any. Cameras that they do not know are named in the notes.
         changes: fields of `EvalSettings`, such as `flip=True`, in the place of those of `settings`.
 
     Raises:
         InputError: a model or data set that cannot be used, a data set for training only, a setting out of its range,
-            or no query with a match.
+            no query with a match, or norms of none of the cameras.
     """
     if isinstance(cache, str | Path):
         changes, cache = changes | {'cache': cache}, None
     if rerank is not None:
         changes |= {**rerank, 'rerank': True} if isinstance(rerank, Mapping) else {'rerank': rerank}
     settings = replace(settings or EvalSettings(), **changes)
-    given, own = type(model).__name__, {}
+    if norms is not None and settings.adapt:
+        raise InputError('adapt makes norms of cameras, and `norms` are given: leave out one of them')
+    given, own, notes = type(model).__name__, {}, ()
     if isinstance(model, nn.Module):
         if data_config is None and transform is None:
             data_config = reid_data_config(model, settings.height, settings.width)
     else:
         given, own = str(model), {'model': architecture or str(model), 'checkpoint': architecture and str(model)}
-        model, data_config, transform = open_model(str(model), architecture, settings)
+        model, data_config, transform = open_model(given, architecture, settings)
+        if norms is None:
+            norms, notes = open_norms(given, model, settings)
         settings = replace(settings, device=find_device(settings.device))
     if not isinstance(dataset, ReIDDataset):
         dataset = create_dataset(dataset, data_dir, **(data_options or {}))
     settings = replace(settings, device=settings.device or device_of(model))
     dataset = prepare_dataset(dataset, settings)
+    if settings.adapt:
+        if transform is not None:
+            raise InputError('adapt goes by the data config of a model: leave out the transform')
+        norms = _adapt(model, dataset, data_config, settings)
+    if norms is not None and isinstance(model, ExportedModule):
+        raise InputError(f'norms are for a module, and {given} is an exported file')
+    cameras = None if norms is None else _describe_norms(norms, dataset, settings)
     embedded = embed_dataset(
         model,
         dataset,
@@ -101,6 +120,7 @@ def evaluate(
         device=torch.device(settings.device),
         amp=settings.amp_dtype if settings.amp else None,
         distributed=distributed,
+        norms=norms,
         **{name: getattr(settings, name) for name in ('batch_size', 'workers', 'flip', 'part', 'neck')},
     )
     if distributed and not is_primary():
@@ -109,9 +129,10 @@ def evaluate(
         embedded,
         dataset.protocol,
         settings,
-        name=name or f'{given} on {dataset.name}',
+        name=name_adapted(name or f'{given} on {dataset.name}', settings),
         dataset=dataset.name,
-        notes=dataset.remarks,
+        notes=(*dataset.remarks, *notes, *(_tell_norms(cameras) if cameras else ())),
+        norms=cameras,
         source={**own, 'data_options': dict(dataset.options), **(source or {})},
         model=model,
         data_config=data_config,
@@ -139,10 +160,100 @@ def open_model(
             f'{name} is an exported model, of one network and input size, and of one precision: give no other, '
             'and leave out `amp`'
         )
+    if settings.adapt:
+        raise InputError(
+            f'adapt: {name} is an exported model, whose statistics are fixed: adapt the model that it was made of '
+            '(msinet-hub adapt), and measure or export that'
+        )
     module = ExportedModule(name)
     if module.transform and (settings.features or settings.cache != 'none'):
         raise InputError(f'{name} prepares images itself: leave out `features` and `cache`')
     return module, module.data_config, module.transform
+
+
+def open_norms(name: str, model: nn.Module, settings: EvalSettings) -> tuple[CameraNorms | None, tuple[str, ...]]:
+    """What the folder of a model knows of cameras, and what is to be said where that is left out.
+
+    Args:
+        name: see `evaluate`.
+        model: as `open_model` gives it.
+        settings: of which `camera_norms` and `adapt` are used.
+
+    Raises:
+        InputError: norms that cannot be read, or of other weights.
+    """
+    folder = None if is_exported(name) else find_norms(name)
+    if folder is None:
+        return None, ()
+    if settings.camera_norms and not settings.adapt:
+        return CameraNorms.load(folder, model), ()
+    return None, (f'{folder / FILE_NAME} is left out',)
+
+
+def name_adapted(name: str, settings: EvalSettings) -> str:
+    """What a result is called: of a model that is adapted before, it says so."""
+    if not settings.adapt:
+        return name
+    marked = ', transductive' if settings.transductive else ''
+    return f'{name}, adapted ({settings.adapt} {settings.adapt_on or "train"} images a camera{marked})'
+
+
+def _adapt(model: nn.Module, dataset: ReIDDataset, data_config: dict[str, Any], settings: EvalSettings) -> CameraNorms:
+    """Norms of the cameras of a data set, from some of its images."""
+    records = dataset.query + dataset.gallery if settings.transductive else dataset.train
+    out = (
+        'adapt to other images by msinet-hub adapt MODEL --images DIR, or to query and gallery themselves by '
+        '`adapt_on` test (transductive)'
+    )
+    if not records:
+        raise InputError(f"adapt: data set '{dataset.name}' has no training images: {out}")
+    if any(record.camera is None for record in records):
+        raise InputError(
+            f"adapt: cameras of data set '{dataset.name}' are not known, and a model is adapted to cameras: read it "
+            'with cameras (folders <identity>/<camera>/, or a column camera), or leave out `adapt`'
+        )
+    options = {name: getattr(settings, name) for name in ('batch_size', 'device', 'workers')}
+    return adapt(model, records, data_config, crops=settings.adapt, **options)
+
+
+def _describe_norms(norms: CameraNorms, dataset: ReIDDataset, settings: EvalSettings) -> dict[str, Any]:
+    """What cameras of a data set are known, as `EvaluationResult.norms`."""
+    tested = dataset.query + dataset.gallery
+    cameras = sort_names({record.camera for record in tested} - {None})
+    known = {camera: norms.counts[camera] for camera in cameras if camera in norms}
+    if cameras and not known:
+        raise InputError(
+            f"none of the cameras of data set '{dataset.name}' ({_list(cameras)}) is among those that the model has "
+            f'been adapted to ({_list(sort_names(norms))}): adapt it to these by msinet-hub adapt, or measure it with '
+            'its own statistics by --no-camera-norms'
+        )
+    return {
+        'images': known,
+        'unknown': [camera for camera in cameras if camera not in norms],
+        'adapted_on': (settings.adapt_on or 'train') if settings.adapt else None,
+        'transductive': bool(settings.adapt and settings.transductive),
+    }
+
+
+def _tell_norms(cameras: Mapping[str, Any]) -> list[str]:
+    """Notes on the norms of cameras that were used."""
+    known, unknown = cameras['images'], cameras['unknown']
+    if not known:
+        return ["its cameras are not known: all is embedded by the model's own statistics, not by those of cameras"]
+    of = {None: '', 'train': 'training ', 'test': 'test '}[cameras['adapted_on']]
+    counts = sorted(set(known.values()))
+    many = f'{counts[0]}' if len(counts) == 1 else f'{counts[0]} to {counts[-1]}'
+    told = (
+        f'batch norms and means of {len(known)} cameras, from {many} {of}images of each, whose identities were not used'
+    )
+    notes = [f'transductive: {told}: they are among the images that are measured' if cameras['transductive'] else told]
+    if unknown:
+        notes.append(f"cameras {_list(unknown)} are not known: embedded by the model's own statistics")
+    return notes
+
+
+def _list(names: Collection[str]) -> str:
+    return ', '.join(list(names)[:8]) + (', ...' if len(names) > 8 else '')
 
 
 def check_embeddings_settings(settings: EvalSettings) -> None:
@@ -151,8 +262,8 @@ def check_embeddings_settings(settings: EvalSettings) -> None:
     Raises:
         InputError: one that is for models.
     """
-    of_models = 'skip_broken cache height width flip part neck amp amp_dtype batch_size workers features'.split()
-    for name in of_models:
+    of_models = 'skip_broken cache height width flip part neck amp amp_dtype batch_size workers features'
+    for name in [*of_models.split(), 'adapt', 'camera_norms']:
         if getattr(settings, name) != getattr(EvalSettings(), name):
             raise InputError(f'{name} is for models, and embeddings are measured as they are: leave it out')
 
@@ -193,7 +304,7 @@ def evaluate_embeddings(
 def prepare_dataset(dataset: ReIDDataset, settings: EvalSettings) -> ReIDDataset:
     """A data set as settings want it measured: without broken images, by another protocol."""
     if settings.skip_broken:
-        dataset = drop_broken(dataset, ('query', 'gallery'))
+        dataset = drop_broken(dataset, PARTS if settings.adapt and not settings.transductive else PARTS[1:])
     if not settings.protocol:
         return dataset
     protocol = parse_protocol(settings.protocol)

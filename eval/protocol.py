@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from msinet_eval.features.cameras import CameraNetwork
 from msinet_eval.features.extract import extract
 from msinet_eval.features.forward import inference_form
 from msinet_eval.features.types import Embedded, Features
@@ -39,7 +40,9 @@ def embed_dataset(model: nn.Module, dataset: ReIDDataset, *, folder: str | Path 
     if not dataset.gallery:
         raise InputError(f"data set '{dataset.name}' has no query and gallery: it is for training only")
     start = time.perf_counter()
-    options['network_of'] = functools.cache(lambda: inference_form(model))  # fused once, and only if it has to run
+    norms = options.get('norms')
+    # fused once, and only if it has to run
+    options['network_of'] = functools.cache(lambda: inference_form(model) if norms is None else CameraNetwork(norms))
     parts = []
     for part, records in (('query', dataset.query), ('gallery', dataset.gallery)):
         file = folder and Path(folder) / f'{part}.safetensors'

@@ -52,6 +52,20 @@ class EvalSettings:
     batch_size: int = _model(64, 'images at once', convert=positive, metavar='N')
     workers: int = _model(2, 'processes that read images', convert=processes, metavar='N')
     device: str | None = _model(None, 'cpu, cuda, cuda:1, ... (default: cuda if there is one)')
+    camera_norms: bool = _model(
+        True, 'use what a model folder knows of cameras (cameras.safetensors of msinet-hub adapt; default: on)'
+    )
+    adapt: int | None = _model(
+        None,
+        'adapt the model to the cameras first, by N images of each, whose identities are not used, and measure both',
+        convert=positive,
+        metavar='N',
+    )
+    adapt_on: str | None = _model(
+        None,
+        'images to adapt to: train, or test, that is, query and gallery themselves (transductive; default: train)',
+        choices=('train', 'test'),
+    )
     features: str | None = _model(
         None,
         'keep query.safetensors and gallery.safetensors there: an interrupted extraction goes on, a finished one '
@@ -85,6 +99,14 @@ class EvalSettings:
         for name in () if self.rerank else _RERANKING:
             if getattr(self, name) is not None:
                 raise InputError(f'{name} is a setting of `rerank`: give that, too')
+        if self.adapt_on and not self.adapt:
+            raise InputError('adapt_on is a setting of `adapt`: give that, too')
+        if self.adapt and not self.camera_norms:
+            raise InputError(
+                'adapt asks for the norms of cameras, which --no-camera-norms leaves out: give one of them'
+            )
+        if self.adapt and self.neck:
+            raise InputError('neck: cameras are known by the embeddings before the necks: leave it out, or `adapt`')
 
     @property
     def reranking(self) -> dict[str, float] | None:
@@ -103,7 +125,13 @@ class EvalSettings:
     def changes(self) -> dict[str, Any]:
         """What differs from plain embeddings and their plain ranking."""
         changed = {name: value for name, value in self.test_time.items() if value not in (None, False, 'all')}
-        return changed | (self.reranking or {})
+        adapted = {'adapt': self.adapt, 'adapt_on': self.adapt_on or 'train', 'transductive': self.transductive}
+        return changed | (self.reranking or {}) | (adapted if self.adapt else {})
+
+    @property
+    def transductive(self) -> bool:
+        """Whether the model is adapted to the images that it is measured on."""
+        return self.adapt_on == 'test'
 
 
 _TEST_TIME = ('flip', 'part', 'neck', 'amp', 'camera_mean', 'multi_shot', 'query_expansion', 'database_augmentation')

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from msinet_eval.evaluation import evaluate, open_model, prepare_dataset
+from msinet_eval.evaluation import evaluate, name_adapted, open_model, open_norms, prepare_dataset
 from msinet_eval.models.load import find_model
 from msinet_eval.report.result import EvaluationResult
 from msinet_eval.settings import EvalSettings
@@ -25,7 +25,9 @@ def measure_models(
     settings: EvalSettings,
     architecture: str | None = None,
 ) -> Iterator[EvaluationResult]:
-    """Measures each model on each data set; of several processes that share the work the first gets the results.
+    """Measures each model on each data set; where it is to be adapted, as it is and adapted.
+
+    Of several processes that share the work the first gets the results.
 
     Args:
         models: names, folders or checkpoints, as `msinet_eval.evaluate` takes them.
@@ -42,23 +44,30 @@ def measure_models(
     cache = open_cache(settings.cache, settings.workers)
     datasets = {label: prepare_dataset(dataset, settings) for label, dataset in datasets.items()}
     settings = replace(settings, skip_broken=False, protocol=None)
+    ways = [settings]
+    if settings.adapt:
+        ways = [replace(settings, adapt=None, adapt_on=None, camera_norms=False), settings]
+    several = len(models) * len(datasets) * len(ways) > 1
     for given in models:
         module, data_config, transform = open_model(given, architecture, settings)
+        norms, notes = open_norms(given, module, settings)
         for label, dataset in datasets.items():
-            name = f'{given} on {label}'
-            own = settings
-            if settings.features and len(models) * len(datasets) > 1:
-                own = replace(settings, features=str(Path(settings.features) / file_name(name)))
-            result = evaluate(
-                module,
-                dataset,
-                own,
-                data_config=data_config,
-                transform=transform,
-                cache=cache,
-                name=name,
-                source={'model': architecture or given, 'checkpoint': given if architecture else None},
-                distributed=torch.distributed.is_initialized(),
-            )
-            if result is not None:
-                yield result
+            for own in ways:
+                name = f'{given} on {label}'
+                if settings.features and several:
+                    folder = Path(settings.features) / file_name(name_adapted(name, own))
+                    own = replace(own, features=str(folder))
+                result = evaluate(
+                    module,
+                    replace(dataset, notes=(*dataset.notes, *notes)),
+                    own,
+                    data_config=data_config,
+                    transform=transform,
+                    cache=cache,
+                    name=name,
+                    source={'model': architecture or given, 'checkpoint': given if architecture else None},
+                    distributed=torch.distributed.is_initialized(),
+                    norms=norms,
+                )
+                if result is not None:
+                    yield result

@@ -148,6 +148,8 @@ def _calibrated(results: Sequence[EvaluationResult]) -> str:
     model = results[0].source.get('checkpoint') or results[0].source.get('model')
     if model is None or calibration_folder(model) is None:
         raise InputError(f"calibrate writes beside a model's weights: {results[0].name} was not read from a folder")
+    if results[0].norms is not None:
+        raise InputError(f'calibrate is for plain embeddings, and {results[0].name} goes by the norms of cameras')
     return model
 
 
@@ -192,6 +194,8 @@ def describe(result: EvaluationResult, outputs: Outputs | None = None) -> dict[s
         'same_clothes_removed': result.protocol.same_clothes_removed,
         'test_time': result.settings.test_time,
         'rerank': result.settings.reranking,
+        'adapt': result.settings.adapt,
+        'camera_norms': result.norms,
         'mAP': ranking.mAP,
         'mINP': ranking.mINP,
         'cmc': ranking.cmc.tolist(),
@@ -258,6 +262,8 @@ def _append_summary(path: str, results: Sequence[EvaluationResult]) -> None:
     now = datetime.now(timezone.utc).isoformat(timespec='seconds')
     for r in results:
         options = r.source.get('data_options', {}) | r.settings.changes
+        if r.norms is not None and not r.settings.adapt:
+            options |= {'camera_norms': True}
         model = r.source.get('checkpoint') or r.source.get('model') or r.name
         values = [f'{100 * value:.2f}' for value in r.metrics.values()]
         told = ' '.join(f'{name}={value}' for name, value in options.items())

@@ -1,6 +1,5 @@
 """A model and a list of images -> `Features`: embeddings, and who and what they are of."""
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,8 +17,10 @@ from msinet_timm.datasets.records import check_cameras
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.forms import AMP, DTYPES, amp_name, autocast
+from msinet_timm.models.camera_norm import CameraNorms
 from msinet_timm.processes import is_primary
 
+from .cameras import CameraNetwork, batches_by_camera, check_norms
 from .file import FeatureFile, describe, fill
 from .forward import device_of, embed, evaluation_mode, inference_form
 from .sharing import share_out
@@ -58,8 +59,9 @@ def extract(
     amp: str | None = None,
     file: str | Path | None = None,
     distributed: bool = False,
+    norms: CameraNorms | None = None,
     description: str = 'images',
-    network_of: Callable[[], nn.Module] | None = None,
+    network_of: Callable[[], nn.Module | CameraNetwork] | None = None,
 ) -> Features:
     """Embeds images, in the order of the records.
 
@@ -82,12 +84,16 @@ def extract(
             on there, and a finished one is only read. Not with a `transform`, which cannot be compared.
         distributed: share the images out among the processes of torch's process group. All of them call this with
             the same arguments, and all get the features of all images.
+        norms: of cameras that the model has been adapted to: each image is embedded by its camera's, and the camera's
+            mean is taken from its embedding before that is normalised. Images of cameras that are not known, or
+            without one, are embedded by what `norms.statistics(None)` gives. Not with `neck`.
         description: what the progress bar says.
-        network_of: gives `inference_form(model)` where several calls share it, see `embed_dataset`; None makes it anew.
+        network_of: gives `inference_form(model)`, or `CameraNetwork(norms)`, where several calls share it, see
+            `embed_dataset`; None makes it anew.
 
     Raises:
         InputError: no records, some without a camera, an unreadable image, an embedding that is not finite, a
-            transform with a cache or a file, or a file that holds something else.
+            transform with a cache or a file, a file that holds something else, or norms of another model.
     """
     if not records:
         raise InputError('no images to embed')
@@ -99,7 +105,9 @@ def extract(
         raise InputError(f"amp '{amp}' must be one of {', '.join(AMP)}, or None")
     data_config = data_config or reid_data_config(model)
     device = torch.device(device) if device is not None else device_of(model)
-    network_of = network_of or functools.partial(inference_form, model)
+    if norms is not None:
+        check_norms(norms, model, neck)
+    network_of = network_of or (lambda: inference_form(model) if norms is None else CameraNetwork(norms))
     options = {'flip': flip, 'part': part, 'neck': neck}
 
     def run(batches: Sequence[range], bar) -> Iterator[Tensor]:
@@ -108,25 +116,35 @@ def extract(
             images = read(records, transform or create_transform(**data_config))
         else:
             images = cache.images(records, data_config)
-        model.to(device)
-        with evaluation_mode(model):
+        source = model if norms is None else norms.model
+        source.to(device)
+        with evaluation_mode(source):
             network = network_of()
-            for raw, indices in _loader(images, batches, workers, device):
+            wanted = batches if order is None else [order[batch.start : batch.stop] for batch in batches]
+            for raw, indices in _loader(images, wanted, workers, device):
                 with torch.inference_mode(), autocast(device, amp):
-                    batch = nn.functional.normalize(embed(network, images.to_input(raw, device), **options).float())
+                    batch = images.to_input(raw, device)
+                    if norms is None:
+                        batch = embed(network, batch, **options).float()
+                    else:
+                        batch = network.embed(records[int(indices[0])].camera, batch, **options)
+                    batch = nn.functional.normalize(batch)
                 yield _check_finite(batch.cpu(), indices, records)
                 bar.update(len(indices))
 
+    order = None
     batches = [range(start, min(start + batch_size, len(records))) for start in range(0, len(records), batch_size)]
     place = None
+    if norms is not None:
+        order, batches = batches_by_camera(records, batch_size, norms)
     try:
         if file is None and not distributed:
             with progress(total=len(records), desc=description, unit='img') as bar:
-                embeddings = fill(len(records), zip(batches, run(batches, bar), strict=True))
+                embeddings = fill(len(records), zip(batches, run(batches, bar), strict=True), order)
         else:
             kind = {**options, 'amp': amp and str(DTYPES[amp]).removeprefix('torch.')}
-            place = file and FeatureFile(file, lambda: describe(model, records, data_config, kind))
-            embeddings = share_out(run, batches, place, distributed, description)
+            place = file and FeatureFile(file, lambda: describe(model, records, data_config, kind, norms), order)
+            embeddings = share_out(run, batches, place, distributed, description, order)
     except InputError as e:
         # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
         raise e.with_traceback(None) from None

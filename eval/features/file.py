@@ -20,6 +20,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.datasets.archive import image_file
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import locked, parse_json, read_json, replace_file, replace_text
+from msinet_timm.models.camera_norm import CameraNorms, hash_weights
 
 from .types import open_tensors
 
@@ -31,35 +32,57 @@ SHARD_SECONDS = 30.0
 _SHARD = re.compile(r'(\d{1,15})-(\d{1,15})')
 
 
-def fill(count: int, parts: Iterable[tuple[range, Tensor]], out: Tensor | None = None) -> Tensor:
-    """[count, D] of rows that come in parts, each with its range; `out` to go on with, where some are there."""
+def fill(count: int, parts: Iterable[tuple[range, Tensor]], order: Sequence[int] | None = None) -> Tensor:
+    """[count, D] of rows that come in parts, each with its range.
+
+    Args:
+        count: of all rows.
+        parts: ranges, and [n, D] for each.
+        order: [count] where each row belongs; None for its own place.
+    """
+    out = None
     for rows, embeddings in parts:
         if out is None:
             out = torch.empty(count, embeddings.shape[1])
         if embeddings.shape[1] != out.shape[1]:
             raise InputError(f'embeddings of {out.shape[1]} and of {embeddings.shape[1]} dimensions cannot be mixed')
-        out[rows.start : rows.stop] = embeddings
+        places = slice(rows.start, rows.stop)
+        out[places if order is None else order[places]] = embeddings
     return out
 
 
-def describe(model: nn.Module, records: Sequence[Record], data_config: dict, options: dict) -> dict[str, str]:
+def describe(
+    model: nn.Module,
+    records: Sequence[Record],
+    data_config: dict,
+    options: dict,
+    norms: CameraNorms | None = None,
+) -> dict[str, str]:
     """What embeddings depend on, as digests: the weights, the preprocessing, the options and the images.
 
-    Images count with name, box, size and time of change; their labels don't, as no embedding depends on them.
+    Images count with name, box, size and time of change; their labels don't, as no embedding depends on them. Only
+    with the norms of cameras one does: on the camera.
     """
-    weights = hashlib.sha256(f'{model!r} {getattr(model, "num_features", None)}'.encode())
-    for name, tensor in model.state_dict().items():
-        weights.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
-        weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     images = hashlib.sha256()
     for record in records:
         images.update(json.dumps([record.path, record.box, *_stamp(record.path)]).encode())
-    return {
-        'weights': weights.hexdigest()[:32],
+    described = {
+        'weights': hash_weights(model, f'{model!r} {getattr(model, "num_features", None)}')[:32],
         'preprocessing': json.dumps(data_config, sort_keys=True, default=str),
         'options': json.dumps(options, sort_keys=True),
         'images': images.hexdigest()[:32],
     }
+    return described if norms is None else {**described, 'cameras': _digest_cameras(records, norms)}
+
+
+def _digest_cameras(records: Sequence[Record], norms: CameraNorms) -> str:
+    """Changes with the camera of an image, and with the statistics of one of them."""
+    cameras = [record.camera if record.camera in norms else None for record in records]
+    digest = hashlib.sha256(json.dumps(cameras).encode())
+    for camera in dict.fromkeys(cameras):
+        for tensor in norms.statistics(camera):
+            digest.update(tensor.cpu().numpy())
+    return digest.hexdigest()[:32]
 
 
 def _stamp(path: str) -> tuple[int, int]:
@@ -81,11 +104,13 @@ class FeatureFile:
     Args:
         path: the file, `*.safetensors`. For several machines its folder must be one that all of them share.
         key: gives what embeddings depend on, see `describe`; only called where it is needed.
+        order: where the rows of shards belong in the file; None for their own places.
     """
 
-    def __init__(self, path: str | Path, key: Callable[[], dict[str, str]]) -> None:
+    def __init__(self, path: str | Path, key: Callable[[], dict[str, str]], order: Sequence[int] | None = None) -> None:
         self.path = Path(path)
         self.folder = self.path.with_suffix('.shards')
+        self.order = order
         self._key = functools.cache(key)
         self._held = contextlib.ExitStack()
 
@@ -168,7 +193,7 @@ class FeatureFile:
             if time.monotonic() > end:
                 raise InputError(f'{self.folder}: lacks shards of other processes: all machines must share this folder')
             time.sleep(0.2)
-        return fill(count, ((rows, _read_rows(path, len(rows))) for rows, path in self._shards()))
+        return fill(count, ((rows, _read_rows(path, len(rows))) for rows, path in self._shards()), self.order)
 
     def finish(self, save: Callable[[Path, dict[str, str]], None]) -> None:
         """Writes the file by `save(path, metadata)`, unless it is there, and removes the shards."""
@@ -191,7 +216,8 @@ def _compare(found: dict[str, str], key: dict[str, str], place: Path) -> None:
         raise InputError(f'{place}: does not tell what its features are of: give another folder, or remove this one')
     if 'pictures' in found:  # the name that earlier versions wrote
         found = {'images': found['pictures'], **found}
-    different = [name for name in key if found.get(name) != key[name]]
+        del found['pictures']
+    different = [name for name in {**key, **found} if found.get(name) != key.get(name)]
     if different:
         raise InputError(
             f'{place}: holds features of other {" and ".join(different)}: give another folder, or remove this one'

@@ -28,6 +28,7 @@ def share_out(
     file: FeatureFile | None,
     shared: bool,
     description: str,
+    order: Sequence[int] | None = None,
 ) -> Tensor:
     """Embeds what is not there yet, each process its share; all of them get [N, D] of all images.
 
@@ -40,6 +41,8 @@ def share_out(
         file: where embeddings are kept; None to exchange them in memory.
         shared: whether torch's process group shares the work; False for this process alone.
         description: for the progress bar and the log.
+        order: which image each row of the batches is; None where they go by the order of the images. The file, if
+            any, has the same.
     """
     rank, size = _rank_and_size(shared)
     count = batches[-1].stop
@@ -71,7 +74,7 @@ def share_out(
         return embeddings
     gathered = [None] * size
     distributed.all_gather_object(gathered, parts)
-    return fill(count, (part for of_rank in gathered for part in of_rank))
+    return fill(count, (part for of_rank in gathered for part in of_rank), order)
 
 
 class _NoBar:

@@ -231,7 +231,8 @@ def _pick(ranking: RankingResult, count: int, seed: int) -> dict[str, list[int]]
 
 def _attend(result, query: int, found: Sequence[Found]) -> PairAttention | None:
     nearest = next((f for f in found if f.rank == 1), None)
-    if result.model is None or result.data_config is None or nearest is None:
+    # the two images may be of different cameras, and the model as it is would see others than were ranked
+    if result.model is None or result.data_config is None or nearest is None or result.norms is not None:
         return None
     images = load_listed(result.query, query), load_listed(result.gallery, nearest.index)
     return attend(result.model, *images, result.data_config)

@@ -46,6 +46,9 @@ class EvaluationResult:
         model: the module, for attention maps in a report, which show its weights at that time; None for embeddings.
         data_config: how images were fed to the model; None for embeddings.
         images_per_second: rate of reading and embedding both; None if nothing was embedded.
+        norms: what the model knew of the cameras, None where it was not adapted: `images`, by camera, that its norms
+            are of; `unknown` cameras; `adapted_on` `'train'` or `'test'`, None for norms that were given; and whether
+            that was `transductive`, that is, on the images that are measured.
     """
 
     ranking: RankingResult
@@ -61,6 +64,7 @@ class EvaluationResult:
     model: nn.Module | None = None
     data_config: dict[str, Any] | None = None
     images_per_second: float | None = None
+    norms: Mapping[str, Any] | None = None
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -97,7 +101,8 @@ class EvaluationResult:
     def threshold(self) -> float | None:
         """The model's calibrated distance; None where it has none, or was not measured as that was."""
         given = self.source.get('checkpoint') or self.source.get('model')
-        calibration = find_calibration(given) if given and not self.settings.changes else None
+        plain = not self.settings.changes and self.norms is None
+        calibration = find_calibration(given) if given and plain else None
         return calibration and calibration.threshold
 
     @property

@@ -203,7 +203,9 @@ class CameraNorms:
         if camera not in self._cameras:
             means = [self.statistics(name).embedding for name in self]
             return Statistics(*own, torch.stack(means).mean(0))
-        count, seen = self._cameras[camera].count, self._cameras[camera].seen
+        count = self._cameras[camera].count
+        # the model may have moved since
+        seen = Statistics(*(tensor.to(own[0].device) for tensor in self._cameras[camera].seen))
         mixed = _merge(OWN_NORMS, *own, count, seen.mean, seen.variance)
         return Statistics(*mixed, seen.embedding * (count / (count + OWN_MEAN)))
 
@@ -298,9 +300,9 @@ def _merge(
     return mean.lerp(mean2, share), variance.lerp(variance2, share) + spread
 
 
-def hash_weights(model: nn.Module) -> str:
-    """SHA-256 of the names, types, shapes and values of a model's tensors."""
-    digest = hashlib.sha256()
+def hash_weights(model: nn.Module, prefix: str = '') -> str:
+    """SHA-256 of the names, types, shapes and values of a model's tensors, after a text."""
+    digest = hashlib.sha256(prefix.encode())
     for name, tensor in model.state_dict().items():
         digest.update(f'{name} {tensor.dtype} {list(tensor.shape)}'.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
