@@ -157,7 +157,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('-ds', '--dataset', help='data set to measure models on; not needed for two folders')
     parser.add_argument('--data-dir', type=typed_root, metavar='DIR', help='folder of the data set')
     add_data_option(parser)
-    add_settings(parser, EvalSettings, names=('batch_size', 'workers', 'device'))
+    add_settings(parser, EvalSettings, names=('batch_size', 'workers', 'device', 'camera_norms'))
     parser.add_argument(
         '--top', type=positive, default=10, metavar='N', help='queries to name that changed most (default: 10)'
     )
@@ -183,6 +183,8 @@ def _compare(args: argparse.Namespace) -> None:
             sides.append(measure_side(name, dataset, settings))
         except InputError as e:
             raise InputError(f'{letter}: {e}') from e
+    for letter, side in zip('AB', sides, strict=True):  # of cameras: what else is told is of the data set
+        remarks += [f'{letter}: {note}' for note in side.notes if note not in remarks]
     comparison = compare(*sides, count=args.top, samples=args.samples)
     print(comparison)
     for remark in remarks:
@@ -235,7 +237,10 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--model', metavar='NAME', help='what embeds the images: the model of the gallery')
     parser.add_argument('--checkpoint', metavar='FILE', help='weights for a model given by name')
-    add_settings(parser, EvalSettings, names=('height', 'width', 'device'))
+    parser.add_argument(
+        '--camera', metavar='NAME', help='that the images are from, for a model that msinet-hub adapt has written'
+    )
+    add_settings(parser, EvalSettings, names=('height', 'width', 'device', 'camera_norms'))
     parser.add_argument(
         '--workers', type=processes, default=0, metavar='N', help='processes that read images (default: 0)'
     )

@@ -1,5 +1,6 @@
 """What `msinet-eval pair` does: how far apart two images are, and whether they show the same one."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from timm.models import is_model_pretrained
 
 from msinet_eval.features.extract import extract
 from msinet_eval.metrics.calibration import find_calibration
-from msinet_eval.models.load import load_model
+from msinet_eval.models.load import find_norms, load_model
 from msinet_timm.commands import find_device
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
@@ -15,6 +16,7 @@ from msinet_timm.errors import InputError
 __all__ = ['Pair', 'compare_images']
 
 _DEFAULT_MODEL = 'msinet_x1_0'
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def compare_images(
 ) -> Pair:
     """Compares two images, each cropped to one person or vehicle.
 
+    What a model's folder knows of cameras is not used, since nobody knows those of the images, and thresholds are
+    calibrated without it.
+
     Args:
         a: an image file.
         b: another.
@@ -72,6 +77,8 @@ def compare_images(
         InputError: an image that cannot be read, a model that cannot be loaded, or a damaged calibration.
     """
     model, origin = model or _find_default(), 'given'
+    if not checkpoint and find_norms(model):
+        _logger.warning("%s knows cameras, but a pair has none: it is embedded by the model's own statistics", model)
     if threshold is None:
         calibration = find_calibration(checkpoint or model)
         if calibration:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TextIO
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from msinet_eval.features.extract import extract
-from msinet_eval.models.load import load_model
+from msinet_eval.models.load import find_norms, load_model
 from msinet_eval.search.index import recall as recall_of
 from msinet_eval.search.index import search
 from msinet_eval.search.store import FeatureStore
@@ -20,6 +20,7 @@ from msinet_timm.commands import find_device
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
+from msinet_timm.models.camera_norm import CameraNorms
 
 __all__ = ['search_gallery']
 
@@ -34,6 +35,8 @@ def search_gallery(
     k: int = 10,
     model: str | None = None,
     checkpoint: str | None = None,
+    camera: str | None = None,
+    camera_norms: bool = True,
     height: int | None = None,
     width: int | None = None,
     workers: int = 0,
@@ -51,6 +54,9 @@ def search_gallery(
         k: images to find for each query.
         model: what embeds images, see `msinet_eval.models.load_model`; None for queries that are features.
         checkpoint: weights for a model given by name.
+        camera: that the images are from, of those that the model has been adapted to; None embeds them by its own
+            statistics, and warns.
+        camera_norms: whether to use what the folder of a model knows of cameras, as for the gallery.
         height: of the input in pixels, instead of the model's own.
         width: of the input in pixels, instead of the model's own.
         workers: processes that read images.
@@ -66,7 +72,15 @@ def search_gallery(
     place = find_device(device)
     store = _open(gallery, 'gallery.safetensors')
     names, query = _read_queries(
-        queries, model, place, checkpoint=checkpoint, height=height, width=width, workers=workers
+        queries,
+        model,
+        place,
+        camera=camera,
+        camera_norms=camera_norms,
+        checkpoint=checkpoint,
+        height=height,
+        width=width,
+        workers=workers,
     )
     query = query.to(place)
     start = time.perf_counter()
@@ -96,10 +110,19 @@ def _open(path: str, file: str) -> FeatureStore:
 
 
 def _read_queries(
-    queries: Sequence[str], model: str | None, device: torch.device, *, workers: int, **loading
+    queries: Sequence[str],
+    model: str | None,
+    device: torch.device,
+    *,
+    camera: str | None,
+    camera_norms: bool,
+    workers: int,
+    **loading,
 ) -> tuple[list[str], Tensor]:
     """Names and [Q, D] features of the queries."""
     first = Path(queries[0])
+    if camera is not None and not model:
+        raise InputError('--camera is for images, which need --model')
     if first.is_dir() or first.suffix in ('.safetensors', '.npy'):
         if model:
             raise InputError(f'{first} holds features, which need no --model')
@@ -112,9 +135,26 @@ def _read_queries(
     if not model:
         raise InputError(f'{first} is no file of features: to search for images, give --model')
     module, config = load_model(model, **loading)
-    records = [Record(path, path) for path in queries]
-    features = extract(module, records, data_config=config, workers=workers, device=device, description='queries')
+    norms = _find_norms(model, module, camera) if camera_norms and not loading['checkpoint'] else None
+    if camera is not None and (norms is None or camera not in norms):
+        known = f'those that it knows are {", ".join(norms)}' if norms else 'it has not been adapted to any'
+        raise InputError(f'--camera {camera}: {model} does not know this camera: {known}')
+    records = [Record(path, path, camera) for path in queries]
+    options = {'data_config': config, 'workers': workers, 'device': device, 'norms': norms}
+    features = extract(module, records, description='queries', **options)
     return list(queries), features.embeddings
+
+
+def _find_norms(name: str, model: nn.Module, camera: str | None) -> CameraNorms | None:
+    """Norms of the cameras that a model knows by its folder; None where there are none."""
+    folder = find_norms(name)
+    norms = CameraNorms.load(folder, model) if folder else None
+    if norms is not None and camera is None:
+        _logger.warning(
+            "%s knows cameras (%s), but not that of the images: they are embedded by its own statistics. Give --camera "
+            'NAME, or --no-camera-norms if the gallery was embedded so', name, ', '.join(norms),
+        )  # fmt: skip
+    return norms
 
 
 def _write(file: TextIO, names: list[str], gallery: FeatureStore, indices: Tensor, distances: Tensor) -> None:
