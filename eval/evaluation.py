@@ -1,6 +1,6 @@
 """A model and a data set -> an `EvaluationResult`: what `msinet-eval` does, for programs."""
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,10 @@ from msinet_eval.metrics.ranking import RankingResult
 from msinet_eval.models.load import find_model, find_norms, load_model
 from msinet_eval.protocol import draw_gallery, embed_dataset, parse_protocol, rank
 from msinet_eval.report.result import EvaluationResult
+from msinet_eval.report.text import list_names
 from msinet_eval.settings import EvalSettings
 from msinet_timm.commands import find_device
-from msinet_timm.datasets import Protocol, ReIDDataset, create_dataset
+from msinet_timm.datasets import Protocol, Record, ReIDDataset, create_dataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
@@ -30,8 +31,8 @@ from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.processes import is_primary
 
 __all__ = [
-    'check_embeddings_settings', 'evaluate', 'evaluate_embeddings', 'measure', 'name_adapted', 'open_model',
-    'open_norms', 'prepare_dataset',
+    'check_embeddings_settings', 'evaluate', 'evaluate_embeddings', 'images_to_adapt', 'measure', 'name_adapted',
+    'open_model', 'open_norms', 'prepare_dataset',
 ]  # fmt: skip
 
 
@@ -106,7 +107,8 @@ def evaluate(
     if settings.adapt:
         if transform is not None:
             raise InputError('adapt goes by the data config of a model: leave out the transform')
-        norms = _adapt(model, dataset, data_config, settings)
+        options = {name: getattr(settings, name) for name in ('batch_size', 'device', 'workers')}
+        norms = adapt(model, images_to_adapt(dataset, settings), data_config, crops=settings.adapt, **options)
     if norms is not None and isinstance(model, ExportedModule):
         raise InputError(f'norms are for a module, and {given} is an exported file')
     cameras = None if norms is None else _describe_norms(norms, dataset, settings)
@@ -182,7 +184,7 @@ def open_norms(name: str, model: nn.Module, settings: EvalSettings) -> tuple[Cam
     Raises:
         InputError: norms that cannot be read, or of other weights.
     """
-    folder = None if is_exported(name) else find_norms(name)
+    folder = find_norms(name)
     if folder is None:
         return None, ()
     if settings.camera_norms and not settings.adapt:
@@ -198,22 +200,24 @@ def name_adapted(name: str, settings: EvalSettings) -> str:
     return f'{name}, adapted ({settings.adapt} {settings.adapt_on or "train"} images a camera{marked})'
 
 
-def _adapt(model: nn.Module, dataset: ReIDDataset, data_config: dict[str, Any], settings: EvalSettings) -> CameraNorms:
-    """Norms of the cameras of a data set, from some of its images."""
+def images_to_adapt(dataset: ReIDDataset, settings: EvalSettings) -> tuple[Record, ...]:
+    """The images of a data set that a model is adapted to.
+
+    Raises:
+        InputError: there are none, or their cameras are not known.
+    """
     records = dataset.query + dataset.gallery if settings.transductive else dataset.train
-    out = (
-        'adapt to other images by msinet-hub adapt MODEL --images DIR, or to query and gallery themselves by '
-        '`adapt_on` test (transductive)'
-    )
     if not records:
-        raise InputError(f"adapt: data set '{dataset.name}' has no training images: {out}")
+        raise InputError(
+            f"adapt: data set '{dataset.name}' has no training images: adapt to other images by msinet-hub adapt MODEL "
+            '--images DIR, or to query and gallery themselves by `adapt_on` test (transductive)'
+        )
     if any(record.camera is None for record in records):
         raise InputError(
             f"adapt: cameras of data set '{dataset.name}' are not known, and a model is adapted to cameras: read it "
             'with cameras (folders <identity>/<camera>/, or a column camera), or leave out `adapt`'
         )
-    options = {name: getattr(settings, name) for name in ('batch_size', 'device', 'workers')}
-    return adapt(model, records, data_config, crops=settings.adapt, **options)
+    return records
 
 
 def _describe_norms(norms: CameraNorms, dataset: ReIDDataset, settings: EvalSettings) -> dict[str, Any]:
@@ -222,10 +226,11 @@ def _describe_norms(norms: CameraNorms, dataset: ReIDDataset, settings: EvalSett
     cameras = sort_names({record.camera for record in tested} - {None})
     known = {camera: norms.counts[camera] for camera in cameras if camera in norms}
     if cameras and not known:
+        asked, known = (list_names(names) for names in (cameras, sort_names(norms)))
         raise InputError(
-            f"none of the cameras of data set '{dataset.name}' ({_list(cameras)}) is among those that the model has "
-            f'been adapted to ({_list(sort_names(norms))}): adapt it to these by msinet-hub adapt, or measure it with '
-            'its own statistics by --no-camera-norms'
+            f"none of the cameras of data set '{dataset.name}' ({asked}) is among those that the model has been "
+            f'adapted to ({known}): adapt it to these by msinet-hub adapt, or measure it with its own statistics by '
+            '--no-camera-norms'
         )
     return {
         'images': known,
@@ -248,12 +253,8 @@ def _tell_norms(cameras: Mapping[str, Any]) -> list[str]:
     )
     notes = [f'transductive: {told}: they are among the images that are measured' if cameras['transductive'] else told]
     if unknown:
-        notes.append(f"cameras {_list(unknown)} are not known: embedded by the model's own statistics")
+        notes.append(f"cameras {list_names(unknown)} are not known: embedded by the model's own statistics")
     return notes
-
-
-def _list(names: Collection[str]) -> str:
-    return ', '.join(list(names)[:8]) + (', ...' if len(names) > 8 else '')
 
 
 def check_embeddings_settings(settings: EvalSettings) -> None:

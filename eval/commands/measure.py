@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from msinet_eval.evaluation import evaluate, name_adapted, open_model, open_norms, prepare_dataset
+from msinet_eval.evaluation import evaluate, images_to_adapt, name_adapted, open_model, open_norms, prepare_dataset
 from msinet_eval.models.load import find_model
 from msinet_eval.report.result import EvaluationResult
 from msinet_eval.settings import EvalSettings
@@ -46,6 +46,8 @@ def measure_models(
     settings = replace(settings, skip_broken=False, protocol=None)
     ways = [settings]
     if settings.adapt:
+        for dataset in datasets.values():
+            images_to_adapt(dataset, settings)
         ways = [replace(settings, adapt=None, adapt_on=None, camera_norms=False), settings]
     several = len(models) * len(datasets) * len(ways) > 1
     for given in models:

@@ -21,7 +21,7 @@ from msinet_timm.datasets.records import sort_names
 
 from .html import write_report
 from .ranked_lists import Found, list_found
-from .text import metrics, table
+from .text import list_names, metrics, table
 
 __all__ = ['EvaluationResult']
 
@@ -162,9 +162,8 @@ def _skipped(ranking: RankingResult, query: Features, gallery: Features) -> Iter
     missing = sort_names(asked - set(gallery.identities))
     skipped = ranking.skipped.get('identity not in gallery', 0)
     if missing:
-        listed = ', '.join(missing[:8]) + (', ...' if len(missing) > 8 else '')
         yield (
-            f'{len(missing)} of {len(asked)} query identities are not in the gallery ({listed}): '
+            f'{len(missing)} of {len(asked)} query identities are not in the gallery ({list_names(missing)}): '
             f'{skipped} queries skipped'
         )
     if rest := ranking.num_skipped - skipped:

@@ -7,7 +7,7 @@ from msinet_eval.breakdown import Breakdown
 from msinet_eval.metrics.ranking import RankingResult
 from msinet_timm.commands import format_table
 
-__all__ = ['METRICS', 'matrix', 'metrics', 'table']
+__all__ = ['METRICS', 'list_names', 'matrix', 'metrics', 'table']
 
 
 def _rank(k: int) -> Callable[[RankingResult], float]:
@@ -59,3 +59,8 @@ def matrix(title: str, breakdown: Breakdown) -> str:
     for name, values in zip(breakdown.rows, breakdown.mAP, strict=True):
         lines.append([str(name), *('-' if math.isnan(value) else f'{100 * value:.1f}' for value in values)])
     return format_table(lines)
+
+
+def list_names(names: Sequence[str]) -> str:
+    """The first names, for a line of text."""
+    return ', '.join(names[:8]) + (', ...' if len(names) > 8 else '')

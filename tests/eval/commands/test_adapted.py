@@ -110,13 +110,12 @@ def test_data_set_without_cameras(site, tmp_path, market, capsys):
     argv = [str(site), '-ds', 'folder', '--data-dir', str(root), '--data-option', 'test_share=1', *SMALL]
     assert main(argv) == 0
     assert "its cameras are not known: all is embedded by the model's own statistics" in capsys.readouterr().out
-    for flags in (['--adapt', '4', '--adapt-on', 'test'], ['--adapt', '4']):
-        assert main([*argv, *flags]) == 2
-        err = capsys.readouterr().err
-        assert ('cameras of data set' in err) == (len(flags) == 4) and ('has no training images' in err) != (
-            len(flags) == 4
-        )
-        assert 'leave out --adapt' in err or '--adapt-on test (transductive)' in err
+    for flags, message in (
+        (['--adapt-on', 'test'], "cameras of data set 'folder' are not known, and a model is adapted to cameras"),
+        ([], "data set 'folder' has no training images: adapt to other images by msinet-hub adapt"),
+    ):
+        assert main([*argv, '--adapt', '4', *flags]) == 2  # before anything is measured
+        assert f'error: --adapt: {message}' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('on', ['train', 'test'])
@@ -204,6 +203,8 @@ def test_what_is_refused(site, folder, market, run, tmp_path):
     with pytest.raises(InputError, match="adapt_on: 'gallery' is not one of train, test"):
         EvalSettings(adapt=4, adapt_on='gallery')
     (tmp_path / 'm.onnx').write_bytes(b'')
+    code, _, err = run(tmp_path / 'm.onnx', '--calibrate')
+    assert code == 2 and 'm.onnx' in err and 'unknown model' not in err
     code, _, err = run(tmp_path / 'm.onnx', '--adapt', '4')
     assert code == 2 and '--adapt: ' in err and 'is an exported model, whose statistics are fixed' in err
     for path in (market / 'bounding_box_train').iterdir():
