@@ -97,6 +97,11 @@ def _measure(args: argparse.Namespace) -> None:
                     datasets = read_datasets(args.dataset, args.data_dir, options, expand=True)
                     if outputs.calibrate and len(datasets) > 1:
                         raise InputError(f'--calibrate needs one data set: choose one of {", ".join(datasets)}')
+                    if outputs.calibrate and settings.camera_norms and find_norms(args.models[0]):
+                        raise InputError(
+                            '--calibrate is for plain embeddings, as msinet-eval pair takes them, and '
+                            f'{args.models[0]} knows cameras: give --no-camera-norms'
+                        )
                     results = list(measure_models(args.models, datasets, settings, args.model))
             except torch.OutOfMemoryError as e:
                 raise InputError(
@@ -132,11 +137,6 @@ def _check_calibrate(args: argparse.Namespace, settings: EvalSettings) -> None:
         changed = 'rerank' if settings.rerank else next(iter(settings.changes))
         raise InputError(
             f'--calibrate is for plain embeddings, as msinet-eval pair takes them: leave out {flag_of(changed)}'
-        )
-    if settings.camera_norms and not args.model and find_norms(args.models[0]) is not None:
-        raise InputError(
-            '--calibrate is for plain embeddings, as msinet-eval pair takes them, and '
-            f'{args.models[0]} knows cameras: give --no-camera-norms'
         )
     if calibration_folder(args.models[0]) is None:
         raise InputError(
