@@ -1,9 +1,10 @@
 """From images, or a detector's boxes in a video frame, to embeddings: what a program needs of a model."""
 
 import copy
+import logging
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from msinet_timm.datasets.images import load_image
+from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
 from msinet_timm.hub.load import load_model
+from msinet_timm.models.camera_norm import CameraNorms
 
 from . import memory
 from .commands import find_device
@@ -23,6 +26,12 @@ from .forms import create_form
 __all__ = ['Embedder']
 
 ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
+Images = Sequence[ImageLike] | torch.Tensor | np.ndarray
+
+_logger = logging.getLogger(__name__)
+
+# Of no camera at all, not even of unknown ones.
+_NOBODY = ''
 
 
 class Embedder:
@@ -32,6 +41,16 @@ class Embedder:
     embedder = Embedder('runs/market')
     gallery = embedder(['a.jpg', 'b.jpg'])
     found = embedder.crops(frame, boxes) @ gallery.T  # cosines [N, 2]
+    ```
+
+    It learns cameras from crops that nobody has labelled, and embeds what they see by their own statistics, see
+    `msinet_timm.models.camera_norm`:
+
+    ```
+    embedder.adapt({'door': door_crops, 'yard': yard_crops})
+    found = embedder(images, cameras=['door', 'yard', 'door'])
+    found = embedder.crops(frame, boxes, camera='door')
+    embedder.save('models/site')  # Embedder('models/site') knows the cameras
     ```
 
     Images are prepared as `timm.data.create_transform` does it for the model. Threads may share an embedder: they
@@ -45,7 +64,7 @@ class Embedder:
     Args:
         model: a model that timm knows, also `hf-hub:...` and `local-dir:...`; the folder of a model or of a run, which
             stands for its best model; or a module that takes [B, 3, H, W], which is left as it is. Classifiers are
-            left out.
+            left out. A folder that `msinet-hub adapt` or `save` has written knows its cameras.
         device: None for the first GPU, or the CPU where there is none.
         form: how the model runs, see `msinet_timm.forms.FORMS`. For `'compiled'`, batches are filled up to a power of
             two, so that few sizes are compiled.
@@ -56,7 +75,8 @@ class Embedder:
             `msinet_timm.memory.keep_memory`: faster, but it holds for everything else in the process, too.
 
     Raises:
-        InputError: unknown model or device, weights that cannot be read, or a module that gives no vectors.
+        InputError: unknown model or device, weights that cannot be read, cameras of other weights, or a module that
+            gives no vectors.
         ValueError: unknown form or precision, or one that this machine cannot run.
     """
 
@@ -84,7 +104,12 @@ class Embedder:
         self._height, self._width = self.data_config['input_size'][1:]
         self.size = self._measure(network)
         self._pads = form == 'compiled'
-        self._run = create_form(network, form, precision)
+        cameras = None if isinstance(model, nn.Module) else find_cameras(model)
+        self._norms = CameraNorms.load(cameras.parent, network) if cameras else CameraNorms(network)
+        self._form = form, precision
+        self._run = create_form(network, form, precision, norms=self._norms if self._norms else None)
+        self._current: str | None = _NOBODY  # the camera whose statistics the form has
+        self._told: set[str | None] = set()
         self._transform = create_transform(**self.data_config, normalize=False)
         statistics = torch.tensor([self.data_config['mean'], self.data_config['std']], device=self.device)
         self._mean, self._std = 255 * statistics.view(2, 1, 3, 1, 1)
@@ -93,25 +118,37 @@ class Embedder:
         self._pixels = torch.zeros(shape, dtype=torch.uint8).to(memory_format=torch.channels_last)
         self._input = torch.zeros(shape, device=self.device).to(memory_format=torch.channels_last)
 
-    def __call__(self, images: Sequence[ImageLike] | torch.Tensor | np.ndarray) -> np.ndarray:
+    @property
+    def cameras(self) -> dict[str, int]:
+        """Crops that have been seen of each camera that is known, see `CameraNorms.counts`."""
+        return self._norms.counts
+
+    def __call__(self, images: Images, cameras: str | Sequence[str | None] | None = None) -> np.ndarray:
         """Embeds images.
 
         Args:
             images: image files, which are turned upright as their EXIF orientation says; PIL images; RGB arrays
                 [H, W, 3] uint8; or tensors [3, H, W] uint8: mixed if need be, or as one array [B, H, W, 3] or one
                 tensor [B, 3, H, W].
+            cameras: a name for each image, in any order, or one for all. Images of a camera that is not known (None,
+                or a name that has not been learnt) are embedded by the model's own statistics, with a warning, once
+                for each such name.
 
         Returns:
             [N, D] float32, a row for each image.
 
         Raises:
-            InputError: an image that cannot be read or is none; its message names the file or the index.
+            InputError: an image that cannot be read or is none, its message names the file or the index; or names of
+                cameras for another number of images.
         """
-        if isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) != 4:
-            raise InputError('an embedder takes several images at once: give a list of them, if need be of one')
-        return self._embed(len(images), (self._prepare(image, f'image {i}') for i, image in enumerate(images)))
+        images = _listed(images)
+        if cameras is None or isinstance(cameras, str):
+            cameras = [cameras] * len(images)
+        if len(cameras) != len(images):
+            raise InputError(f'{len(cameras)} cameras for {len(images)} images: give one for all, or one for each')
+        return self._embed(cameras, lambda i: self._prepare(images[i], f'image {i}'))
 
-    def crops(self, frame: np.ndarray, boxes, bgr: bool = False) -> np.ndarray:
+    def crops(self, frame: np.ndarray, boxes, bgr: bool = False, camera: str | None = None) -> np.ndarray:
         """Embeds parts of one image, as a detector finds them.
 
         Args:
@@ -119,6 +156,7 @@ class Embedder:
             boxes: [N, 4] numbers, an array, tensor or list: left, top, right and bottom in pixels. What reaches
                 beyond the frame is cut off, and pixels that a box covers in part belong to it.
             bgr: the frame's channels are blue, green and red, as OpenCV reads them, instead of red, green and blue.
+            camera: that the frame is of, see `__call__`.
 
         Returns:
             [N, D] float32, a row for each box; [0, D] for no boxes.
@@ -133,8 +171,100 @@ class Embedder:
             raise InputError(f'boxes must be [N, 4]: left, top, right, bottom; got {list(boxes.shape)}')
         places = [_whole_pixels(box, frame.shape, f'box {i}') for i, box in enumerate(boxes.tolist())]
         step = -1 if bgr else 1
-        parts = (frame[top:bottom, left:right, ::step] for left, top, right, bottom in places)
-        return self._embed(len(places), (self._prepare(part, f'box {i}') for i, part in enumerate(parts)))
+
+        def cut(i: int) -> torch.Tensor:
+            left, top, right, bottom = places[i]
+            return self._prepare(frame[top:bottom, left:right, ::step], f'box {i}')
+
+        return self._embed([camera] * len(places), cut)
+
+    def adapt(self, crops: Mapping[str, Images]) -> None:
+        """Learns cameras anew, from crops of whoever; other cameras stay known.
+
+        64 crops of a camera, of different people and hours, are enough; fewer than
+        `msinet_timm.models.camera_norm.ENOUGH` warn. All is learnt, or nothing where something is wrong.
+
+        Args:
+            crops: by the name of the camera, what `__call__` takes.
+
+        Raises:
+            InputError: no cameras, one without crops or with crops of one colour, or an image as in `__call__`; the
+                message names the camera.
+        """
+        if not crops:
+            raise InputError('no cameras: give crops of each, as {name: crops}')
+        with self._lock:
+            fresh = CameraNorms(self._norms.model)
+            for camera, images in crops.items():
+                self._observe(fresh, camera, images)
+            check_norms(fresh)
+            self._learn(fresh)
+
+    def observe(self, camera: str, crops: Images) -> None:
+        """Adds crops to what is known of a camera, in `batch_size` at once; a new name begins a camera.
+
+        For cameras that run: what has been seen long ago fades out, so that light may change, and neither memory nor
+        time grow.
+
+        Args:
+            camera: its name.
+            crops: what `__call__` takes.
+
+        Raises:
+            InputError: no crops, crops of one colour, or an image as in `__call__`.
+        """
+        with self._lock:
+            fresh = CameraNorms(self._norms.model)
+            fresh.update(self._norms)
+            self._observe(fresh, camera, crops)
+            self._learn(fresh)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes the model and its cameras as a model folder; only `cameras.safetensors` into that of the same weights.
+
+        Args:
+            folder: new, empty, or of the same weights.
+
+        Raises:
+            InputError: no camera is known, the folder holds something else, or timm cannot make the model by name.
+        """
+        with self._lock:
+            save_cameras(self._norms, folder)
+
+    def _observe(self, norms: CameraNorms, camera: str, images: Images) -> None:
+        """Shows all images of a camera to norms."""
+        images = _listed(images)
+        if not len(images):
+            raise InputError(f"camera '{camera}': no images")
+        batches = share_out(range(len(images)), self.batch_size)
+
+        def normalised() -> Iterator[torch.Tensor]:
+            for batch in batches:
+                for place, i in zip(self._pixels, batch, strict=False):
+                    place.copy_(self._prepare(images[i], f"camera '{camera}': image {i}"))
+                yield self._normalise(len(batch))
+
+        norms.observe(camera, normalised(), len(images))
+
+    def _learn(self, norms: CameraNorms) -> None:
+        """Takes over cameras; the first of them change how the model runs."""
+        if not self._norms:
+            self._run = create_form(norms.model, *self._form, norms=norms)
+        self._norms.update(norms)
+        self._current = _NOBODY
+        self._told -= {*norms}
+
+    def _use(self, camera: str | None) -> None:
+        """Makes the form embed the crops of a camera, or those of unknown ones."""
+        known = camera if camera in self._norms else None
+        if known is None and (camera is not None or self._norms) and camera not in self._told:
+            self._told.add(camera)
+            which = 'images without a camera' if camera is None else f"camera '{camera}' is not known: its images"
+            names = f'; known are {", ".join(self._norms)}' if self._norms else ''
+            _logger.warning("%s are embedded by the model's own statistics%s", which, names)
+        if self._norms and self._current != known:
+            self._run.use(self._norms.statistics(known))
+            self._current = known
 
     def _prepare(self, image: ImageLike, name: str) -> torch.Tensor:
         """An image as [3, height, width] uint8."""
@@ -153,22 +283,33 @@ class Embedder:
             raise InputError(f'{name} must be a file, a PIL image, an array or a tensor, got {type(image).__name__}')
         return self._transform(image.convert('RGB'))
 
-    def _embed(self, count: int, images: Iterator[torch.Tensor]) -> np.ndarray:
-        embeddings = np.empty((count, self.size), np.float32)
+    def _embed(self, cameras: Sequence[str | None], prepare: Callable[[int], torch.Tensor]) -> np.ndarray:
+        """Embeds prepared images of cameras, those of one camera together."""
+        embeddings = np.empty((len(cameras), self.size), np.float32)
+        groups: dict[str | None, list[int]] = {}
+        for i, camera in enumerate(cameras):
+            groups.setdefault(camera, []).append(i)
         with self._lock:
-            for start in range(0, count, self.batch_size):
-                n = min(self.batch_size, count - start)
-                for place in self._pixels[:n]:
-                    place.copy_(next(images))
-                embeddings[start : start + n] = self._run_batch(n)
+            for camera in sorted(groups, key=lambda name: name != self._current):  # what is in place goes first
+                self._use(camera)
+                own = groups[camera]
+                for start in range(0, len(own), self.batch_size):
+                    batch = own[start : start + self.batch_size]
+                    for place, i in zip(self._pixels, batch, strict=False):
+                        place.copy_(prepare(i))
+                    embeddings[batch] = self._run_batch(len(batch))
         return embeddings
+
+    @torch.inference_mode()
+    def _normalise(self, n: int) -> torch.Tensor:
+        """The first n images of `_pixels`, as the model takes them."""
+        batch = self._input[:n]
+        return torch.sub(self._pixels[:n].to(self.device), self._mean, out=batch).div_(self._std)
 
     @torch.inference_mode()
     def _run_batch(self, n: int) -> np.ndarray:
         room = min(2 ** (n - 1).bit_length(), self.batch_size) if self._pads else n
-        batch = self._input[:room]
-        torch.sub(self._pixels[:room].to(self.device), self._mean, out=batch).div_(self._std)
-        found = self._run(batch)[:n]
+        found = self._run(self._normalise(room))[:n]
         return (nn.functional.normalize(found) if self.normalize else found).cpu().numpy()
 
     @torch.inference_mode()
@@ -178,6 +319,13 @@ class Embedder:
             shape = list(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise InputError(f'{type(network).__name__} gives {shape} for an image instead of one vector')
         return found.size(1)
+
+
+def _listed(images: Images) -> Sequence[ImageLike] | torch.Tensor | np.ndarray:
+    """Images to be taken by their index."""
+    if isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) != 4:
+        raise InputError('an embedder takes several images at once: give a list of them, if need be of one')
+    return images if isinstance(images, (list, tuple, torch.Tensor, np.ndarray)) else list(images)
 
 
 def _check_array(image: np.ndarray, name: str) -> None:

@@ -1,11 +1,14 @@
-"""The command `msinet-hub`: converts, checks, exports and publishes weights."""
+"""The command `msinet-hub`: adapts, converts, checks, exports and publishes weights."""
 
 import argparse
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from msinet_timm.commands import command, format_table, make_folder
+from msinet_timm.commands import command, find_device, format_table, make_folder, not_negative, positive
+from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options
+from msinet_timm.datasets.readers.folder import check_camera_folders
+from msinet_timm.errors import InputError
 
 __all__ = ['create_main', 'main']
 
@@ -13,11 +16,12 @@ __all__ = ['create_main', 'main']
 def create_parser(measure=None) -> argparse.ArgumentParser:
     """The command's arguments; `measure` as for `create_main`."""
     parser = argparse.ArgumentParser(
-        prog='msinet-hub', description='Weights: lists, converts, checks, exports, publishes.'
+        prog='msinet-hub', description='Weights: lists, adapts, converts, checks, exports, publishes.'
     )
     subparsers = parser.add_subparsers(required=True, metavar='COMMAND')
     for add in (
         _add_list,
+        _add_adapt,
         _add_convert,
         _add_verify,
         partial(_add_export, measure),
@@ -45,6 +49,62 @@ def _list(args: argparse.Namespace) -> None:
         results = [(r['dataset'], f'{100 * r["mAP"]:.1f}', f'{100 * r["rank1"]:.1f}') for r in entry.results]
         rows += [(*(head if number == 0 else ('',) * 3), *r) for number, r in enumerate(results or [('', '', '')])]
     print(f'{format_table(rows, "<")}\n* stands for the bare name of the architecture')
+
+
+def _add_adapt(subparsers) -> None:
+    p = subparsers.add_parser(
+        'adapt',
+        help='let a model learn your cameras, from images that nobody has labelled',
+        description="Writes a model folder with cameras.safetensors: each camera's statistics of the batch norms and "
+        'mean embedding. Nobody needs to know who is on the images. Cameras that the model knows already stay known.',
+    )
+    p.add_argument('model', metavar='MODEL', help='name that timm knows, hf-hub:OWNER/NAME, a run or model folder')
+    data = p.add_argument_group('images, by camera')
+    data.add_argument('--images', metavar='DIR', help='with a folder for each camera: DIR/<camera>/[<tracklet>/]*.jpg')
+    data.add_argument(
+        '-ds',
+        '--dataset',
+        metavar='DATASET',
+        help=f'or the images to learn from of one of: {", ".join(list_datasets())}; identities are not used',
+    )
+    data.add_argument('--data-dir', metavar='DIR', help='folder of the data set')
+    add_data_option(data)
+    p.add_argument(
+        '--output', required=True, metavar='DIR', help='new or empty folder, or that of the same weights (MODEL itself)'
+    )
+    p.add_argument(
+        '--crops', type=positive, default=64, metavar='N', help='images of each camera, spread evenly (default: 64)'
+    )
+    p.add_argument('--batch-size', type=positive, default=64, metavar='B', help='images at once (default: 64)')
+    p.add_argument('--workers', type=not_negative, default=2, metavar='W', help='processes that read images')
+    p.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: the first GPU, or the CPU)')
+    p.set_defaults(run=_adapt)
+
+
+def _adapt(args: argparse.Namespace) -> None:
+    from msinet_timm.hub.adapt import adapt_folder
+
+    if bool(args.images) == bool(args.dataset):
+        raise InputError('give the images of your cameras, either by --images DIR or by -ds DATASET')
+    if args.images:
+        if args.data_dir or args.data_option:
+            raise InputError('--data-dir and --data-option are for -ds: leave them out with --images')
+        dataset = create_dataset('folder', args.images, layout='cameras')
+        check_camera_folders(dataset)
+    else:
+        dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+    norms = adapt_folder(
+        args.model,
+        dataset.train,
+        args.output,
+        crops=args.crops,
+        batch_size=args.batch_size,
+        device=find_device(args.device),
+        workers=args.workers,
+    )
+    rows = [('camera', 'crops'), *norms.counts.items()]
+    print(format_table(rows))
+    print(f"Embedder('{args.output}')(images, cameras='{next(iter(norms))}')")
 
 
 def _add_convert(subparsers) -> None:
@@ -115,6 +175,9 @@ def _add_publish(subparsers) -> None:
     p.add_argument('--repo', required=True, metavar='OWNER/NAME', help='created where it is missing')
     p.add_argument('--private', action='store_true', help='make a new repository private')
     p.add_argument('--license', metavar='ID', help='of the weights, such as apache-2.0, unless the card names one')
+    p.add_argument(
+        '--cameras', action='store_true', help='upload cameras.safetensors, too, which tells names and light of a site'
+    )
     p.add_argument('--entry', metavar='FILE', help='write an entry there, which names the weights, as in hub_configs/')
     p.set_defaults(run=_publish)
 
@@ -124,7 +187,7 @@ def _publish(args: argparse.Namespace) -> None:
 
     if args.entry:
         make_folder(Path(args.entry).parent, '--entry')
-    published = publish(args.folder, args.repo, args.private, args.license, args.entry)
+    published = publish(args.folder, args.repo, args.private, args.license, args.entry, args.cameras)
     if published.entry:
         print(f'entry: {published.entry}')
     print(f'commit: {published.revision}')

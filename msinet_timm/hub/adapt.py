@@ -1,9 +1,11 @@
-"""A model and images by camera, of whoever -> what the model knows of the cameras."""
+"""A model and images by camera, of whoever -> what the model knows of the cameras, and a folder with both."""
 
 import copy
 import logging
+import shutil
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,9 +18,14 @@ from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.records import Record, sort_names
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
-from msinet_timm.models.camera_norm import ENOUGH, CameraNorms
+from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, hash_weights
+from msinet_timm.models.entries import find_entry
 
-__all__ = ['adapt', 'choose_crops', 'warn_of_few']
+from .card import CALIBRATION, CARD, PREVIEW, describe_cameras, update_card
+from .folder import CONFIG, EXAMPLE, download, find_folder, save_folder, write_example
+from .load import load_model, resolve_name
+
+__all__ = ['adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out']
 
 _logger = logging.getLogger(__name__)
 
@@ -90,7 +97,7 @@ def adapt(
     network.eval().to(device)
     norms = CameraNorms(network)
     device = next((t.device for t in (*network.parameters(), *network.buffers())), torch.device('cpu'))
-    batches = [(name, batch) for name, own in chosen.items() for batch in _share_out(own, batch_size)]
+    batches = [(name, batch) for name, own in chosen.items() for batch in share_out(own, batch_size)]
     transform = create_transform(**(data_config or resolve_data_config(model=model)))
     read = StreamedImages if in_shards(records) else ReIDImages
     images = read(records, transform)
@@ -110,25 +117,149 @@ def adapt(
                     bar.update(len(raw))
 
             for name, group in groupby(zip(batches, loader, strict=True), key=lambda pair: pair[0][0]):
-                norms.observe(name, follow(group))
+                norms.observe(name, follow(group), len(chosen[name]))
     except InputError as e:
         # a worker's traceback would keep the loader alive until some later collection, which then takes seconds
         raise e.with_traceback(None) from None
-    warn_of_few(norms.counts)
+    check_norms(norms)
     return norms
 
 
-def _share_out(indices: list[int], batch_size: int) -> list[list[int]]:
+def share_out(indices: Sequence[int], batch_size: int) -> list[Sequence[int]]:
     """Batches of one size, as far as possible, each spread over all indices."""
     count = -(-len(indices) // batch_size)
     return [indices[start::count] for start in range(count)]
 
 
-def warn_of_few(counts: dict[str, int]) -> None:
-    """Warns of cameras with fewer crops than are `ENOUGH`."""
-    for name, count in counts.items():
+def check_norms(norms: CameraNorms) -> None:
+    """Warns of cameras with fewer crops than are `ENOUGH`, and of a model without batch norms."""
+    for name, count in norms.counts.items():
         if count < ENOUGH:
             _logger.warning(
                 "camera '%s': only %d crop%s; its statistics stay close to the model's own, give %d or more",
                 name, count, '' if count == 1 else 's', ENOUGH,
             )  # fmt: skip
+    if norms and not norms.layout:
+        _logger.warning(
+            '%s has no batch norms: of each camera only the mean embedding is learnt, and taken from its embeddings',
+            type(norms.model).__name__,
+        )
+
+
+def find_cameras(name: str | Path) -> Path | None:
+    """The file of the cameras that a model knows, beside its weights; None where there is none.
+
+    Args:
+        name: of the model, as for `load_model`; one on the Hub is asked for the file.
+
+    Raises:
+        InputError: as `resolve_name`.
+    """
+    return _beside_weights(name, FILE_NAME)
+
+
+def _beside_weights(name: str | Path, file: str) -> Path | None:
+    """A file of a model's folder, local or on the Hub."""
+    source, _, place = resolve_name(name).partition(':')
+    if source == 'hf-hub':
+        return download(place, file)
+    path = Path(place) / file
+    return path if source == 'local-dir' and path.is_file() else None
+
+
+def save_cameras(norms: CameraNorms, folder: str | Path) -> Path:
+    """Writes a model and its cameras; into the folder of the same weights, the cameras alone.
+
+    Args:
+        norms: of a model that timm makes by its name.
+        folder: new, empty, or of a model or run of the same weights.
+
+    Returns:
+        The model's folder: that of the run's best model where a run's is given.
+
+    Raises:
+        InputError: no camera is known, the folder holds something else, or the model is no timm model.
+    """
+    if not norms:
+        raise InputError('no camera is known: adapt the model first')
+    known = _known_folder(norms.model, folder)
+    if known is None:
+        if not getattr(norms.model, 'pretrained_cfg', None):
+            raise InputError(f'{type(norms.model).__name__} is no model that timm makes: it has no model folder')
+        save_folder(norms.model, folder)
+    folder = known or Path(folder)
+    norms.save(folder)
+    return folder
+
+
+def _known_folder(model: nn.Module, folder: str | Path) -> Path | None:
+    """Where in a folder the same weights lie that a model has; None for a folder to be made or filled.
+
+    Raises:
+        InputError: the folder holds something else, or a threshold that would no longer hold.
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not any((place / CONFIG).is_file() for place in (folder, folder / 'best')):
+        raise InputError(f'{folder}: exists already, and is no model folder; choose a new or empty one')
+    folder = find_folder(folder)
+    if hash_weights(load_model(folder)) != hash_weights(model):
+        raise InputError(f'{folder}: holds another model or other weights; choose a new or empty folder')
+    if (folder / CALIBRATION).is_file():
+        raise InputError(
+            f'{folder / CALIBRATION}: its threshold does not hold for embeddings of other cameras; '
+            'choose another folder, or remove this file'
+        )
+    return folder
+
+
+def adapt_folder(
+    model: str | Path,
+    records: Sequence[Record],
+    output: str | Path,
+    *,
+    crops: int = 64,
+    batch_size: int = 64,
+    device: str | torch.device | None = None,
+    workers: int = 2,
+) -> CameraNorms:
+    """Adapts a model to cameras, and writes it with them, an example and a card: what `msinet-hub adapt` does.
+
+    Args:
+        model: as for `load_model`. Cameras that it knows already stay known, unless records are of them.
+        records: see `adapt`.
+        output: see `save_cameras`.
+        crops: see `adapt`.
+        batch_size: see `adapt`.
+        device: see `adapt`.
+        workers: see `adapt`.
+
+    Returns:
+        What is known of all cameras.
+
+    Raises:
+        InputError: as `load_model`, `adapt` and `save_cameras`; the output is checked before the work.
+    """
+    network = load_model(model)
+    _known_folder(network, output)
+    norms = adapt(network, records, crops=crops, batch_size=batch_size, device=device, workers=workers)
+    if path := find_cameras(model):
+        known = CameraNorms.load(path.parent, norms.model)
+        known.update(norms)
+        norms = known
+    folder = save_cameras(norms, output)
+    if not (folder / EXAMPLE).is_file():
+        write_example(network, folder / EXAMPLE)
+    _write_card(folder, str(model), norms)
+    return norms
+
+
+def _write_card(folder: Path, model: str, norms: CameraNorms) -> None:
+    """The card of where the weights come from, with a section on cameras."""
+    for name in (CARD, PREVIEW):
+        if not (folder / name).is_file() and (found := _beside_weights(model, name)):
+            shutil.copyfile(found, folder / name)
+    update_card(folder, find_entry(model))
+    local = resolve_name(model).startswith('local-dir:')  # whose path is nobody else's business
+    describe_cameras(folder, Path(model).name if local else model, norms.counts, bool(norms.layout))

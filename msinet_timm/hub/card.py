@@ -1,7 +1,7 @@
 """Model cards: what a set of weights is, how good it is and how it is used, in the Hub's format."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,21 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from msinet_timm.errors import explained
 from msinet_timm.files import read_json, replace_text
+from msinet_timm.models.camera_norm import FILE_NAME
 from msinet_timm.models.entries import Entry, Threshold
 
 from .folder import model_preprocessing, read_config
 
-__all__ = ['PREVIEW', 'Result', 'folder_facts', 'new_entry', 'read_card', 'read_results', 'update_card', 'write_card']
+__all__ = [
+    'PREVIEW', 'Result', 'describe_cameras', 'folder_facts', 'new_entry', 'read_card', 'read_results', 'update_card',
+    'without_cameras', 'write_card',
+]  # fmt: skip
 
 CARD = 'README.md'
 CALIBRATION = 'calibration.json'
 PREVIEW = 'preview.png'
+_CAMERAS = '## Cameras'
+_THRESHOLD = '## Same or not'
 _TASK = 'object-re-identification'
 _METRICS = {'mAP': 'mAP', 'Rank-1': 'rank1', 'mINP': 'mINP'}
 
@@ -116,11 +122,59 @@ def _insert(body: str, heading: str, text: str) -> str:
 
 def _same_or_not(threshold: dict[str, Any]) -> str:
     false, true = (100 * threshold[f'{kind}_positive_rate'] for kind in ('false', 'true'))
-    return f"""## Same or not
+    return f"""{_THRESHOLD}
 
 Two images at a Euclidean distance up to {threshold['threshold']:.4f} (of embeddings of length 1) are held to be of
 one identity. On {threshold['dataset']} this is done to {false:.3g} % of the pairs of different identities, and to
 {true:.1f} % of the pairs of one identity."""
+
+
+def _cameras(source: str, counts: Mapping[str, int], norms: bool) -> str:
+    learnt = (
+        "each camera's statistics of the batch norms and mean embedding"
+        if norms
+        else ("each camera's mean embedding, as the network has no batch norms")
+    )
+    rows = '\n'.join(f'| {name.replace("|", "&#124;")} | {count} |' for name, count in counts.items())
+    return f"""{_CAMERAS}
+
+The weights are those of `{source}`. `{FILE_NAME}` holds {learnt}, learnt from crops that nobody had
+labelled. Metrics in this card, and thresholds found before, are of embeddings without it.
+
+| camera | crops |
+| --- | --- |
+{rows}
+
+```python
+from msinet_timm.embedder import Embedder
+
+embedder = Embedder('local-dir:THIS_FOLDER')
+embeddings = embedder(images, cameras=cameras)  # a name for each image, or one for all
+```"""
+
+
+def without_cameras(body: str) -> str:
+    """A card's text without its section on cameras."""
+    return _without(body, _CAMERAS)
+
+
+def _without(body: str, heading: str) -> str:
+    return re.sub(rf'(?ms)^{heading}\n.*?(?=^## |\Z)', '', body)
+
+
+def describe_cameras(folder: Path, source: str, counts: Mapping[str, int], norms: bool) -> None:
+    """Writes the section on cameras into a folder's card, in the place of an earlier one and of a stale threshold.
+
+    Args:
+        folder: with a card.
+        source: the model that was adapted.
+        counts: crops by camera.
+        norms: whether the network has batch norms.
+    """
+    card = read_card(folder)
+    body = card.text if (folder / CALIBRATION).is_file() else _without(card.text, _THRESHOLD)
+    card.text = _insert(without_cameras(body), '## Limits', _cameras(source, counts, norms))
+    replace_text(folder / CARD, f'{str(card).rstrip()}\n')
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -217,7 +271,7 @@ def update_card(
         body = body.replace("'local-dir:THIS_FOLDER'", f"'hf-hub:{repository}'").replace('  # or hf-hub:OWNER/NAME', '')
     if (folder / PREVIEW).is_file() and PREVIEW not in body:
         body = _insert(body, '## Results', f'![A query, and the images that are found for it]({PREVIEW})')
-    if threshold and '## Same or not' not in body:
+    if threshold and _THRESHOLD not in body:
         body = _insert(body, '## Limits', _same_or_not(threshold))
     card.text = body
     path = folder / CARD

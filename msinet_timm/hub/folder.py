@@ -9,6 +9,8 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
@@ -21,7 +23,8 @@ from msinet_timm.models.entries import PREPROCESSING, check_preprocessing
 from msinet_timm.models.genotype import named_genotypes
 
 __all__ = [
-    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'embed_images', 'embedding_shift',
+    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'download', 'embed_images',
+    'embedding_shift',
     'find_folder', 'is_network', 'model_preprocessing', 'read_config', 'save_folder', 'write_config', 'write_example',
 ]  # fmt: skip
 
@@ -112,6 +115,24 @@ def find_folder(name: str | Path) -> Path:
         if (folder / CONFIG).is_file():
             return folder
     raise InputError(f'{path}: neither a model folder (no {CONFIG}) nor a run (no best/{CONFIG})')
+
+
+def download(hub_id: str, name: str) -> Path | None:
+    """A file that a repository may have, in the cache of `huggingface_hub`; None where it has none.
+
+    Args:
+        hub_id: `OWNER/NAME` or `OWNER/NAME@REVISION`.
+        name: of the file.
+
+    Raises:
+        InputError: no such repository.
+    """
+    repository, _, revision = hub_id.partition('@')
+    with explained(f'hf-hub:{hub_id}: cannot be downloaded'):
+        try:
+            return Path(hf_hub_download(repository, name, revision=revision or None))
+        except (EntryNotFoundError, LocalEntryNotFoundError):
+            return None
 
 
 def model_preprocessing(model: nn.Module) -> dict[str, Any]:

@@ -1,18 +1,25 @@
 """`msinet-hub publish`: a model folder to the Hub, and its entry."""
 
+import logging
 import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch.nn as nn
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from msinet_timm.errors import InputError, one_line
+from msinet_timm.files import replace_text
+from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.models.entries import Entry, entries_folder, load_entries, sha256_of, write_entry
 from msinet_timm.models.genotype import Genotype, named_genotypes
 
-from .card import CALIBRATION, CARD, PREVIEW, folder_facts, new_entry, read_card, update_card
+from .card import CALIBRATION, CARD, PREVIEW, folder_facts, new_entry, read_card, update_card, without_cameras
 from .folder import (
     CONFIG,
     EXAMPLE,
@@ -25,12 +32,14 @@ from .folder import (
     write_config,
     write_example,
 )
-from .load import load_folder
+from .load import load_folder, load_model
 from .preview import draw_preview
 
 __all__ = ['Published', 'publish']
 
-_UPLOADED = [CONFIG, WEIGHTS, CARD, PREVIEW, EXAMPLE, CALIBRATION]
+_logger = logging.getLogger(__name__)
+
+_UPLOADED = [CONFIG, WEIGHTS, CARD, PREVIEW, EXAMPLE, CALIBRATION, FILE_NAME]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ def publish(
     private: bool = False,
     license: str | None = None,
     entry_file: str | Path | None = None,
+    cameras: bool = False,
 ) -> Published:
     """Uploads a model folder, after checking it, and writes its entry if one is asked for.
 
@@ -61,15 +71,24 @@ def publish(
         license: of the weights; None for what the card or the entry says.
         entry_file: where the entry is written, which makes the weights known by name once it is in `hub_configs/`;
             None writes none.
+        cameras: whether to upload what the folder knows of cameras, too. Names and light of a site are in it, so that
+            it stays out otherwise, also out of the card.
 
     Raises:
-        InputError: the folder is no sound model, or the Hub refuses.
+        InputError: the folder is no sound model, knows no cameras that are to be uploaded, or the Hub refuses.
     """
     folder = find_folder(folder)
     if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
         raise InputError(f'--repo {repository}: give OWNER/NAME')
     model = load_folder(folder)
     check_model(model, folder)
+    known = (folder / FILE_NAME).is_file()
+    if cameras:
+        if not known:
+            raise InputError(f'{folder}: knows no cameras (no {FILE_NAME}): leave out --cameras')
+        CameraNorms.load(folder, load_model(folder))
+    elif known:
+        _logger.info('%s stays here, with the section on cameras of the card; --cameras uploads it', FILE_NAME)
     template = next((e for e in load_entries().values() if e.hf_hub_id == repository), None)
     name = _entry_name(model, repository, template)
     if template and name != template.name:
@@ -83,7 +102,8 @@ def publish(
     if not (folder / PREVIEW).is_file():
         draw_preview(model, folder / PREVIEW)
     update_card(folder, template, repository, license)
-    revision = _upload(folder, repository, private)
+    with _uploaded(folder, cameras or not known) as place:
+        revision = _upload(place, repository, private)
     written = entry_file and _write(Path(entry_file), name, folder, model, repository, revision, template)
     return Published(f"timm.create_model('hf-hub:{repository}', pretrained=True)", revision, written)
 
@@ -109,6 +129,22 @@ def _packaged_genotypes() -> dict[str, Genotype]:
     return {name: g for name, g in named_genotypes().items() if (folder / f'{name}.json').is_file()}
 
 
+@contextmanager
+def _uploaded(folder: Path, whole: bool) -> Iterator[Path]:
+    """A folder as it is uploaded: as it is, or without what it knows of cameras."""
+    if whole:
+        yield folder
+        return
+    with TemporaryDirectory() as place:
+        for name in _UPLOADED:
+            if name != FILE_NAME and (folder / name).is_file():
+                shutil.copyfile(folder / name, Path(place) / name)
+        card = read_card(folder)
+        card.text = without_cameras(card.text)
+        replace_text(Path(place) / CARD, str(card))
+        yield Path(place)
+
+
 def _upload(folder: Path, repository: str, private: bool) -> str:
     """Creates or updates the repository; returns the commit."""
     api = HfApi(library_name='msinet-timm')
@@ -122,6 +158,7 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
             repo_id=repository,
             folder_path=folder,
             allow_patterns=_UPLOADED,
+            delete_patterns=None if (folder / FILE_NAME).is_file() else FILE_NAME,
             commit_message='Upload weights, configuration and card',
         )
         # where nothing has changed there may be no commit

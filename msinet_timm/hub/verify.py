@@ -1,17 +1,17 @@
 """`msinet-hub verify`: whether weights are the recorded ones and compute what they did when they were published."""
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch.nn as nn
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from msinet_timm.errors import InputError, explained
+from msinet_timm.models.camera_norm import CameraNorms
 from msinet_timm.models.entries import ChecksumError, Entry, check_file, find_entry, load_entries, sha256_of
 
-from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, find_folder, model_preprocessing
+from .adapt import find_cameras
+from .folder import CONFIG, EXAMPLE, WEIGHTS, deviation, download, find_folder, model_preprocessing
 from .load import load_folder, load_model
 
 __all__ = ['Check', 'example_of', 'find_weights', 'load_weights', 'verify']
@@ -37,7 +37,7 @@ def example_of(weights: Path) -> Path:
 
 
 def verify(name: str) -> list[Check]:
-    """Checks the hash, names and shapes, preprocessing, and the stored output of weights.
+    """Checks the hash, names and shapes, preprocessing, cameras if any are known, and the stored output of weights.
 
     Args:
         name: of an entry, a folder, or `hf-hub:OWNER/NAME[@REVISION]`.
@@ -54,6 +54,7 @@ def verify(name: str) -> list[Check]:
     count = sum(1 for _ in model.state_dict())
     checks.append(Check('shapes', True, f'{count} tensors fit {model.pretrained_cfg["architecture"]}'))
     checks.append(_check_preprocessing(model, entry))
+    checks += _check_cameras(name)
     if example is None:
         return [*checks, Check('example', None, 'no image and output are stored with these weights')]
     off = deviation(model, example)
@@ -86,9 +87,7 @@ def _download(hub_id: str) -> tuple[Path, Path | None]:
     repository, _, revision = hub_id.partition('@')
     with explained(f'hf-hub:{hub_id}: cannot be downloaded'):
         _, weights = [Path(hf_hub_download(repository, f, revision=revision or None)) for f in (CONFIG, WEIGHTS)]
-    with contextlib.suppress(EntryNotFoundError, LocalEntryNotFoundError):
-        return weights, Path(hf_hub_download(repository, EXAMPLE, revision=revision or None))
-    return weights, None
+    return weights, download(hub_id, EXAMPLE)
 
 
 def _check_hash(weights: Path, entry: Entry | None, name: str) -> Check:
@@ -113,6 +112,18 @@ def load_weights(weights: Path, entry: Entry | None) -> nn.Module:
         return load_folder(weights.parent)
     # as a checkpoint, as the sum has been judged already
     return load_model(entry.name, weights, num_classes=None)
+
+
+def _check_cameras(name: str) -> list[Check]:
+    """Whether what is known of cameras is of these weights; nothing where no camera is known."""
+    path = find_cameras(name)
+    if path is None:
+        return []
+    try:
+        norms = CameraNorms.load(path.parent, load_model(name))
+    except InputError as e:
+        return [Check('cameras', False, str(e))]
+    return [Check('cameras', True, ', '.join(f'{camera} ({count})' for camera, count in norms.counts.items()))]
 
 
 def _check_preprocessing(model: nn.Module, entry: Entry | None) -> Check:

@@ -8,6 +8,7 @@ with Camera-based Batch Normalization" (ECCV 2020).
 import copy
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,23 +102,28 @@ class CameraNorms:
         return {name: camera.count for name, camera in self._cameras.items()}
 
     @torch.inference_mode()
-    def observe(self, camera: str, images: Tensor | Iterable[Tensor]) -> None:
+    def observe(self, camera: str, images: Tensor | Iterable[Tensor], total: int = 0) -> None:
         """Adds crops to what is known of a camera: all of them, or none where something is wrong.
 
         Args:
             camera: its name.
             images: [N, 3, H, W] crops of it, normalised, on the model's device: as many as fit into memory. Or several
-                such batches, one after another.
+                such batches, which the norms follow one after another.
+            total: crops in all batches, where that is known: the first are then embedded as if all had been seen.
 
         Raises:
-            InputError: no images, images of one colour, or the model gives something else than finite vectors for them.
+            InputError: no name, no images, images of one colour, or the model gives something else than finite vectors
+                for them.
         """
+        if not isinstance(camera, str) or not camera:
+            raise InputError(f'a camera is named by a text, got {camera!r}')
         known, layout = self._cameras.get(camera), self.layout
+        total += known.count if known else 0
         lowest = highest = None
         for batch in [images] if isinstance(images, Tensor) else images:
             if not len(batch):
                 continue
-            known, layout = self._follow(camera, batch, known, layout)
+            known, layout = self._follow(camera, batch, known, layout, total)
             least, most = batch.amin((0, 2, 3)), batch.amax((0, 2, 3))
             lowest = least if lowest is None else lowest.minimum(least)
             highest = most if highest is None else highest.maximum(most)
@@ -128,11 +134,11 @@ class CameraNorms:
         self._cameras[camera], self.layout = known, layout
 
     def _follow(
-        self, camera: str, images: Tensor, known: _Camera | None, layout: list[tuple[str, int]]
+        self, camera: str, images: Tensor, known: _Camera | None, layout: list[tuple[str, int]], total: int
     ) -> tuple[_Camera, list[tuple[str, int]]]:
         """What is known of a camera after one more batch, and the layout."""
         count = known.count if known else 0
-        found, passed = self._pass(images, count, dict(_split(known.seen, layout)) if known else {})
+        found, passed = self._pass(images, count, dict(_split(known.seen, layout)) if known else {}, total)
         if not isinstance(found, Tensor) or found.ndim != 2 or not found.isfinite().all():
             raise InputError(f"camera '{camera}': {type(self.model).__name__} gives no finite vectors for its images")
         layout = layout or [(name, len(mean)) for name, (mean, _) in passed.items()]
@@ -143,7 +149,7 @@ class CameraNorms:
         return _Camera(min(count + len(found), MEMORY), Statistics(mean, variance, embedding)), layout
 
     def _pass(
-        self, images: Tensor, before: int, past: dict[str, tuple[Tensor, Tensor]]
+        self, images: Tensor, before: int, past: dict[str, tuple[Tensor, Tensor]], total: int
     ) -> tuple[Tensor, dict[str, tuple[Tensor, Tensor]]]:
         """Embeds images while the norms follow them.
 
@@ -151,22 +157,24 @@ class CameraNorms:
             images: see `observe`.
             before: crops that the camera's statistics are of.
             past: these statistics, by the name of the norm.
+            total: see `observe`, with those before.
 
         Returns:
             Embeddings, and the statistics with these images, of the norms that have run.
         """
         norms = _norms_of(self.model)
         own = {name: (norm.running_mean, norm.running_var) for name, norm in norms.items()}
+        fresh: dict[str, tuple[Tensor, Tensor]] = {}
         passed: dict[str, tuple[Tensor, Tensor]] = {}
+        runs = Counter()  # a norm may run several times in one pass
 
         def follow(name: str, norm: nn.Module, x: Tensor) -> None:
             variance, mean = torch.var_mean(x.float(), [0, *range(2, x.ndim)], correction=0)
-            if name in passed:  # a norm that runs twice in one pass
-                mean, variance = _merge(1, *passed[name], 1, mean, variance)
-            elif name in past:
-                mean, variance = _merge(before, *past[name], len(x), mean, variance)
-            passed[name] = mean, variance
-            norm.running_mean, norm.running_var = _merge(OWN_NORMS, *own[name], before + len(x), mean, variance)
+            fresh[name] = _merge(runs[name], *fresh[name], 1, mean, variance) if runs[name] else (mean, variance)
+            runs[name] += 1
+            passed[name] = _merge(before, *past[name], len(x), *fresh[name]) if name in past else fresh[name]
+            seen = min(max(total, before + len(x)), MEMORY)
+            norm.running_mean, norm.running_var = _merge(OWN_NORMS, *own[name], seen, *passed[name])
 
         hooks = [
             norm.register_forward_pre_hook(lambda norm, inputs, name=name: follow(name, norm, inputs[0]))
@@ -180,6 +188,11 @@ class CameraNorms:
             for name, norm in norms.items():
                 norm.running_mean, norm.running_var = own[name]
         return found, {name: passed[name] for name in norms if name in passed}
+
+    def update(self, other: 'CameraNorms') -> None:
+        """Takes over what others of the same model know of cameras, in the place of what is known of these."""
+        self.layout = other.layout or self.layout
+        self._cameras.update(other._cameras)
 
     def own(self) -> tuple[Tensor, Tensor]:
         """The model's own statistics of the norms, mean and variance [T]."""

@@ -88,7 +88,7 @@ def test_forms(model, paths, form, precision, limit):
 def test_compiled_batches_are_of_few_sizes(model, paths, monkeypatch):
     sizes = []
 
-    def create(network, form, precision):
+    def create(network, form, precision, norms):
         def run(images):
             sizes.append(len(images))
             with torch.no_grad():

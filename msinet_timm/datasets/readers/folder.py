@@ -45,7 +45,8 @@ def read_folder(
 
     Raises:
         InputError: options of a split although there are parts, a wrong pattern, an image that it does not match,
-            images outside of folders of identities, cameras for only some of the images, or nothing to read.
+            images outside of folders of identities, a camera's folder without images, cameras for only some of the
+            images, or nothing to read.
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -104,6 +105,11 @@ def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> l
                 records.append(Record(path, **cells))
     if not records:
         raise InputError(f'{folder} holds no images')
+    if unnamed:
+        filled = {Path(record.path).relative_to(folder).parts[0] for record in records}
+        for camera in sorted(child.name for child in folder.iterdir() if child.is_dir()):
+            if not camera.startswith('.') and camera not in filled:
+                raise InputError(f'{folder / camera} holds no images: put some of this camera into it, or remove it')
     return records
 
 
