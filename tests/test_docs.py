@@ -58,6 +58,7 @@ SHORTER = {
     'msinet-eval runs/market/best/model.safetensors': f'{_INPUT} --model msinet_x0_25',
     'python -m msinet_timm.benchmark': '--models msinet_x0_25 --forms eager fused --batch-sizes 1 --threads 1 '
     '--rounds 1',
+    'msinet-hub adapt': '--crops 2 --workers 0',
     'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1',
 }
 _IN_PYTHON = "epochs=1, height=64, width=32, workers=0, warmup_step=0, model='test_resnet'"
@@ -88,7 +89,7 @@ WORDS = {
     'msinet-train': (),
     'msinet-eval': ('compare', 'pair', 'search'),
     'msinet-search': ('compare',),
-    'msinet-hub': ('list', 'convert', 'verify', 'export', 'card', 'publish', 'ship'),
+    'msinet-hub': ('list', 'adapt', 'convert', 'verify', 'export', 'card', 'publish', 'ship'),
 }
 #: Exit codes other than 0: `check` has found something to look at.
 ALLOWED = {'msinet-data check': (0, 1)}
@@ -114,8 +115,9 @@ def user(tmp_path_factory):
             shutil.copy(image, market / image.parent.name)
     for record in create_dataset('sample').train[:288:2]:  # 24 people, of each every other image
         place = folder / 'crops' / f'person{record.identity}' / f'camera{record.camera}'
-        place.mkdir(parents=True, exist_ok=True)
-        shutil.copy(record.path, place)
+        for here in (place, folder / 'cameras' / f'camera{record.camera}'):
+            here.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record.path, here)
     for name, image in zip(('a.jpg', 'b.jpg'), sorted(SAMPLE.glob('query/*.jpg')), strict=False):
         shutil.copy(image, folder / name)
     write_embeddings(folder)

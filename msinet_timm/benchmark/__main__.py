@@ -20,6 +20,7 @@ from msinet_timm.files import replace_text
 from msinet_timm.forms import FORMS
 from msinet_timm.memory import keep_memory
 
+from .cameras import CAMERAS, CROPS, cameras_to_markdown, measure_cameras
 from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
 from .timing import run_process
@@ -81,9 +82,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--map', type=Path, metavar='FILE', help='CSV with the columns model and mAP (in percent)')
     parser.add_argument('--output', type=Path, metavar='DIR', help='for benchmark.csv and benchmark.png')
     parser.add_argument('--quick', action='store_true', help='three models, two batch sizes, all cores')
+    parser.add_argument(
+        '--cameras', action='store_true',
+        help=f'instead: images/s of an Embedder with and without cameras, and seconds to adapt it to {len(CAMERAS)} of '
+        f'them by {CROPS} crops each (default: msinet_x1_0, fused, float32)',
+    )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
-    if parser.parse_known_args(argv)[0].quick:
+    known = parser.parse_known_args(argv)[0]
+    if known.quick:
         parser.set_defaults(**QUICK)
+    if known.cameras:
+        parser.set_defaults(models=['msinet_x1_0'], forms=['fused'], precisions=['float32'])
     return parser.parse_args(argv)
 
 
@@ -98,6 +107,17 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     if not cases:
         raise InputError('--forms and --precisions: none of these forms computes in such a precision')
     return cases
+
+
+def _measure_cameras(args: argparse.Namespace) -> str:
+    for name in ('map', 'output'):
+        if getattr(args, name):
+            raise InputError(f'--{name} is not for --cameras, which prints a table: leave it out')
+    cases = _cases(args)
+    for case in cases:
+        if case.form not in FORMS or case.precision == 'int8':
+            raise InputError(f'--cameras: an Embedder does not run as {case.form} in {case.precision}')
+    return cameras_to_markdown(measure_cameras(cases, args.batch_sizes, args.threads, args.rounds))
 
 
 def _parameters(models: Sequence[str]) -> tuple[dict[str, int], list[str]]:
@@ -149,6 +169,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse(argv)
     if args.job:
         _work(args.job)
+        return 0
+    if args.cameras:
+        print(f'{describe_machine()}; {INPUT[1]}x{INPUT[2]}, images/s\n\n{_measure_cameras(args)}')
         return 0
     mAP = read_map(args.map)
     if args.output:

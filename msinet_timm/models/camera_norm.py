@@ -58,6 +58,11 @@ class _Camera:
     count: int
     seen: Statistics
 
+    @property
+    def offset(self) -> Tensor:
+        """What is to be taken from its embeddings."""
+        return self.seen.embedding * (self.count / (self.count + OWN_MEAN))
+
 
 class CameraNorms:
     """What a model knows of cameras.
@@ -86,6 +91,7 @@ class CameraNorms:
         self.model = model
         self.layout: list[tuple[str, int]] = []
         self._cameras: dict[str, _Camera] = {}
+        self._own: tuple[Tensor, Tensor] | None = None
 
     def __contains__(self, camera: object) -> bool:
         return camera in self._cameras
@@ -196,9 +202,12 @@ class CameraNorms:
 
     def own(self) -> tuple[Tensor, Tensor]:
         """The model's own statistics of the norms, mean and variance [T]."""
-        norms = _norms_of(self.model)
-        found = {name: (norms[name].running_mean, norms[name].running_var) for name, _ in self.layout}
-        return _side_by_side(found, next(iter(self._cameras.values())).seen.embedding.device)
+        device = _device_of(self.model)
+        if self._own is None or self._own[0].device != device:
+            norms = _norms_of(self.model)
+            found = {name: (norms[name].running_mean, norms[name].running_var) for name, _ in self.layout}
+            self._own = _side_by_side(found, device)
+        return self._own
 
     def statistics(self, camera: str | None) -> Statistics:
         """What to embed the crops of a camera with.
@@ -214,13 +223,12 @@ class CameraNorms:
             raise InputError('no camera has been seen: give crops of each')
         own = self.own()
         if camera not in self._cameras:
-            means = [self.statistics(name).embedding for name in self]
-            return Statistics(*own, torch.stack(means).mean(0))
-        count = self._cameras[camera].count
+            offsets = [known.offset for known in self._cameras.values()]
+            return Statistics(*own, torch.stack(offsets).mean(0).to(own[0].device))
+        known = self._cameras[camera]
         # the model may have moved since
-        seen = Statistics(*(tensor.to(own[0].device) for tensor in self._cameras[camera].seen))
-        mixed = _merge(OWN_NORMS, *own, count, seen.mean, seen.variance)
-        return Statistics(*mixed, seen.embedding * (count / (count + OWN_MEAN)))
+        mean, variance, offset = (tensor.to(own[0].device) for tensor in (*known.seen[:2], known.offset))
+        return Statistics(*_merge(OWN_NORMS, *own, known.count, mean, variance), offset)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `cameras.safetensors`; nothing of the model is in it but its digest.
@@ -270,13 +278,17 @@ class CameraNorms:
         shapes = [(len(names), total)] * 2 + [(len(names), tensors['embedding'].shape[-1]), (len(names),)]
         fits = fits and [tuple(tensor.shape) for tensor in tensors.values()] == shapes
         whole = all(tensor.isfinite().all() for tensor in tensors.values()) and (tensors['variance'] >= 0).all()
-        if not fits or not whole or not (tensors['count'] > 0).all() or not all(isinstance(n, str) for n in names):
+        if not fits or not whole or not (tensors['count'] > 0).all() or not _are_names(names):
             raise InputError(f'{path}: damaged; make it anew by msinet-hub adapt')
-        device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+        device = _device_of(model)
         rows = zip(*(tensors[name].float().to(device) for name in Statistics._fields), strict=True)
         for name, count, row in zip(names, tensors['count'].tolist(), rows, strict=True):
             norms._cameras[name] = _Camera(count, Statistics(*row))
         return norms
+
+
+def _are_names(names: Sequence) -> bool:
+    return all(isinstance(name, str) and name for name in names) and len(set(names)) == len(names)
 
 
 def _split(statistics: Statistics, layout: Sequence[tuple[str, int]]) -> Iterator[tuple[str, tuple[Tensor, Tensor]]]:
@@ -294,6 +306,11 @@ def _norms_of(model: nn.Module) -> dict[str, nn.Module]:
         for name, module in model.named_modules()
         if isinstance(getattr(module, 'running_mean', None), Tensor) and not isinstance(module, _InstanceNorm)
     }
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    """Where a model's first parameter or buffer is; the CPU if it has none."""
+    return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), torch.device('cpu'))
 
 
 def _side_by_side(found: Mapping[str, tuple[Tensor, Tensor]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -358,7 +375,7 @@ class NormSwitch:
                 norm.running_var.copy_(variance)
                 continue
             target = fold.folded.weight.narrow(1, fold.start, fold.conv.weight.size(1))
-            target.copy_(fold.conv.weight * factor.view(-1, 1, 1, 1))
+            torch.mul(fold.conv.weight, factor.view(-1, 1, 1, 1), out=target)
             if fold.conv.bias is not None:
                 term = term + fold.conv.bias * factor
             if fold.folded in cleared:

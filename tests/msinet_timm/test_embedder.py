@@ -15,6 +15,7 @@ from msinet_timm.datasets import create_dataset
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.hub.folder import save_folder
+from msinet_timm.models.camera_norm import FILE_NAME, OWN_MEAN, CameraNorms
 
 
 @pytest.fixture(scope='module')
@@ -222,3 +223,225 @@ def test_the_model_stays_as_it_was(model):
     assert trained.training and trained.num_classes == 3
     assert all(torch.equal(tensor, before[name]) for name, tensor in trained.state_dict().items())
     model.eval()
+
+
+@pytest.fixture(scope='module')
+def cropped():
+    """A small model, and crops of two cameras with a light of their own."""
+    torch.manual_seed(0)
+    model = timm.create_model('msinet_x0_25', num_classes=0, pretrained_cfg_overlay=dict(input_size=(3, 64, 32)))
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.uniform_(part.running_var, 0.5, 1.5)
+    pixels = np.random.default_rng(0).integers(0, 100, (2, 17, 64, 32, 3), np.uint8)
+    return model.eval(), {'door': pixels[0], 'yard': pixels[1] + np.array([120, 60, 10], np.uint8)}
+
+
+@pytest.fixture
+def adapted(cropped):
+    embedder = Embedder(cropped[0], 'cpu', batch_size=8)
+    embedder.adapt(cropped[1])
+    return embedder
+
+
+def test_cameras_by_name(cropped, adapted):
+    """Embeddings by a camera's statistics, whatever stands beside them in a call."""
+    model, crops = cropped
+    pixels = np.concatenate([crops['door'][:5], crops['yard'][:5]])
+    plain = Embedder(model, 'cpu')(pixels)
+    by_camera = {name: adapted(pixels, name) for name in crops}
+    assert adapted.cameras == {'door': 17, 'yard': 17}
+    assert all(np.abs(by_camera[a] - b).max() > 0.01 for a, b in (('door', plain), ('yard', plain)))
+    assert np.abs(by_camera['door'] - by_camera['yard']).max() > 0.01
+    names = ['yard', 'door', None, 'door', 'yard', 'yard', None, 'door', 'door', 'yard']
+    mixed, alone = adapted(pixels, names), [adapted(pixels[i : i + 1], name) for i, name in enumerate(names)]
+    close(mixed, np.concatenate(alone))
+    for i, name in enumerate(names):
+        expected = by_camera[name][i] if name else adapted(pixels)[i]
+        close(mixed[i], expected)
+    close(adapted([Image.fromarray(p) for p in pixels], tuple(names)), mixed)
+    assert adapted([], []).shape == (0, 384)
+
+
+def test_cameras_are_prepared_as_what_is_embedded(cropped, adapted):
+    """The statistics are those of images as `__call__` prepares them, in batches that are spread over all."""
+    model, crops = cropped
+    transform = create_transform(**resolve_data_config(model=model))
+    norms = CameraNorms(model)
+    for name, pixels in crops.items():
+        images = torch.stack([transform(Image.fromarray(p)) for p in pixels])
+        norms.observe(name, [images[0::3], images[1::3], images[2::3]], 17)
+    for name in (*crops, None):
+        for found, expected in zip(adapted._norms.statistics(name), norms.statistics(name), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_crops_of_a_camera(cropped, adapted):
+    frame = np.concatenate(list(cropped[1]['door'][:4]), axis=1)
+    boxes = [[32 * i, 0, 32 * i + 32, 64] for i in range(4)]
+    close(adapted.crops(frame, boxes, camera='door'), adapted(cropped[1]['door'][:4], 'door'))
+    close(adapted.crops(frame[..., ::-1], boxes, True, 'yard'), adapted(cropped[1]['door'][:4], cameras='yard'))
+    assert adapted.crops(frame, [], camera='door').shape == (0, 384)
+
+
+def test_observe_a_running_camera(cropped):
+    """The first crops make the camera known, and more move it; embeddings go by the latest at once."""
+    model, crops = cropped
+    embedder = Embedder(model, 'cpu', batch_size=8)
+    embedder.observe('door', crops['door'][:8])
+    first = embedder(crops['door'][:2], 'door')
+    embedder.observe('door', crops['door'][8:])
+    embedder.observe('yard', list(crops['yard']))
+    assert embedder.cameras == {'door': 17, 'yard': 17}
+    assert np.abs(embedder(crops['door'][:2], 'door') - first).max() > 1e-3
+    norms = CameraNorms(model)
+    transform = create_transform(**resolve_data_config(model=model))
+    images = torch.stack([transform(Image.fromarray(p)) for p in crops['door']])
+    norms.observe('door', images[:8])
+    norms.observe('door', [images[8::2], images[9::2]], 9)
+    for found, expected in zip(embedder._norms.statistics('door'), norms.statistics('door'), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    before = embedder(crops['yard'][:2], 'yard')
+    embedder.adapt({'door': crops['yard']})  # anew, and nothing else
+    assert embedder.cameras == {'door': 17, 'yard': 17}
+    close(embedder(crops['yard'][:2], 'yard'), before)
+    close(embedder(crops['yard'][:2], 'door'), before)
+
+
+@pytest.mark.parametrize(('form', 'precision'), [('eager', 'float32'), ('torchscript', 'float32'), ('fused', 'bf16')])
+def test_cameras_in_all_forms(cropped, adapted, form, precision):
+    model, crops = cropped
+    embedder = Embedder(model, 'cpu', form, precision, batch_size=8)
+    embedder.adapt(crops)
+    for name in crops:
+        found, expected = (e(crops['door'][:3], name) for e in (embedder, adapted))
+        assert np.abs(found - expected).max() < (1e-5 if precision == 'float32' else 0.1)
+
+
+def test_unknown_cameras_say_so_once(cropped, adapted, caplog):
+    pixels = cropped[1]['door'][:2]
+    with caplog.at_level(logging.WARNING):
+        adapted(pixels, ['door', 'yard'])
+        assert not caplog.text
+        found = [adapted(pixels, 'hall'), adapted(pixels, ['hall', 'attic']), adapted(pixels), adapted(pixels)]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3 and said[0].startswith("camera 'hall' is not known") and 'door, yard' in said[0]
+    assert 'attic' in said[1] and 'without a camera' in said[2]
+    for one in found[1:]:
+        close(one, found[0])
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        adapted.observe('hall', cropped[1]['yard'])
+        adapted(pixels, 'hall')
+        assert not caplog.text
+        Embedder(cropped[0], 'cpu')(pixels)
+        assert not caplog.text
+        Embedder(cropped[0], 'cpu')(pixels, 'door')
+    assert "camera 'door' is not known" in caplog.text
+
+
+def test_few_crops_warn(cropped, caplog):
+    embedder = Embedder(cropped[0], 'cpu')
+    with caplog.at_level(logging.WARNING):
+        embedder.adapt({'door': cropped[1]['door'], 'yard': cropped[1]['yard'][:1]})
+    assert "camera 'yard': only 1 crop;" in caplog.text and 'door' not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda e, crops: e.adapt({}), 'no cameras'),
+        (lambda e, crops: e.adapt({'door': crops, 'hall': []}), "camera 'hall': no images"),
+        (lambda e, crops: e.adapt({'door': [*crops, 'no/such.jpg']}), 'no/such.jpg'),
+        (lambda e, crops: e.adapt({'door': [*crops[:3], None]}), "camera 'door': image 3 .*NoneType"),
+        (lambda e, crops: e.adapt({'hall': np.full((20, 64, 32, 3), 7, np.uint8)}), "camera 'hall': .*one colour"),
+        (lambda e, crops: e.adapt({0: crops}), 'named by a text, got 0'),
+        (lambda e, crops: e.adapt({'door': crops[0]}), 'give a list'),
+        (lambda e, crops: e.observe('', crops), 'named by a text'),
+        (lambda e, crops: e.observe('door', []), "camera 'door': no images"),
+        (lambda e, crops: e(crops[:3], ['door', 'yard']), '2 cameras for 3 images'),
+    ],
+)
+def test_wrong_cameras(cropped, adapted, call, message):
+    """Nothing is learnt of a call that goes wrong, not even of the cameras that are right."""
+    known, pixels = adapted.cameras, cropped[1]['door']
+    before = adapted(pixels[:2], 'door')
+    with pytest.raises(InputError, match=message):
+        call(adapted, pixels)
+    assert adapted.cameras == known
+    close(adapted(pixels[:2], 'door'), before)
+
+
+def test_threads_with_cameras(cropped, adapted):
+    pixels, names = cropped[1]['door'], ['door', 'yard'] * 6
+    expected = [adapted(pixels[:3], name) for name in names]
+    with ThreadPoolExecutor(4) as pool:
+        for found, one in zip(pool.map(lambda name: adapted(pixels[:3], name), names), expected, strict=True):
+            close(found, one)
+
+
+def test_save(cropped, adapted, tmp_path):
+    """A folder of its own; into that of the same weights the cameras alone; nothing into any other."""
+    model, crops = cropped
+    expected = adapted(crops['door'][:3], 'door')
+    adapted.save(tmp_path / 'site')
+    assert {p.name for p in (tmp_path / 'site').iterdir()} == {'config.json', 'model.safetensors', FILE_NAME}
+    loaded = Embedder(tmp_path / 'site', 'cpu')
+    assert loaded.cameras == adapted.cameras
+    close(loaded(crops['door'][:3], 'door'), expected)
+    loaded.observe('hall', crops['yard'])
+    loaded.save(tmp_path / 'site')
+    assert Embedder(f'local-dir:{tmp_path / "site"}', 'cpu').cameras == {'door': 17, 'yard': 17, 'hall': 17}
+    save_folder(model, tmp_path / 'run' / 'best')
+    files = sorted((tmp_path / 'run' / 'best').iterdir())
+    adapted.save(tmp_path / 'run')
+    assert sorted((tmp_path / 'run' / 'best').iterdir()) == sorted([*files, tmp_path / 'run' / 'best' / FILE_NAME])
+    assert Embedder(tmp_path / 'run', 'cpu').cameras == adapted.cameras
+
+
+def test_what_is_not_saved(cropped, adapted, tmp_path):
+    model, _ = cropped
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.stem.conv.weight.mul_(1.5)
+    save_folder(other, tmp_path / 'other')
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'a.txt').touch()
+    (tmp_path / 'file').touch()
+    for folder, message in (('other', 'holds another model'), ('full', 'no model folder'), ('file', 'no model folder')):
+        with pytest.raises(InputError, match=message):
+            adapted.save(tmp_path / folder)
+    with pytest.raises(InputError, match='no camera is known'):
+        Embedder(model, 'cpu').save(tmp_path / 'new')
+    save_folder(model, tmp_path / 'calibrated')
+    (tmp_path / 'calibrated' / 'calibration.json').write_text('{}')
+    with pytest.raises(InputError, match='calibration.json: its threshold does not hold'):
+        adapted.save(tmp_path / 'calibrated')
+    plain = Embedder(nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 'cpu')
+    plain.observe('door', cropped[1]['door'])
+    with pytest.raises(InputError, match='Sequential is no model that timm makes'):
+        plain.save(tmp_path / 'plain')
+    assert not (tmp_path / 'new').exists() and not (tmp_path / 'plain').exists()
+    assert not list(tmp_path.glob(f'*/{FILE_NAME}'))
+
+
+def test_cameras_of_other_weights_are_refused(cropped, adapted, tmp_path):
+    adapted.save(tmp_path / 'site')
+    other = copy.deepcopy(cropped[0])
+    with torch.no_grad():
+        other.stem.conv.weight.mul_(1.5)
+    save_folder(other, tmp_path / 'site')
+    with pytest.raises(InputError, match='cameras.safetensors: of another model or other weights'):
+        Embedder(tmp_path / 'site', 'cpu')
+
+
+def test_a_model_without_batch_norms(cropped, caplog):
+    torch.manual_seed(0)
+    settings = dict(input_size=(3, 64, 32))
+    model = timm.create_model('convnext_atto', num_classes=0, pretrained_cfg_overlay=settings).eval()
+    raw = Embedder(model, 'cpu', normalize=False)
+    plain = raw(cropped[1]['door'])
+    with caplog.at_level(logging.WARNING):
+        raw.adapt({'door': cropped[1]['door']})
+    assert 'ConvNeXt has no batch norms: of each camera only the mean embedding' in caplog.text
+    close(raw(cropped[1]['door'], 'door'), plain - plain.mean(0) * 17 / (17 + OWN_MEAN))
