@@ -189,7 +189,7 @@ class Embedder:
 
         Raises:
             InputError: no cameras, one without crops or with crops of one colour, or an image as in `__call__`; the
-                message names the camera.
+                message names the camera or the file.
         """
         if not crops:
             raise InputError('no cameras: give crops of each, as {name: crops}')

@@ -4,9 +4,9 @@ import json
 import pytest
 import timm
 import torch
-from helpers.small_network import SmallNetwork
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_network import SmallNetwork
 from torch import nn
 
 from msinet_timm.errors import InputError

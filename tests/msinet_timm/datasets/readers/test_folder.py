@@ -3,6 +3,7 @@
 import pytest
 
 from msinet_timm.datasets import Protocol, Record, create_dataset
+from msinet_timm.datasets.readers.folder import check_camera_folders
 from msinet_timm.errors import InputError
 
 PARTS = {
@@ -147,3 +148,52 @@ def test_split_to_train_on_only(plant):
 def test_wrong_folders(plant, files, options, message):
     with pytest.raises(InputError, match=message):
         read(plant(files), **options)
+
+
+CAMERAS = {'yard/t2': ['1.jpg', '2.jpg'], 'yard': ['3.jpg'], 'door': ['1.jpg', '2.jpg'], '.cache/t': ['x.jpg']}
+
+
+@pytest.mark.parametrize('part', ['', 'train/'])
+def test_folders_of_cameras(plant, part):
+    """Each tracklet, or image without one, is somebody of its own."""
+    root = plant({f'{part}{folder}': names for folder, names in CAMERAS.items()})
+    dataset = read(root, layout='cameras')
+    found = [(r.path.removeprefix(f'{root}/{part}'), r.identity, r.camera, r.tracklet) for r in dataset.train]
+    assert found == [
+        ('door/1.jpg', 'door/1.jpg', 'door', None),
+        ('door/2.jpg', 'door/2.jpg', 'door', None),
+        ('yard/3.jpg', 'yard/3.jpg', 'yard', None),
+        ('yard/t2/1.jpg', 'yard/t2', 'yard', 't2'),
+        ('yard/t2/2.jpg', 'yard/t2', 'yard', 't2'),
+    ]
+    assert not dataset.query and not dataset.gallery
+    check_camera_folders(dataset)
+
+
+def test_a_test_set_beside_cameras_has_identities(plant):
+    dataset = read(plant({'train/door': ['1.jpg'], 'query/anna/door': ['2.jpg'], 'gallery/anna/yard': ['3.jpg']}),
+                   layout='cameras')  # fmt: skip
+    assert [(r.identity, r.camera) for r in dataset.query + dataset.gallery] == [('anna', 'door'), ('anna', 'yard')]
+
+
+@pytest.mark.parametrize(
+    ('tree', 'options', 'message'),
+    [
+        ({'door': ['1.jpg'], 'yard/t1': []}, {}, 'yard holds no images: put some of this camera into it'),
+        ({'.': ['1.jpg']}, {}, '1.jpg: expected images in .*/<camera>/'),
+        ({'door/t1/deep': ['1.jpg']}, {}, '1.jpg: expected images in'),
+        ({'door': []}, {}, 'holds no images'),
+        ({'door': ['1.jpg']}, {'seed': 1}, 'nobody is known in the layout cameras.*leave out seed'),
+        ({'door': ['1.jpg']}, {'layout': 'camera'}, 'layout=camera must be one of: identities, cameras'),
+    ],
+)
+def test_wrong_folders_of_cameras(plant, tree, options, message):
+    with pytest.raises(InputError, match=message):
+        read(plant(tree), **{'layout': 'cameras', **options})
+
+
+def test_folders_of_identities_are_no_cameras(plant):
+    people = {f'{person}/{camera}': ['1.jpg'] for person in ('anna', 'ben', 'cleo') for camera in ('door', 'yard')}
+    with pytest.raises(InputError, match='3 folders .anna, .*same 2 in them .door, .*look like <identity>/<camera>/'):
+        check_camera_folders(read(plant(people), layout='cameras'))
+    check_camera_folders(read(plant({f'{c}/{t}': ['1.jpg'] for c in 'ab' for t in 'xyz'}, 'other'), layout='cameras'))
