@@ -95,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.resolve(*match.groups())
         elif match := re.fullmatch(r'/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?', path):
             self.info(match[1], match[2] or 'main')
+        elif match := re.fullmatch(r'/api/models/([^/]+/[^/]+)/tree/([^/]+)', path):
+            self.tree(*match.groups())
         else:
             self.refuse(404, 'NotFound')
 
@@ -125,6 +127,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(half)
             return
         self.answer(status, data, **headers)
+
+    def tree(self, repository, revision):
+        if self.readable(repository) is not None:
+            files = self.hub.files(repository, revision) or {}
+            self.answer(200, [{'type': 'file', 'path': p, 'size': len(d), 'oid': p} for p, d in files.items()])
 
     def info(self, repository, revision):
         found = self.readable(repository)

@@ -1,6 +1,7 @@
 """`msinet-hub adapt`, and what the other commands make of a folder that knows cameras."""
 
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -209,6 +210,7 @@ def test_verify_finds_cameras_of_other_weights(source, images, tmp_path, capsys)
 
 def test_publish_leaves_cameras_at_home(hub, source, images, tmp_path, capsys, caplog):
     """They tell of a site: they go to the Hub on demand only, and what was there is taken back."""
+    caplog.set_level(logging.INFO)
     output, repository = tmp_path / 'out', 'me/site'
     adapt(source, '--images', images, '--output', output)
     flags = ['publish', str(output), '--repo', repository, '--private']
