@@ -18,6 +18,7 @@ from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.records import Record, sort_names
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
+from msinet_timm.files import drafts, holds_nothing, replace_file
 from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, hash_weights
 from msinet_timm.models.entries import find_entry
 
@@ -186,10 +187,12 @@ def save_cameras(norms: CameraNorms, folder: str | Path) -> Path:
     if known is None:
         if not getattr(norms.model, 'pretrained_cfg', None):
             raise InputError(f'{type(norms.model).__name__} is no model that timm makes: it has no model folder')
-        save_folder(norms.model, folder)
-    folder = known or Path(folder)
-    norms.save(folder)
-    return folder
+        with drafts(Path(folder), f'{folder}: cannot write the model', last=CONFIG) as draft:
+            save_folder(norms.model, draft)
+            norms.save(draft)
+        return Path(folder)
+    norms.save(known)
+    return known
 
 
 def _known_folder(model: nn.Module, folder: str | Path) -> Path | None:
@@ -199,7 +202,7 @@ def _known_folder(model: nn.Module, folder: str | Path) -> Path | None:
         InputError: the folder holds something else, or a threshold that would no longer hold.
     """
     folder = Path(folder)
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if holds_nothing(folder):
         return None
     if not any((place / CONFIG).is_file() for place in (folder, folder / 'best')):
         raise InputError(f'{folder}: exists already, and is no model folder; choose a new or empty one')
@@ -259,7 +262,7 @@ def _write_card(folder: Path, model: str, norms: CameraNorms) -> None:
     """The card of where the weights come from, with a section on cameras."""
     for name in (CARD, PREVIEW):
         if not (folder / name).is_file() and (found := _beside_weights(model, name)):
-            shutil.copyfile(found, folder / name)
+            replace_file(folder / name, lambda partial, found=found: shutil.copyfile(found, partial))
     update_card(folder, find_entry(model))
     local = resolve_name(model).startswith('local-dir:')  # whose path is nobody else's business
     describe_cameras(folder, Path(model).name if local else model, norms.counts, bool(norms.layout))
