@@ -168,6 +168,8 @@ def open_model(
             '(msinet-hub adapt), and measure or export that'
         )
     module = ExportedModule(name)
+    if module.cameras:
+        raise InputError(f'{name} tells cameras apart, which evaluations do of model folders only: give the folder')
     if module.transform and (settings.features or settings.cache != 'none'):
         raise InputError(f'{name} prepares images itself: leave out `features` and `cache`')
     return module, module.data_config, module.transform

@@ -22,13 +22,14 @@ from msinet_timm.datasets import (
     typed_root,
 )
 from msinet_timm.errors import InputError
-from msinet_timm.export.export import FORMATS, check_request, export
+from msinet_timm.export.export import FORMATS, check_cameras, check_request, export
 from msinet_timm.export.files import SUFFIXES, checked_path, file_size
 from msinet_timm.export.formats import Exported, load_exported
 from msinet_timm.export.graph import find_images, graph_inputs
 from msinet_timm.export.module import ExportedModule
 from msinet_timm.forms import PRECISIONS
 from msinet_timm.hub.verify import find_weights, load_weights
+from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.models.entries import check_file, sha256_of
 
 __all__ = ['Measure', 'add_arguments', 'run', 'speed_ratio']
@@ -52,6 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser, measured: bool) -> None:
         '--preprocessing', action='store_true', help='take RGB bytes of any size: resize and normalise in the file'
     )
     p.add_argument('--images', metavar='DIR', help="images to compare with PyTorch on (default: the sample's)")
+    group = p.add_argument_group('cameras of a folder that msinet-hub adapt has written').add_mutually_exclusive_group()
+    group.add_argument('--camera', metavar='NAME', help='embed as images of this one')
+    group.add_argument(
+        '--cameras', action='store_true', help='tell all of them apart, by a second input: the index of the camera'
+    )
     group = p.add_argument_group('int8 (onnx, openvino)')
     group.add_argument('--int8', action='store_true', help='quantise, by the images of --calibration-images')
     group.add_argument('--calibration-images', metavar='DIR', help='images of the kind that the file will see')
@@ -81,7 +87,8 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
     if args.output:
         make_folder(Path(args.output).parent, '--output')
     path = checked_path(args.output or _default_output(args), args.format, args.force)
-    model, digest = _load(args.name)
+    model, digest, norms = _load(args.name, args.cameras or args.camera is not None)
+    check_cameras(model, norms, args.camera)
     data_config = resolve_data_config(model=model)
     options = {
         'data_config': data_config,
@@ -91,6 +98,8 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
         'images': args.images,
         'facts': {'source': args.name, 'weights_sha256': digest},
         'force': args.force,
+        'norms': norms,
+        'camera': args.camera,
     }
     if args.int8:
         lines = _export_int8(model, args.format, path, images, options)
@@ -111,6 +120,12 @@ def _check(args: argparse.Namespace) -> None:
         raise InputError('--int8 needs --calibration-images DIR: about a hundred images of the kind it will see')
     elif args.format not in ('onnx', 'openvino') or args.precision != 'float32':
         raise InputError('--int8 is for the formats onnx and openvino, and instead of another --precision')
+    if args.int8 and args.cameras:
+        raise InputError(
+            '--int8 is for one camera a file, as maps of each have a range of their own: give --camera NAME'
+        )
+    if args.dataset and (args.cameras or args.camera is not None):
+        raise InputError('--dataset measures a file of no camera: leave out --camera and --cameras')
     if not args.dataset and (args.data_dir or args.data_option):
         raise InputError('--data-dir and --data-option are of a data set: name it by --dataset')
 
@@ -125,11 +140,12 @@ def _read_dataset(args: argparse.Namespace) -> ReIDDataset | None:
 def _default_output(args: argparse.Namespace) -> str:
     name = args.name.removeprefix('local-dir:').removeprefix('hf-hub:').partition('@')[0]
     precision = 'int8' if args.int8 else args.precision
-    return Path(name).absolute().name + f'-{precision}' * (precision != 'float32') + SUFFIXES[args.format]
+    camera = '-cameras' * args.cameras + (f'-{args.camera}'.replace('/', '_') if args.camera is not None else '')
+    return Path(name).absolute().name + camera + f'-{precision}' * (precision != 'float32') + SUFFIXES[args.format]
 
 
-def _load(name: str) -> tuple[nn.Module, str]:
-    """A model that embeds, and the SHA-256 of its weights, which is the recorded one if one is recorded."""
+def _load(name: str, cameras: bool) -> tuple[nn.Module, str, CameraNorms | None]:
+    """A model that embeds, the SHA-256 of its weights (the recorded one if there is one), and its cameras if asked."""
     entry, weights, _ = find_weights(name)
     if not weights.is_file():
         raise InputError(f'{weights} is missing')
@@ -137,7 +153,10 @@ def _load(name: str) -> tuple[nn.Module, str]:
         check_file(weights, entry, name)
     model = load_weights(weights, entry)
     model.reset_classifier(0)
-    return model.eval(), sha256_of(weights)
+    norms = CameraNorms.load(weights.parent, model.eval()) if cameras else None
+    if cameras and norms is None:
+        raise InputError(f'{weights.parent} knows no cameras ({FILE_NAME}): make it by msinet-hub adapt')
+    return model, sha256_of(weights), norms
 
 
 def _export_int8(model: nn.Module, format: str, path: Path, images: list[str], options: dict[str, Any]) -> list[str]:
@@ -160,9 +179,13 @@ def _export_int8(model: nn.Module, format: str, path: Path, images: list[str], o
 
 def _size_line(exported: Exported) -> str:
     kind = exported.metadata['input']
+    cameras = [f'{number} {name}' for number, name in enumerate(exported.cameras)]
+    of = f', cameras {", ".join(cameras)}, {len(cameras)} any other' if cameras else ''
+    if 'camera' in exported.metadata:
+        of = f', of camera {exported.metadata["camera"]}'
     return (
         f'{exported.path}: {file_size(exported.path) / 1e6:.1f} MB, {exported.metadata["precision"]}, takes '
-        f'{kind["dtype"]} images {kind["shape"]}'
+        f'{kind["dtype"]} images {kind["shape"]}{of}'
     )
 
 

@@ -3,7 +3,7 @@
 import copy
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import drafts, refusing
 from msinet_timm.forms import PRECISIONS
+from msinet_timm.models.camera_norm import CameraNorms
 
 from .files import SUFFIXES, checked_path, describe, quiet
 from .formats import WRITERS, Exported, load_exported
-from .graph import Preprocessed, create_graph, find_images, graph_inputs
+from .graph import create_graph, create_reference, find_images, graph_inputs
 
 __all__ = ['FORMATS', 'check_request', 'export', 'largest_difference', 'mean_cosine']
 
@@ -37,6 +38,9 @@ _TIMES_ROUNDING, _MOST_TOLERANCE = 4, 1e-2
 _LEAST_COSINE_BF16 = 0.99
 _IMAGES = 8
 
+# images, and perhaps the indices of their cameras
+_Inputs = tuple[torch.Tensor, ...]
+
 
 def export(
     model: nn.Module,
@@ -50,6 +54,8 @@ def export(
     images: str | Path | None = None,
     facts: Mapping[str, Any] | None = None,
     force: bool = False,
+    norms: CameraNorms | None = None,
+    camera: str | None = None,
 ) -> Path:
     """Writes a model's inference form for another runtime. It takes any number of images at once, ExecuTorch 64.
 
@@ -69,26 +75,33 @@ def export(
         images: folder of images to compare on; None for the sample's.
         facts: what else to put inside, such as the SHA-256 of the weights.
         force: replace files that are there.
+        norms: of the cameras that the model has been adapted to. The file has a second input then, `cameras` [B] int64:
+            for each image the index of its camera, in the order of `norms`; whatever else stands for an unknown one.
+            Their names are in the metadata.
+        camera: one of `norms`: the file embeds images as this camera's, and has no second input.
 
     Returns:
         The path.
 
     Raises:
-        InputError: what is asked for is not possible, something is not installed, or the embeddings are not the
-            model's. In float32 they may differ by 1e-4 of the largest value. Where the model multiplies rounding
-            errors, they may differ by four times what its own embeddings differ from those in float64, but never by
-            more than 1e-2. In bf16 the mean cosine must be 0.99 or more.
+        InputError: what is asked for is not possible, norms are of another model, a camera is not known, something is
+            not installed, or the embeddings are not the model's. In float32 they may differ by 1e-4 of the largest
+            value. Where the model multiplies rounding errors, they may differ by four times what its own embeddings
+            differ from those in float64, but never by more than 1e-2. In bf16 the mean cosine must be 0.99 or more.
     """
     check_request(format, preprocessing, precision, dynamic_size)
+    check_cameras(model, norms, camera)
     path = checked_path(path, format, force)
     resize = preprocessing and format not in _NO_RESIZE
     any_size = dynamic_size or resize or format == 'torchscript'
     own_size = tuple(data_config['input_size'][1:])
     inputs = graph_inputs(find_images(images, _IMAGES), data_config, preprocessing=preprocessing, resize=resize)
     bf16 = precision == 'bf16' and format != 'openvino'
-    graph = create_graph(model, data_config, preprocessing=preprocessing, resize=resize, bf16=bf16)
+    options = {'preprocessing': preprocessing, 'resize': resize, 'norms': norms, 'camera': camera}
+    graph = create_graph(model, data_config, bf16=bf16, **options)
     # the model as it is decides what is right
-    right = Preprocessed(model, data_config, resize).eval() if preprocessing else model
+    right = create_reference(model, data_config, **options)
+    known = {} if norms is None else {'camera': camera} if camera is not None else {'cameras': list(norms)}
     metadata = describe(
         model,
         data_config,
@@ -96,20 +109,38 @@ def export(
         sizes=('height', 'width') if any_size else own_size,
         format=format,
         precision=precision,
+        **known,
         **(facts or {}),
     )
-    batches = _batches(list(inputs), any_size=any_size)
+    batches = [(batch,) for batch in _batches(list(inputs), any_size=any_size)]
+    example = {'images': _example(data_config, preprocessing)}
+    axes = {'images': {0: 'batch', 2: 'height', 3: 'width'} if any_size else {0: 'batch'}}
+    if 'cameras' in known:
+        batches = list(_with_cameras(batches, len(norms)))
+        example['cameras'], axes['cameras'] = torch.tensor([0, len(norms)]), {0: 'batch'}
     folder, words = path.absolute().parent, f'{path}: cannot write this file'
     with drafts(folder, words, last=path.name) as place:
         draft = place / path.name
-        example = _example(data_config, preprocessing)
-        axes = {0: 'batch', 2: 'height', 3: 'width'} if any_size else {0: 'batch'}
         # exporters raise their own types
         failed = f'{metadata["architecture"]} cannot be exported as {format}'
         with explained(failed), quiet(), torch.no_grad(), refusing(words, folder):
             WRITERS[format](graph, example, draft, axes, json.dumps(metadata))
         _compare(right, load_exported(draft), batches, precision, path)
     return path
+
+
+def check_cameras(model: nn.Module, norms: CameraNorms | None, camera: str | None) -> None:
+    """Raises an InputError where there is nothing known of the cameras that `export` is asked for."""
+    if norms is None:
+        if camera is not None:
+            raise InputError(f"camera '{camera}': nothing is known of cameras without `norms`")
+        return
+    if norms.model is not model:
+        raise InputError('norms are of another model than the one to be exported: give norms.model')
+    if not norms:
+        raise InputError('no camera has been seen: give crops of each')
+    if camera is not None and camera not in norms:
+        raise InputError(f"camera '{camera}' is not known, choose from: {', '.join(norms)}")
 
 
 def check_request(format: str, preprocessing: bool, precision: str, dynamic_size: bool) -> None:
@@ -141,9 +172,17 @@ def _batches(inputs: Sequence[torch.Tensor], *, any_size: bool) -> list[torch.Te
     return [*batches, F.pad(batches[1], (0, 11, 0, 22))] if any_size else batches
 
 
-def _compare(right: nn.Module, exported: Exported, batches: Sequence[torch.Tensor], precision: str, path: Path) -> None:
+def _with_cameras(batches: Sequence[_Inputs], known: int) -> Iterator[_Inputs]:
+    """Adds cameras to batches: unknown ones first, then the last that is known, and so on."""
+    start = 0
+    for (images,) in batches:
+        yield images, (known - torch.arange(start, start + len(images))) % (known + 1)
+        start += len(images)
+
+
+def _compare(right: nn.Module, exported: Exported, batches: Sequence[_Inputs], precision: str, path: Path) -> None:
     expected = _embed(right, batches)
-    found = torch.cat([exported(images) for images in batches])
+    found = torch.cat([exported(*inputs) for inputs in batches])
     difference, cosine = largest_difference(found, expected), mean_cosine(found, expected)
     _logger.info(
         '%s: embeddings of %d images differ from PyTorch by at most %.1e of the largest value (mean cosine %.6f)',
@@ -152,7 +191,9 @@ def _compare(right: nn.Module, exported: Exported, batches: Sequence[torch.Tenso
     if precision == 'float32':
         tolerance = _TOLERANCE
         if difference > tolerance:
-            exact = _embed(copy.deepcopy(right).cpu().double(), [images.double() for images in batches])
+            exact = _embed(
+                copy.deepcopy(right).cpu().double(), [(images.double(), *cameras) for images, *cameras in batches]
+            )
             rounding = largest_difference(expected, exact)
             tolerance = max(tolerance, min(_TIMES_ROUNDING * rounding, _MOST_TOLERANCE))
         wrong, limit = not difference <= tolerance, f'{tolerance:.1g}'
@@ -166,9 +207,9 @@ def _compare(right: nn.Module, exported: Exported, batches: Sequence[torch.Tenso
 
 
 @torch.inference_mode()
-def _embed(model: nn.Module, batches: Sequence[torch.Tensor]) -> torch.Tensor:
+def _embed(model: nn.Module, batches: Sequence[_Inputs]) -> torch.Tensor:
     device = next(model.parameters(), torch.empty(0)).device
-    return torch.cat([model(images.to(device)).cpu() for images in batches])
+    return torch.cat([model(*(one.to(device) for one in inputs)).cpu() for inputs in batches])
 
 
 def largest_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

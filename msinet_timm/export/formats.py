@@ -1,8 +1,9 @@
 """The formats that a model can be exported to: a writer for each, and one call that opens any of their files."""
 
 import io
+import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ from .files import METADATA, format_of
 
 __all__ = ['WRITERS', 'Exported', 'load_exported', 'openvino_core']
 
-_Run = Callable[[Tensor], Tensor]
+# images, and for files with cameras their indices [B]
+_Run = Callable[..., Tensor]
+Cameras = str | int | Sequence[str | int | None] | Tensor | np.ndarray | None
+
+_logger = logging.getLogger(__name__)
 
 
 class Exported:
@@ -37,6 +42,7 @@ class Exported:
         self.path = path
         self.metadata = dict(metadata)
         self._run = run
+        self._told: set[str | None] = set()
 
     @property
     def data_config(self) -> dict[str, Any]:
@@ -45,14 +51,23 @@ class Exported:
         del config['inside']
         return config
 
-    def __call__(self, images: Tensor | np.ndarray) -> Tensor:
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras that the file tells apart, by index; none for a file without such an input."""
+        return tuple(self.metadata.get('cameras', ()))
+
+    def __call__(self, images: Tensor | np.ndarray, cameras: Cameras = None) -> Tensor:
         """Embeds.
 
         Args:
             images: [B, 3, H, W] as `metadata['input']` says: float32, normalised; or uint8, RGB.
+            cameras: for a file with `cameras`: a name for each image, or one for all; or their indices, where
+                `len(self.cameras)` stands for an unknown one. Images of a camera that is not known (None, or another
+                name) are embedded by the model's own statistics, with a warning, once for each such name.
 
         Raises:
-            InputError: of another type or shape.
+            InputError: images of another type or shape; cameras for another number of images, an index that there is
+                not, or cameras for a file that tells none apart.
         """
         images = torch.as_tensor(images).cpu()
         expected = self.metadata.get('input')
@@ -64,8 +79,40 @@ class Exported:
                     f'{self.path} takes {expected["dtype"]} images of the shape {expected["shape"]}, '
                     f'got {str(images.dtype).removeprefix("torch.")} {list(images.shape)}'
                 )
+        inputs = [images]
+        if self.cameras:
+            inputs.append(self._number(cameras, len(images)))
+        elif cameras is not None:
+            raise InputError(f'{self.path} tells no cameras apart: leave them out, or export it once more, for cameras')
         with torch.inference_mode():
-            return self._run(images)
+            return self._run(*inputs)
+
+    def _number(self, cameras: Cameras, count: int) -> Tensor:
+        """Indices [count] of cameras."""
+        if cameras is None or isinstance(cameras, (str, int)):
+            cameras = [cameras] * count
+        listed = cameras.tolist() if isinstance(cameras, (Tensor, np.ndarray)) else list(cameras)
+        if len(listed) != count:
+            raise InputError(f'{len(listed)} cameras for {count} images: give one for all, or one for each')
+        return torch.tensor([self._index(camera) for camera in listed], dtype=torch.int64)
+
+    def _index(self, camera: str | int | None) -> int:
+        if isinstance(camera, (int, np.integer)):
+            if not 0 <= camera <= len(self.cameras):
+                raise InputError(
+                    f'camera {camera}: {self.path} knows indices from 0 to {len(self.cameras) - 1}, and '
+                    f'{len(self.cameras)} for unknown cameras'
+                )
+            return int(camera)
+        if camera in self.cameras:
+            return self.cameras.index(camera)
+        if camera not in self._told:
+            self._told.add(camera)
+            which = 'images without a camera' if camera is None else f"camera '{camera}' is not known: its images"
+            _logger.warning(
+                "%s are embedded by the model's own statistics; known are %s", which, ', '.join(self.cameras)
+            )
+        return len(self.cameras)
 
 
 def load_exported(path: str | Path, *, threads: int | None = None, precision: str | None = None) -> Exported:
@@ -122,9 +169,15 @@ def _open_onnx(path: Path, threads: int | None, precision: str | None) -> tuple[
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
-    (name,) = (i.name for i in session.get_inputs())
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA)
-    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0]), parse_json(text or '{}')
+    metadata = parse_json(session.get_modelmeta().custom_metadata_map.get(METADATA) or '{}')
+    names = [i.name for i in session.get_inputs()]
+    if len(names) != 1 + ('cameras' in metadata):
+        raise ValueError(f'it takes {", ".join(names)} instead of images alone')
+
+    def run(*inputs: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {n: one.numpy() for n, one in zip(names, inputs, strict=True)})[0])
+
+    return run, metadata
 
 
 @cache
@@ -151,8 +204,9 @@ def _open_openvino(path: Path, threads: int | None, precision: str | None) -> tu
     compiled = core.compile_model(model, 'CPU', config)
     request = compiled.create_infer_request()
 
-    def run(images: Tensor) -> Tensor:
-        results = request.infer([np.ascontiguousarray(images.numpy())], share_inputs=True, share_outputs=False)
+    def run(*inputs: Tensor) -> Tensor:
+        arrays = [np.ascontiguousarray(one.numpy()) for one in inputs]
+        results = request.infer(arrays, share_inputs=True, share_outputs=False)
         return torch.from_numpy(results[0])
 
     return run, metadata
@@ -180,18 +234,18 @@ def _open_executorch(path: Path, threads: int | None, precision: str | None) -> 
     beside = path.with_suffix('.pte.json')
     metadata = read_json(beside) if beside.is_file() else {}
 
-    def run(images: Tensor, program: Any = program) -> Tensor:  # the method needs the program, but doesn't keep it
-        return method.execute([images.contiguous()])[0].clone()
+    def run(*inputs: Tensor, program: Any = program) -> Tensor:  # the method needs the program, but doesn't keep it
+        return method.execute([one.contiguous() for one in inputs])[0].clone()
 
     return run, metadata
 
 
-def _with_threads(module: Callable[[Tensor], Tensor], threads: int | None) -> _Run:
-    def run(images: Tensor) -> Tensor:
+def _with_threads(module: _Run, threads: int | None) -> _Run:
+    def run(images: Tensor, *cameras: Tensor) -> Tensor:
         before = torch.get_num_threads()
         torch.set_num_threads(threads or before)
         try:
-            return module(images.contiguous(memory_format=torch.channels_last))
+            return module(images.contiguous(memory_format=torch.channels_last), *cameras)
         finally:
             torch.set_num_threads(before)
 
@@ -207,20 +261,23 @@ _OPENERS: dict[str, Callable[[Path, int | None, str | None], tuple[_Run, dict]]]
 }
 
 
+_Example = Mapping[str, Tensor]
+_Axes = Mapping[str, dict[int, str]]
+
 # that an ExecuTorch file takes at once
 _MOST_IMAGES = 64
 
 
-def _onnx(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
+def _onnx(graph: nn.Module, example: _Example, path: Path, axes: _Axes, metadata: str) -> None:
     with needs('onnx'):
         import onnx  # noqa: F401 - torch needs both here
         import onnxscript  # noqa: F401
     program = torch.onnx.export(
         graph,
-        (example,),
+        tuple(example.values()),
         dynamo=True,
-        dynamic_shapes=(axes,),
-        input_names=['images'],
+        dynamic_shapes=tuple(axes.values()),
+        input_names=list(example),
         output_names=['embeddings'],
         verbose=False,
     )
@@ -228,7 +285,7 @@ def _onnx(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], m
     program.save(path, external_data=False)
 
 
-def _openvino(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
+def _openvino(graph: nn.Module, example: _Example, path: Path, axes: _Axes, metadata: str) -> None:
     with needs('openvino'):
         import openvino
         from openvino import opset13 as ops
@@ -238,50 +295,53 @@ def _openvino(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str
         x, limit, value = (context.get_input(i) for i in range(3))
         return ops.select(ops.greater(x, limit), x, value).outputs()
 
-    shape = [-1 if axis in axes else size for axis, size in enumerate(example.shape)]
+    shapes = [[-1 if i in axes[name] else size for i, size in enumerate(one.shape)] for name, one in example.items()]
     model = openvino.convert_model(
         graph,
-        example_input=example,
-        input=[openvino.PartialShape(shape)],
+        example_input=tuple(example.values()),
+        input=[openvino.PartialShape(shape) for shape in shapes],
         extension=[ConversionExtension('aten::threshold', threshold)],  # of the cross attention: OpenVINO has none
     )
-    model.inputs[0].set_names({'images'})
+    for place, name in zip(model.inputs, example, strict=True):
+        place.set_names({name})
     model.outputs[0].set_names({'embeddings'})
     model.set_rt_info(metadata, METADATA)
     openvino.save_model(model, path, compress_to_fp16=False)
 
 
-def _torch_export(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
-    dims = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
-    program = torch.export.export(graph, (example,), dynamic_shapes=(dims,))
+def _torch_export(graph: nn.Module, example: _Example, path: Path, axes: _Axes, metadata: str) -> None:
+    dims = tuple(dict.fromkeys(names, torch.export.Dim.DYNAMIC) for names in axes.values())
+    program = torch.export.export(graph, tuple(example.values()), dynamic_shapes=dims)
     content = io.BytesIO()  # where a file cannot be written to its end, torch aborts the process
     torch.export.save(program, content, extra_files={METADATA: metadata})
     path.write_bytes(content.getbuffer())
 
 
-def _torchscript(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
-    # a script takes any size, whatever is asked for
-    script = torch.jit.freeze(torch.jit.script(graph))
+def _torchscript(graph: nn.Module, example: _Example, path: Path, axes: _Axes, metadata: str) -> None:
+    # a script takes any size, whatever is asked for; so does a trace, which knows no lists that modules share
+    inputs = tuple(example.values())
+    script = torch.jit.script(graph) if len(inputs) == 1 else torch.jit.trace(graph, inputs, check_trace=False)
     content = io.BytesIO()  # as above
-    torch.jit.save(script, content, _extra_files={METADATA: metadata})
+    torch.jit.save(torch.jit.freeze(script), content, _extra_files={METADATA: metadata})
     path.write_bytes(content.getbuffer())
 
 
-def _executorch(graph: nn.Module, example: Tensor, path: Path, axes: dict[int, str], metadata: str) -> None:
+def _executorch(graph: nn.Module, example: _Example, path: Path, axes: _Axes, metadata: str) -> None:
     with needs('executorch'):
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     # memory is planned ahead, so that a batch needs a limit
-    dims = {0: torch.export.Dim('batch', min=1, max=_MOST_IMAGES)}
-    program = torch.export.export(graph.to(memory_format=torch.contiguous_format), (example,), dynamic_shapes=(dims,))
+    dims = ({0: torch.export.Dim('batch', min=1, max=_MOST_IMAGES)},) * len(example)
+    graph = graph.to(memory_format=torch.contiguous_format)
+    program = torch.export.export(graph, tuple(example.values()), dynamic_shapes=dims)
     lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
     path.write_bytes(lowered.to_executorch().buffer)
     path.with_suffix('.pte.json').write_text(metadata, encoding='utf-8')
 
 
-#: By format: takes the graph, an example [2, 3, H, W] of its input, the path, names of the input's dimensions that may
-#: change, and the metadata to put inside, as JSON.
-WRITERS: dict[str, Callable[[nn.Module, Tensor, Path, dict[int, str], str], None]] = {
+#: By format: takes the graph, examples of its inputs by name (images [2, 3, H, W], and perhaps cameras [2]), the path,
+#: by input the names of dimensions that may change, and the metadata to put inside, as JSON.
+WRITERS: dict[str, Callable[[nn.Module, _Example, Path, _Axes, str], None]] = {
     'onnx': _onnx,
     'openvino': _openvino,
     'torch-export': _torch_export,

@@ -16,8 +16,11 @@ from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.layout import IMAGE_SUFFIXES
 from msinet_timm.errors import InputError
 from msinet_timm.forms import in_bf16
+from msinet_timm.models.camera_norm import CameraNorms, switched_form
 
-__all__ = ['Preprocessed', 'create_graph', 'find_images', 'graph_inputs']
+from .cameras import ByCamera, OfCamera, Switched, adapted, split_norms
+
+__all__ = ['Preprocessed', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
 
 _ENDINGS = (*IMAGE_SUFFIXES, '.tif', '.tiff')
 
@@ -56,6 +59,8 @@ def create_graph(
     preprocessing: bool = False,
     resize: bool = True,
     bf16: bool = False,
+    norms: CameraNorms | None = None,
+    camera: str | None = None,
 ) -> nn.Module:
     """A model as it is exported: on the CPU, fused (`timm.utils.reparameterize_model`), in channels_last layout.
 
@@ -65,6 +70,8 @@ def create_graph(
         preprocessing: put a `Preprocessed` around it.
         resize: let that resize, too.
         bf16: let the model, and not its preprocessing, compute in bf16.
+        norms: of the model's cameras, see `msinet_timm.export.export`.
+        camera: the only one that it is for; None for all, by a second input.
 
     Raises:
         InputError: the model is in training mode, or its preprocessing is more than a resize of the whole image.
@@ -73,10 +80,37 @@ def create_graph(
         raise InputError('a model in training mode cannot be exported: call model.eval() first')
     if preprocessing:
         _check_preprocessing(data_config)
-    graph = reparameterize_model(model).cpu()
-    graph = in_bf16(graph) if bf16 else graph
+    if norms is not None and camera is None:
+        graph, rows, table = split_norms(norms)
+    else:
+        graph = reparameterize_model(model if norms is None else adapted(norms, camera))
+    graph = in_bf16(graph.cpu()) if bf16 else graph.cpu()
     graph = Preprocessed(graph, data_config, resize) if preprocessing else graph
+    if norms is not None:
+        mean = norms.statistics(camera).embedding.cpu()
+        graph = OfCamera(graph, mean) if camera is not None else ByCamera(graph, norms, rows, table.cpu())
     return graph.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+
+
+def create_reference(
+    model: nn.Module,
+    data_config: Mapping[str, Any],
+    *,
+    preprocessing: bool = False,
+    resize: bool = True,
+    norms: CameraNorms | None = None,
+    camera: str | None = None,
+) -> nn.Module:
+    """What `create_graph` must compute: the model as it is, not fused, statistics of cameras put in place."""
+    switch = None
+    if norms is not None:
+        model, switch = (adapted(norms, camera), None) if camera is not None else switched_form(norms, fuse=False)
+    right = Preprocessed(model, data_config, resize) if preprocessing else model
+    if switch:
+        right = Switched(norms, right, switch)
+    elif norms is not None:
+        right = OfCamera(right, norms.statistics(camera).embedding)
+    return right.eval()
 
 
 def _check_preprocessing(data_config: Mapping[str, Any]) -> None:

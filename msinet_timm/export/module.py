@@ -12,7 +12,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.models.entries import sha256_of
 
 from .files import parts_of
-from .formats import Exported, load_exported
+from .formats import Cameras, Exported, load_exported
 
 __all__ = ['ExportedModule', 'is_exported']
 
@@ -33,6 +33,7 @@ class ExportedModule(nn.Module):
 
     Attributes:
         data_config: how images are prepared, for `timm.data.create_transform`.
+        cameras: names of the cameras that the file tells apart, see `Exported`.
         transform: PIL image -> bytes, where the file prepares images itself; None where `data_config` does.
 
     Raises:
@@ -47,6 +48,7 @@ class ExportedModule(nn.Module):
                 f'{self.exported.path} does not say how images are prepared for it: export the model by '
                 'msinet-hub export'
             )
+        self.cameras = self.exported.cameras
         self.data_config: dict[str, Any] = self.exported.data_config
         self.transform: Callable | None = None
         if self.exported.metadata['preprocessing']['inside']:
@@ -59,5 +61,5 @@ class ExportedModule(nn.Module):
         parts = parts_of(self.exported.path)
         return ' '.join(sha256_of(part) if part.is_file() else f'{part} (gone)' for part in parts)
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.exported(images)
+    def forward(self, images: torch.Tensor, cameras: Cameras = None) -> torch.Tensor:
+        return self.exported(images, cameras)

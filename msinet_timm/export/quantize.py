@@ -52,6 +52,8 @@ def quantize(source: str | Path, path: str | Path, inputs: Sequence[torch.Tensor
     if not inputs:
         raise InputError('int8 needs images to calibrate on')
     exported = load_exported(source)
+    if exported.cameras:
+        raise InputError(f'{source}: maps of each camera have a range of their own: export one camera a file for int8')
     if exported.metadata.get('precision') != 'float32':
         raise InputError(f'{source}: int8 is made of a float32 export')
     metadata = {**exported.metadata, 'precision': 'int8', 'calibration_images': len(inputs)}

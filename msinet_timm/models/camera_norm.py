@@ -349,6 +349,9 @@ class NormSwitch:
         norms: of the model that the network was made of.
         network: whose norms have the names that they have in the model, unless they are folded.
         folds: by the names of the norms, where in the network each is folded.
+
+    Attributes:
+        steps: by the norms of `norms.layout`: the norm in the network, or None and where it is folded.
     """
 
     def __init__(self, norms: CameraNorms, network: nn.Module, folds: Mapping[str, Fold]) -> None:
@@ -363,16 +366,25 @@ class NormSwitch:
         self._gain, self._bias, self._epsilon = (
             torch.cat(parts).float() if parts else torch.zeros(0) for parts in (gain, bias, epsilon)
         )
-        self._steps = [(left.get(name), folds.get(name)) for name, _ in norms.layout]
+        self.steps = [(left.get(name), folds.get(name)) for name, _ in norms.layout]
+
+    def affine(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Factor and term [T] that norms with these statistics are."""
+        scale = self._gain * (statistics.variance + self._epsilon).rsqrt()
+        return scale, self._bias - statistics.mean * scale
+
+    def correction(self, own: Statistics, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Factor and term [T] of inputs that make norms with `own` statistics give what they would with others."""
+        ratio = ((own.variance + self._epsilon) / (statistics.variance + self._epsilon)).sqrt()
+        return ratio, own.mean - statistics.mean * ratio
 
     @torch.inference_mode()
     def __call__(self, statistics: Statistics) -> None:
         """Puts statistics in place, see `CameraNorms.statistics`."""
-        scale = self._gain * (statistics.variance + self._epsilon).rsqrt()
-        shift = self._bias - statistics.mean * scale
+        scale, shift = self.affine(statistics)
         parts = (tensor.split(self._channels) for tensor in (statistics.mean, statistics.variance, scale, shift))
         cleared: set[nn.Module] = set()
-        for (norm, fold), mean, variance, factor, term in zip(self._steps, *parts, strict=True):
+        for (norm, fold), mean, variance, factor, term in zip(self.steps, *parts, strict=True):
             if norm is not None:
                 norm.running_mean.copy_(mean)
                 norm.running_var.copy_(variance)

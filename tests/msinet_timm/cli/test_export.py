@@ -1,5 +1,6 @@
 """`msinet-hub export` as users call it."""
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ from msinet_timm.cli.hub import main as zoo_main
 from msinet_timm.datasets import create_dataset
 from msinet_timm.export.formats import load_exported
 from msinet_timm.hub.folder import save_folder
+from msinet_timm.models.camera_norm import CameraNorms
 from msinet_timm.models.entries import sha256_of
 
 
@@ -86,6 +88,45 @@ def test_flags(folder, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert export('msinet_x9', '--format', 'onnx') == 2
     assert 'give a folder' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def site(folder, tmp_path_factory):
+    """A copy of the folder that knows two cameras."""
+    path = tmp_path_factory.mktemp('models') / 'site'
+    shutil.copytree(folder / 'best', path)
+    model = timm.create_model(f'local-dir:{path}', pretrained=True, num_classes=0).eval()
+    norms = CameraNorms(model)
+    for number, name in enumerate(('front door', 'a/b'), 1):
+        norms.observe(name, number * torch.randn(20, 3, 64, 32) - number)
+    norms.save(path)
+    return path
+
+
+def test_cameras(site, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export(site, '--format', 'torchscript', '--cameras') == 0
+    assert export(site, '--format', 'torchscript', '--camera', 'a/b') == 0
+    both, one = capsys.readouterr().out.splitlines()
+    assert both.startswith('site-cameras.pt: ') and both.endswith(', cameras 0 front door, 1 a/b, 2 any other')
+    assert one.startswith('site-a_b.pt: ') and one.endswith(', of camera a/b')
+    images = torch.randn(2, 3, 64, 32)
+    found = load_exported('site-cameras.pt')(images, cameras=['a/b', 'front door'])
+    torch.testing.assert_close(load_exported('site-a_b.pt')(images)[0], found[0], rtol=1e-4, atol=1e-5)
+    assert (load_exported('site-a_b.pt')(images)[1] - found[1]).abs().max() > 1e-3
+    for name, flags, message in (
+        (site, ['--camera', 'yard'], "camera 'yard' is not known, choose from: front door, a/b"),
+        (folder, ['--camera', 'yard'], f'{folder / "best"} knows no cameras (cameras.safetensors)'),
+        (folder, ['--cameras'], 'make it by msinet-hub adapt'),
+        (site, ['--cameras', '--int8', '--calibration-images', tmp_path, '--format', 'onnx'], 'one camera a file'),
+        (site, ['--cameras', '-ds', 'sample'], 'leave out --camera and --cameras'),
+    ):
+        assert export(name, '--format', 'torchscript', *flags, '--output', 'x.pt') == 2
+        assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        export(site, '--format', 'torchscript', '--cameras', '--camera', 'a/b')
+    assert 'argument --camera: not allowed with argument --cameras' in capsys.readouterr().err
+    assert not Path('x.pt').exists()
 
 
 def test_own_images_decide(folder, tmp_path, capsys):
