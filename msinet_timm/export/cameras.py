@@ -1,6 +1,7 @@
 """Cameras in exported files: the statistics of one put into the weights, or those of all as tables beside them."""
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +43,7 @@ class Switched(nn.Module):
         switch: puts statistics into it.
     """
 
-    def __init__(self, norms: CameraNorms, network: nn.Module, switch) -> None:
+    def __init__(self, norms: CameraNorms, network: nn.Module, switch: Callable[[Statistics], None]) -> None:
         super().__init__()
         self.model, self._switch = network, switch
         self._statistics = _all_statistics(norms)
@@ -156,7 +157,7 @@ def split_norms(norms: CameraNorms) -> tuple[nn.Module, _Rows, Tensor]:
     folded: dict[nn.Module, list[tuple[int, nn.Module, int]]] = {}
     for number, (norm, fold) in enumerate(switch.steps):
         if norm is None:
-            folded.setdefault(fold.folded, []).append((fold.start, fold.conv, number))
+            folded.setdefault(fold.folded, []).append((fold.start, copy.deepcopy(fold.conv), number))
         else:
             network.set_submodule(names[norm], _Norm(norm, number, rows))
     for module, parts in folded.items():
