@@ -88,7 +88,7 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
         make_folder(Path(args.output).parent, '--output')
     path = checked_path(args.output or _default_output(args), args.format, args.force)
     model, digest, norms = _load(args.name, args.cameras or args.camera is not None)
-    check_cameras(model, norms, args.camera)
+    check_cameras(model, norms, args.camera, args.format)
     data_config = resolve_data_config(model=model)
     options = {
         'data_config': data_config,

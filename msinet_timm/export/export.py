@@ -29,6 +29,8 @@ FORMATS = tuple(SUFFIXES)
 _FLOAT32_ONLY = ('onnx', 'executorch')
 #: Formats whose runtimes have no antialiased resize.
 _NO_RESIZE = ('executorch',)
+#: Formats in which a file of several cameras is not written.
+_ONE_CAMERA = ('executorch',)
 #: Most that a float32 file may differ from PyTorch by, as a share of the largest value.
 _TOLERANCE = 1e-4
 #: A model may multiply rounding errors. Then a file may differ by this many times what PyTorch's float32 differs from
@@ -90,7 +92,7 @@ def export(
             differ from those in float64, but never by more than 1e-2. In bf16 the mean cosine must be 0.99 or more.
     """
     check_request(format, preprocessing, precision, dynamic_size)
-    check_cameras(model, norms, camera)
+    check_cameras(model, norms, camera, format)
     path = checked_path(path, format, force)
     resize = preprocessing and format not in _NO_RESIZE
     any_size = dynamic_size or resize or format == 'torchscript'
@@ -129,7 +131,7 @@ def export(
     return path
 
 
-def check_cameras(model: nn.Module, norms: CameraNorms | None, camera: str | None) -> None:
+def check_cameras(model: nn.Module, norms: CameraNorms | None, camera: str | None, format: str) -> None:
     """Raises an InputError where there is nothing known of the cameras that `export` is asked for."""
     if norms is None:
         if camera is not None:
@@ -137,6 +139,8 @@ def check_cameras(model: nn.Module, norms: CameraNorms | None, camera: str | Non
         return
     if norms.model is not model:
         raise InputError('norms are of another model than the one to be exported: give norms.model')
+    if camera is None and format in _ONE_CAMERA:
+        raise InputError(f'{format} takes no file of several cameras: write one for each (`camera`)')
     if not norms:
         raise InputError('no camera has been seen: give crops of each')
     if camera is not None and camera not in norms:
