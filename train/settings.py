@@ -206,6 +206,7 @@ class TrainSettings(Settings):
     )
     checkpoint: str | None = _model(None, 'start from these weights', metavar='FILE')
     freeze: int = _model(0, 'keep the first N stages as they are', not_negative)
+    camera_norm: bool = _model(False, "batch norms take each camera's images by themselves")
 
     metric_loss: str = _losses('triplet', 'of features', choices=('triplet', 'circle'))
     margin: float = _losses(0.3, 'of the triplet or circle loss', positive_float)

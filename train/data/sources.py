@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 
 import torch
 
+from msinet_eval.metrics.checks import to_numbers
 from msinet_timm.datasets import Record, ReIDDataset, parse_options, read_datasets
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_train.settings import Settings
 
-__all__ = ['TrainingData', 'class_labels', 'load_data', 'union']
+__all__ = ['TrainingData', 'camera_labels', 'class_labels', 'load_data', 'union']
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,21 @@ def class_labels(*sources: Sequence[Record]) -> torch.Tensor:
         for name in sort_names(r.identity for r in records):
             classes[number, name] = len(classes)
     return torch.tensor([classes[number, r.identity] for number, records in enumerate(sources) for r in records])
+
+
+def camera_labels(records: Sequence[Record]) -> torch.Tensor:
+    """[N] int64: 0, 1, ... for the cameras of images, in the order of their names.
+
+    Raises:
+        InputError: an image without camera, or none of a second one.
+    """
+    for record in records:
+        if record.camera is None:
+            raise InputError(f'{record.path} has no camera')
+    (cameras,) = to_numbers('cameras', image=[record.camera for record in records])
+    if not cameras.any():
+        raise InputError(f"all images are of one camera, '{records[0].camera}'")
+    return cameras
 
 
 def load_data(settings: Settings) -> TrainingData:

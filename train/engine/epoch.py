@@ -3,7 +3,7 @@
 import datetime
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
@@ -85,6 +85,7 @@ def train_one_epoch(
     channels_last: bool = True,
     description: str = '',
     epochs_left: int = 0,
+    announce: Callable[[torch.Tensor], None] | None = None,
 ) -> dict[str, float]:
     """One pass over the loader.
 
@@ -93,6 +94,7 @@ def train_one_epoch(
         channels_last: the layout of images.
         description: what the progress bar says.
         epochs_left: that follow, for the remaining time.
+        announce: is called before each batch with the indices [B] of its images.
 
     Returns:
         Means over the batches: `loss`, its terms, `accuracy` of the global branch in percent; and `images_per_second`
@@ -113,6 +115,8 @@ def train_one_epoch(
             if not channels_last:
                 images = images.contiguous()
             target = labels[indices].to(task.device, non_blocking=True)
+            if announce is not None:
+                announce(indices)
             with stepper.accumulating(k, batches):
                 with stepper.amp:
                     output = task(images, target)

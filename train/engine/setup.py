@@ -1,6 +1,7 @@
 """From settings to everything that a training consists of."""
 
 import functools
+from collections.abc import Callable
 
 import torch
 import torch.nn as nn
@@ -11,8 +12,9 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_timm.datasets.cache import open_cache
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes
+from msinet_train.camera_norm import group_norms
 from msinet_train.data.loader import create_loader
-from msinet_train.data.sources import load_data
+from msinet_train.data.sources import TrainingData, camera_labels, load_data
 from msinet_train.distributed import convert_sync_batchnorm
 from msinet_train.losses.alignment import SpatialAlignment
 from msinet_train.losses.task import ReIDTask
@@ -56,11 +58,16 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
         raise InputError(
             f'torchcompile {settings.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
         )
+    if settings.camera_norm:
+        for name, why in (('sync_bn', 'goes over all processes'), ('torchcompile', 'wants the same cameras each time')):
+            if getattr(settings, name):
+                raise InputError(f'camera_norm: not with {name}, which {why}; leave out one of them')
     data = load_data(settings)
     random_seed(settings.seed)
     model = create_model(settings, data.num_classes, not settings.resume)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
     task = _create_task(settings, model, processes)
+    announce = _camera_norms(model, data) if settings.camera_norm else None
     if settings.sync_bn and processes.several:
         convert_sync_batchnorm(model)
     optimizer = create_optimizer(settings, task)
@@ -97,6 +104,7 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
         scheduler=create_schedule(optimizer, settings),
         loader=loader,
         evaluate=functools.partial(evaluate, device=device, **options),
+        announce=announce,
     )
 
 
@@ -110,6 +118,15 @@ def _check_batch(settings: TrainSettings, processes: Processes) -> None:
             f'batch_size {size}: {k} images of one identity (`num_instance`) leave the metric loss no others to '
             f'compare with: give {2 * k} or more'
         )
+
+
+def _camera_norms(model: nn.Module, data: TrainingData) -> Callable[[torch.Tensor], None]:
+    """Lets norms take cameras by themselves; gives what tells them the cameras of images by their indices."""
+    try:
+        cameras, groups = camera_labels(data.train), group_norms(model)
+    except InputError as e:
+        raise InputError(f'camera_norm: {e}; do without') from e
+    return lambda indices: groups(cameras[indices])
 
 
 def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes) -> ReIDTask:

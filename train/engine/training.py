@@ -1,6 +1,7 @@
 """A training: what it consists of, an epoch of it, and what that leaves."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -42,6 +43,7 @@ class Training(Experiment):
         scheduler: of the learning rate.
         loader: of batches.
         evaluate: see `measure`.
+        announce: see `train_one_epoch`.
         saver: of checkpoints; None until there is a folder.
     """
 
@@ -56,6 +58,7 @@ class Training(Experiment):
     scheduler: Scheduler
     loader: DataLoader
     evaluate: functools.partial
+    announce: Callable[[torch.Tensor], None] | None = None
     saver: CheckpointSaver | None = None
 
     program = 'msinet-train'
@@ -118,6 +121,7 @@ class Training(Experiment):
             settings.channels_last,
             f'epoch {epoch + 1}/{settings.epochs}',
             settings.epochs - epoch - 1,
+            self.announce,
         )
 
     def measure(self) -> Measurement | None:
