@@ -13,6 +13,7 @@ import torch
 import torch.nn as nn
 from timm.layers import BatchNormAct2d
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import SyncBatchNorm, _BatchNorm
 
 from msinet_timm.errors import InputError
@@ -76,8 +77,9 @@ class CameraGroups:
         key = times, x.device, x.dtype
         if key not in self._placed:
             share, member, counts, followed = self._groups
-            share, member = (tensor.repeat_interleave(times, 1).to(x) for tensor in (share / times, member))
-            self._placed[key] = _Groups(share, member, (counts * times).to(x), followed)
+            dtype = torch.promote_types(x.dtype, torch.float32)
+            share, member = (t.repeat_interleave(times, 1).to(x.device, dtype) for t in (share / times, member))
+            self._placed[key] = _Groups(share, member, (counts * times).to(share), followed)
         return self._placed[key]
 
 
@@ -110,30 +112,80 @@ class _GroupedNorm(_BatchNorm):
         return self.act(self.drop(output)) if isinstance(self, BatchNormAct2d) else output
 
     def _normalize(self, input: Tensor) -> Tensor:
-        x = input.to(torch.promote_types(input.dtype, torch.float32))
-        share, member, counts, followed = self.groups.of(x)
-        positions = x[0, 0].numel()
-        if x.ndim > 2:
-            variance, mean = torch.var_mean(x, list(range(2, x.ndim)), correction=0)
-        else:
-            variance, mean = torch.zeros_like(x), x
-        # Around the mean of the batch, so that little is lost in the difference of squares.
-        center = mean.detach().mean(0)
-        mean = mean - center
-        means = share @ mean
-        variances = share @ (variance + mean.square()) - means.square()
-        self._follow(means[:followed] + center, variances[:followed], positions * counts[:followed])
-        scale = (variances.clamp(min=0) + self.eps).rsqrt()
-        scale = scale if self.weight is None else scale * self.weight
-        shift = -(means + center) * scale
-        shift = shift if self.bias is None else shift + self.bias
-        shape = [*mean.shape] + [1] * (x.ndim - 2)
-        return (x * (member.T @ scale).view(shape) + (member.T @ shift).view(shape)).to(input.dtype)
+        share, member, counts, followed = self.groups.of(input)
+        output, means, variances = _Normalize.apply(input, self.weight, self.bias, share, member, self.eps)
+        if self.momentum != 0:  # where gradient checkpointing runs it once more, it has counted already
+            counts = counts[:followed] * input[0, 0].numel()
+            variances = variances[:followed] * counts / (counts - 1)
+            track(self, means[:followed].mean(0), variances.mean(0))
+        return output
 
-    @torch.no_grad()
-    def _follow(self, means: Tensor, variances: Tensor, counts: Tensor) -> None:
-        if self.momentum != 0:  # when gradient checkpointing runs it once more, it has counted already
-            track(self, means.mean(0), (variances * counts / (counts - 1)).mean(0))
+
+class _Normalize(torch.autograd.Function):
+    """Batch norm by groups, in a handful of passes over the images whatever the number of groups.
+
+    Each image has sums of its own, from which all else is computed in small matrices. Statistics are of float32 at
+    least, and so that a large offset of a channel costs no precision.
+    """
+
+    @staticmethod
+    def forward(
+        ctx, input: Tensor, weight: Tensor | None, bias: Tensor | None, share: Tensor, member: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Gives the output, and mean and variance [G, C] of each group.
+
+        Args:
+            input: [B, C, ...].
+            weight: [C], or None.
+            bias: [C], or None.
+            share: see `_Groups`.
+            member: see `_Groups`.
+            eps: added to variances.
+        """
+        x = _by_position(input).to(torch.promote_types(input.dtype, torch.float32))
+        mean = x.mean(2)
+        center = mean.mean(0)
+        mean, x = mean - center, x - center[:, None]
+        means = share @ mean
+        variances = (share @ x.square().mean(2) - means.square()).clamp(min=0)
+        inverse = (variances + eps).rsqrt()
+        scale = inverse if weight is None else inverse * weight
+        shift = -means * scale
+        shift = shift if bias is None else shift + bias
+        shift, scale = (_spread(member, t).view([*mean.shape] + [1] * (input.ndim - 2)) for t in (shift, scale))
+        output = torch.addcmul(shift, x.view(input.shape), scale)
+        ctx.save_for_backward(x.to(input.dtype), weight, share, member, means, inverse)
+        means = means + center
+        ctx.mark_non_differentiable(means, variances)
+        return output.to(input.dtype), means, variances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor | None, ...]:
+        x, weight, share, member, means, inverse = ctx.saved_tensors
+        shape, dtype = grad.shape, x.dtype
+        x, grad = x.to(means.dtype), _by_position(grad).to(means.dtype)
+        scale = inverse if weight is None else inverse * weight
+        of_shift, of_scale = member @ grad.sum(2), member @ (grad * x).sum(2)
+        of_scale = of_scale - of_shift * means
+        of_variance = -of_scale * scale * inverse.square() / 2
+        of_mean = -of_shift * scale - 2 * means * of_variance
+        positions = x.shape[2]
+        found = torch.addcmul(_spread(share, of_mean / positions), x, _spread(share, 2 * of_variance / positions))
+        found.addcmul_(grad, _spread(member, scale))
+        of_weight = None if weight is None else (of_scale * inverse).sum(0)
+        of_bias = of_shift.sum(0) if ctx.needs_input_grad[2] else None
+        return found.to(dtype).view(shape), of_weight, of_bias, None, None, None
+
+
+def _by_position(x: Tensor) -> Tensor:
+    """[B, C, ...] as [B, C, N], in the layout that it has."""
+    return x.flatten(2) if x.ndim > 2 else x[..., None]
+
+
+def _spread(member: Tensor, x: Tensor) -> Tensor:
+    """What groups have [G, C], for their images [B, C, 1]."""
+    return (member.T @ x)[..., None]
 
 
 @functools.cache

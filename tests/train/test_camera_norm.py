@@ -1,4 +1,7 @@
 import copy
+import subprocess
+import sys
+from dataclasses import replace
 
 import pytest
 import timm
@@ -8,8 +11,14 @@ import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 
 import msinet_timm  # noqa: F401
+from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
+from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
+from msinet_train.cli import parse_args
+from msinet_train.data.sources import camera_labels
+from msinet_train.engine.loop import run_epoch, train
+from msinet_train.engine.setup import prepare
 from msinet_train.models import create_training_model, freeze, keep_frozen
 
 #: Mixed; camera 5 has a single image, 9 a pair.
@@ -92,7 +101,7 @@ def test_images_that_are_alone_take_the_batch(dtype=torch.float64):
 def test_order_changes_nothing():
     """Neither of the images, nor of the numbers of cameras; nor does a constant offset cost precision."""
     norm = random_norm(nn.BatchNorm2d).float()
-    groups = group_norms(nn.Sequential(norm))
+    group_norms(nn.Sequential(norm))
     x = 1000 + CAMERAS.view(-1, 1, 1, 1) + torch.randn(10, 6, 4, 2)
     order = torch.randperm(10, generator=torch.Generator().manual_seed(1))
     found, running = [], []
@@ -179,3 +188,75 @@ def test_what_cannot_be_grouped():
     group_norms(nn.Sequential(norm))(torch.tensor([0, 0, 1, 1]))
     with pytest.raises(InputError, match='4 cameras were named for a batch norm with 6 rows'):
         norm(torch.randn(6, 3))
+
+
+SMALL = '--model test_resnet --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
+
+
+def settings(market, *flags):
+    return parse_args(['-ds', 'market1501', '--data-dir', str(market), *SMALL, '--camera-norm', *flags])
+
+
+def test_run_and_resume(market, tmp_path):
+    """Weights other than without, in files of the same names; a run in two parts ends with the same weights."""
+    flags = '--model-ema --model-ema-decay 0.5 --grad-accum-steps 2 --eval-interval 1'.split()
+    runs = {name: settings(market, *flags, '--output', str(tmp_path / name)) for name in ('plain', 'whole', 'parts')}
+    train(replace(runs['plain'], camera_norm=False, epochs=2))
+    train(replace(runs['whole'], epochs=2))
+    train(replace(runs['parts'], epochs=1))
+    train(parse_args(['--resume', str(tmp_path / 'parts'), '--epochs', '2']))
+    plain, whole, parts = (torch.load(tmp_path / name / 'last.pth.tar') for name in runs)
+    for key in ('state_dict', 'state_dict_ema'):
+        assert plain[key].keys() == whole[key].keys()
+        assert any(not torch.equal(plain[key][name], whole[key][name]) for name in plain[key])
+        assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key])
+    assert timm.create_model(f'local-dir:{tmp_path}/whole/last', pretrained=True)
+
+
+def test_gradient_checkpointing_counts_once(market):
+    states = []
+    for flags in ([], ['--grad-checkpointing']):
+        training = prepare(
+            settings(market, '--model', 'msinet_x0_25', '--epochs', '1', *flags), Processes(torch.device('cpu'))
+        )
+        training.task.double()
+        to_input = training.loader.dataset.to_input
+        training.loader.dataset.to_input = lambda batch, device, f=to_input: f(batch, device).double()
+        run_epoch(training, 0)
+        # torch's own norms in necks count on the way back
+        states.append({k: v for k, v in training.model.state_dict().items() if 'neck' not in k or 'num_b' not in k})
+    torch.testing.assert_close(*states, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_with_the_same_statistics(market, tmp_path):
+    command = '-m torch.distributed.run --standalone --nproc-per-node 2 -m msinet_train.cli --camera-norm'.split()
+    flags = [*SMALL, '--batch-size', '4', '--epochs', '2', '--device', 'cpu', '--gather-features']
+    flags += ['-ds', 'market1501', '--data-dir', str(market), '--output', str(tmp_path / 'run')]
+    result = subprocess.run([sys.executable, *command, *flags], capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    state = torch.load(tmp_path / 'run' / 'last.pth.tar')['state_dict']
+    assert all(v.isfinite().all() for v in state.values())
+    assert any(k.endswith('running_mean') and v.abs().max() > 0.01 for k, v in state.items())
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        (['--sync-bn'], '^camera_norm: not with sync_bn'),
+        (['--torchcompile', 'eager'], '^camera_norm: not with torchcompile'),
+        (['--model', 'test_vit'], '^camera_norm: VisionTransformer has no batch norms .*; do without'),
+    ],
+)
+def test_wrong_settings(market, flags, message):
+    with pytest.raises(InputError, match=message):
+        prepare(settings(market, *flags), Processes(torch.device('cpu')))
+
+
+def test_wrong_cameras():
+    records = [Record('a.jpg', '1', 'yard'), Record('b.jpg', '2', 'door'), Record('c.jpg', '2', 'yard')]
+    assert camera_labels(records).tolist() == [1, 0, 1]
+    with pytest.raises(InputError, match='^d.jpg has no camera'):
+        camera_labels([*records, Record('d.jpg', '3')])
+    with pytest.raises(InputError, match="^all images are of one camera, 'yard'"):
+        camera_labels(records[::2])
