@@ -42,6 +42,7 @@ SOURCES = f'what to train on, one or more of: {", ".join(list_datasets())}'
 _run = functools.partial(setting, 'run')
 _data = functools.partial(setting, 'data')
 _model = functools.partial(setting, 'model')
+_unlabelled = functools.partial(setting, 'learning without labels')
 _losses = functools.partial(setting, 'losses')
 _optimizer = functools.partial(setting, 'optimizer')
 _schedule = functools.partial(setting, 'schedule')
@@ -189,13 +190,23 @@ class TrainSettings(Settings):
         InputError: a value of another type or out of range.
     """
 
-    GROUPS: ClassVar = ('run', 'data', 'model', 'losses', 'optimizer', 'schedule', 'speed, memory and processes')
+    GROUPS: ClassVar = (
+        'run', 'data', 'learning without labels', 'model', 'losses', 'optimizer', 'schedule',
+        'speed, memory and processes',
+    )  # fmt: skip
 
     eval_interval: int = _run(10, 'epochs between evaluations; 0: at the end', not_negative)
     checkpoint_interval: int = _run(
         0, 'keep the checkpoint of every N-th epoch, as milestone-N; 0: only the newest and the best',
         convert=not_negative,
     )  # fmt: skip
+
+    unlabelled: bool = _unlabelled(
+        False, 'nobody knows who is in the images to learn from: join them across cameras, in rounds'
+    )
+    round_epochs: int = _unlabelled(10, 'epochs until crops are joined anew', positive)
+    camera_crops: int = _unlabelled(64, 'crops of each camera that its norms are taken from', positive)
+    held_out: float = _unlabelled(0.1, 'share of tracklets that only tell whether it got better', fraction)
 
     model: str = _model(
         'msinet_x1_0', 'any timm model, hf-hub:..., or the folder of a model or run', metavar='NAME|DIR'

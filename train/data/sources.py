@@ -7,6 +7,7 @@ import torch
 
 from msinet_eval.metrics.checks import to_numbers
 from msinet_timm.datasets import Record, ReIDDataset, parse_options, read_datasets
+from msinet_timm.datasets.readers.folder import check_camera_folders
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
@@ -73,7 +74,14 @@ def load_data(settings: Settings) -> TrainingData:
             a source without images to train on.
     """
     options = parse_options(settings.data_option)
+    # folders are of cameras where nobody knows the identities
+    guessed = getattr(settings, 'unlabelled', False) and 'folder' in settings.dataset and 'layout' not in options
+    if guessed:
+        options['layout'] = 'cameras'
     datasets = read_datasets((*settings.dataset, *settings.target), settings.data_dir, options)
+    for dataset in datasets.values():
+        if guessed and dataset.name == 'folder':
+            check_camera_folders(dataset)
     if settings.skip_broken:
         datasets = {name: drop_broken(dataset) for name, dataset in datasets.items()}
     names = list(datasets)

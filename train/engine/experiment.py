@@ -48,6 +48,15 @@ class Experiment(ABC):
     def begin(self) -> None:  # noqa: B027 - not every experiment needs it
         """Does what is to be done before the very first epoch."""
 
+    def finished(self, epoch: int) -> bool:
+        """Whether nothing is left to learn, asked before each epoch, counted from 0."""
+        return False
+
+    @property
+    def measures_average(self) -> bool:
+        """Whether the averaged weights are measured beside the others."""
+        return len(self.models) > 1
+
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:
         """Computes an epoch, counted from 0; gives its metrics."""

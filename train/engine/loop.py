@@ -24,6 +24,7 @@ from msinet_train.settings import Settings, TrainSettings
 
 from .experiment import Experiment
 from .setup import prepare
+from .unlabelled import UnlabelledTraining
 
 __all__ = ['TrainingResult', 'evaluate_only', 'load_checkpoint', 'run', 'run_epoch', 'train']
 
@@ -67,7 +68,8 @@ def train(settings: TrainSettings) -> TrainingResult:
     Raises:
         InputError: settings, data or a folder that cannot be used; the message says which and why.
     """
-    training, measurement = run(settings, lambda processes: prepare(settings, processes))
+    create = UnlabelledTraining if settings.unlabelled else prepare
+    training, measurement = run(settings, lambda processes: create(settings, processes))
     saver = training.saver
     best = (saver.best_metric or 0.0, saver.best_epoch or 0) if saver else (0.0, 0)
     return TrainingResult(settings.folder, *best, measurement)
@@ -123,11 +125,13 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
         _logger.info(remark)
     if not start and measured:
         experiment.begin()
-    names = columns(list(data.measured) or [''], len(experiment.models) > 1)
+    names = columns(list(data.measured) or [''], experiment.measures_average)
     measurement, began = None, time.perf_counter()
     drawn, undrawn = -float('inf'), False
     try:
         for epoch in range(start, epochs):
+            if experiment.finished(epoch):
+                break
             done = epoch + 1
             due = done == epochs or bool(interval and done % interval == 0)
             if measured or epoch > start:

@@ -45,8 +45,16 @@ def create_model(settings: TrainSettings, num_classes: int, fresh: bool = True) 
     )
 
 
-def prepare(settings: TrainSettings, processes: Processes) -> Training:
+def prepare(
+    settings: TrainSettings, processes: Processes, data: TrainingData | None = None, fresh: bool | None = None
+) -> Training:
     """Makes everything, without touching the run folder.
+
+    Args:
+        settings: of the run.
+        processes: that train together.
+        data: what to read; None for what the settings name.
+        fresh: see `create_model`; None looks whether there is a checkpoint to go on from.
 
     Raises:
         InputError: settings or data that cannot be used; the message says which and why.
@@ -62,9 +70,11 @@ def prepare(settings: TrainSettings, processes: Processes) -> Training:
         for name, why in (('sync_bn', 'goes over all processes'), ('torchcompile', 'wants the same cameras each time')):
             if getattr(settings, name):
                 raise InputError(f'camera_norm: not with {name}, which {why}; leave out one of them')
-    data = load_data(settings)
+    data = data or load_data(settings)
+    if fresh is None:
+        fresh = not (settings.resume and (settings.folder / 'last.pth.tar').is_file())
     random_seed(settings.seed)
-    model = create_model(settings, data.num_classes, not settings.resume)
+    model = create_model(settings, data.num_classes, fresh)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
     task = _create_task(settings, model, processes)
     announce = _camera_norms(model, data) if settings.camera_norm else None

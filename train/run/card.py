@@ -27,6 +27,7 @@ def model_card(
     sizes: dict[str, int],
     measurement: Measurement | None,
     remarks: Sequence[str] = (),
+    facts: Sequence[str] = (),
 ) -> str:
     """The README of a run's model folder.
 
@@ -37,6 +38,7 @@ def model_card(
         sizes: numbers to tell about the training set, by what they count.
         measurement: what was measured with these weights.
         remarks: what a reader of the metrics must know.
+        facts: further ones, listed under the title.
     """
     found = {} if measurement is None else measurement.average or measurement.evaluations
     counts = ', '.join(f'{value:,} {name}' for name, value in sizes.items())
@@ -60,6 +62,7 @@ def model_card(
         facts=[
             f'Trained on: {", ".join(settings.dataset)} ({counts})',
             f'State: {weights} after epoch {epoch + 1} of {settings.epochs}',
+            *facts,
         ],
         remarks=remarks,
         settings=yaml.safe_dump(

@@ -21,6 +21,8 @@ from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_timm.errors import InputError
 from msinet_timm.files import WriteError, drafts, refusing, replace_file, replace_text
 from msinet_timm.hub.folder import save_folder
+from msinet_timm.models import camera_norm
+from msinet_timm.models.camera_norm import CameraNorms
 from msinet_train.curves import read_rows
 from msinet_train.models import backbone_of
 
@@ -180,7 +182,13 @@ class RunFolder:
         self.write('summary.csv', text.getvalue())
 
     def save_model(
-        self, name: str, model: nn.Module, data_config: dict, card: str, calibration: Calibration | None = None
+        self,
+        name: str,
+        model: nn.Module,
+        data_config: dict,
+        card: str,
+        calibration: Calibration | None = None,
+        norms: CameraNorms | None = None,
     ) -> Path:
         """Writes a model folder: `config.json`, `model.safetensors`, `README.md` and perhaps `calibration.json`.
 
@@ -190,6 +198,7 @@ class RunFolder:
             data_config: preprocessing that the weights were trained for.
             card: text of the README.
             calibration: of these weights; None removes that of earlier ones.
+            norms: of cameras that this model has been adapted to; None likewise.
         """
         # safetensors takes no tensors in the layout that training prefers
         embedder = copy.deepcopy(backbone_of(model)).to(memory_format=torch.contiguous_format)
@@ -200,5 +209,8 @@ class RunFolder:
             (draft / 'README.md').write_text(card, encoding='utf-8')
             if calibration:
                 calibration.save(draft)
-            (folder / FILE_NAME).unlink(missing_ok=True)
+            if norms:
+                norms.save(draft)
+            for file in (FILE_NAME, camera_norm.FILE_NAME):
+                (folder / file).unlink(missing_ok=True)
         return folder

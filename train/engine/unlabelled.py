@@ -1,0 +1,300 @@
+"""Learning from crops that nobody has labelled: rounds of joining them across cameras and of training on the groups."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from msinet_eval.features.extract import extract, reid_data_config
+from msinet_eval.features.types import Features
+from msinet_timm.datasets.records import Record, sort_names
+from msinet_timm.errors import InputError, explained
+from msinet_timm.files import replace_rows
+from msinet_timm.hub.adapt import adapt
+from msinet_timm.models.camera_norm import CameraNorms
+from msinet_timm.processes import Processes
+from msinet_train.curves import read_rows
+from msinet_train.data.sources import load_data
+from msinet_train.grouping import Groups, agreement, group_crops, mutual_share, number_tracklets
+from msinet_train.models import backbone_of
+from msinet_train.run.card import model_card
+from msinet_train.run.folder import RunFolder
+from msinet_train.run.measure import Measurement, calibrate, measure
+from msinet_train.settings import TrainSettings
+
+from .experiment import Experiment
+from .setup import create_model, prepare
+from .training import Training
+
+__all__ = ['UnlabelledTraining']
+
+_logger = logging.getLogger(__name__)
+
+#: Groups of two rounds that are so much alike are the same.
+UNCHANGED = 0.98
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sight:
+    """The crops as a model sees them.
+
+    Attributes:
+        norms: of the crops' cameras.
+        features: of all crops.
+        share: see `mutual_share`, of the tracklets that are held out.
+    """
+
+    norms: CameraNorms
+    features: Features
+    share: float
+
+
+class UnlabelledTraining(Experiment):
+    """Rounds of a training: crops are embedded by camera norms, joined to groups, and the model learns those.
+
+    Each round begins with the weights of the one before, averaged where the settings say so, and a new classifier.
+    Rounds end where groups no longer change. Some tracklets are held out: how often they find each other across cameras
+    tells without labels whether the model has become better, and which one is kept as `best`: perhaps the one that it
+    began with.
+
+    A run's folder also has `rounds.csv`, and the groups of each round in `groups/`.
+
+    Args:
+        settings: of the run.
+        processes: that train together.
+
+    Raises:
+        InputError: crops without cameras, of one camera only, or settings that cannot be used.
+    """
+
+    program = 'msinet-train'
+
+    def __init__(self, settings: TrainSettings, processes: Processes) -> None:
+        self.settings, self.processes = settings, processes
+        self.data = load_data(settings)
+        self._check()
+        self._held_out = choose_held_out(self.data.train, settings.held_out, settings.seed)
+        self._used = np.flatnonzero(~self._held_out)
+        self._rounds: list[dict[str, str]] = []
+        self._groups: Groups | None = None
+        self._training: Training | None = None
+        self._sight: _Sight | None = None
+        self._folder: RunFolder | None = None
+        self._start = create_model(settings, 1)
+        self._data_config = reid_data_config(backbone_of(self._start), settings.height, settings.width)
+
+    def _check(self) -> None:
+        settings, cameras = self.settings, {record.camera for record in self.data.train}
+        if None in cameras or len(cameras) < 2:
+            known = 'cameras are not known' if None in cameras else f'all are of camera {cameras.pop()}'
+            raise InputError(
+                f'unlabelled: people are joined across cameras, but of the images to learn from {known}; they lie in '
+                '<camera>/ or <camera>/<tracklet>/ for -ds folder, or a table tells of them'
+            )
+        if settings.epochs % settings.round_epochs:
+            raise InputError(
+                f'epochs {settings.epochs} must be a multiple of `round_epochs` {settings.round_epochs}: as many '
+                'epochs have the rounds that it is made of'
+            )
+
+    def __str__(self) -> str:
+        return (
+            f'{self.settings.model} on {", ".join(self.settings.dataset)}: {len(self.data.train)} crops of '
+            f'{len({record.camera for record in self.data.train})} cameras, no labels, up to '
+            f'{self.settings.epochs // self.settings.round_epochs} rounds of {self.settings.round_epochs} epochs'
+        )
+
+    @property
+    def interval(self) -> int:
+        return self.settings.eval_interval or self.settings.round_epochs
+
+    @property
+    def models(self) -> list[nn.Module]:
+        return self._training.models
+
+    @property
+    def measures_average(self) -> bool:
+        return False
+
+    def load_state(self, state: dict) -> None:
+        number = state['epoch'] // self.settings.round_epochs
+        self._groups = self._read_groups(number)
+        self._training = self._prepare(self._groups, number)
+        self._training.load_state(state)
+        rows = read_rows(self.settings.folder / 'rounds.csv')
+        self._rounds = [row for row in rows if int(row['epochs']) <= state['epoch'] + 1]
+
+    def open(self, folder: RunFolder, state: dict | None) -> None:
+        self._folder = folder
+        if self._training is not None:
+            self._training.open(folder, state)
+
+    def finished(self, epoch: int) -> bool:
+        number, step = divmod(epoch, self.settings.round_epochs)
+        return not step and not self._begin_round(number)
+
+    def run_epoch(self, epoch: int) -> dict[str, float]:
+        self._sight = None
+        return self._training.run_epoch(epoch % self.settings.round_epochs)
+
+    def measure(self) -> Measurement | None:
+        norms = self._look().norms
+        return measure(self.data.measured, functools.partial(self._training.evaluate, norms=norms), norms.model)
+
+    def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
+        if due:
+            improved = self._add_round(epoch + 1)
+            for name in ['last'] + ['best'] * improved:
+                self._save_model(folder, name, epoch, measurement)
+        self._training.saver.save_checkpoint(epoch)
+        self._training.saver.save_milestone_if_due(epoch + 1, self.settings.checkpoint_interval)
+
+    def draw(self, folder: RunFolder) -> None:
+        self._training.draw(folder)
+
+    def describe(self, metrics: dict[str, float]) -> str:
+        return self._training.describe(metrics)
+
+    def remark(self) -> str:
+        shares = [float(row['mutual_share']) for row in self._rounds]
+        told = f'held-out tracklets that find each other across cameras: {shares[-1]:.1%}, at the start {shares[0]:.1%}'
+        if shares[-1] < shares[0]:
+            told += '; this model may be WORSE than what it began with'
+        return told
+
+    @property
+    def _whole(self) -> nn.Module:
+        """The model so far, with its necks."""
+        return self._start if self._training is None else self.models[-1]
+
+    def _look(self) -> _Sight:
+        """The crops as the model sees them now."""
+        if self._sight is None:
+            settings, crops = self.settings, self.data.train
+            options = {'workers': settings.workers, 'device': self.processes.device, 'data_config': self._data_config}
+            norms = adapt(backbone_of(self._whole), crops, crops=settings.camera_crops, **options)
+            features = extract(norms.model, crops, norms=norms, distributed=self.processes.several, **options)
+            share = mutual_share(features.embeddings, crops, self._held_out)
+            self._sight = _Sight(norms, features, share)
+        return self._sight
+
+    def _begin_round(self, number: int) -> bool:
+        """Groups the crops and gets ready to learn them; False where they are the same as in the round before."""
+        if number == 0:
+            self._add_round(0)
+            if self._folder is not None:  # it stays the best one where no round makes it better
+                self._save_model(self._folder, 'best', -1, None)
+        embeddings, before = self._look().features.embeddings, self._groups
+        groups = group_crops(embeddings[torch.from_numpy(self._used)], self._used_crops)
+        alike = None if before is None else agreement(before, groups)
+        told = '' if alike is None else f'; agreement with the round before: {alike:.3f}'
+        _logger.info(f'round {number + 1}: {groups}{told}')
+        if alike is not None and alike >= UNCHANGED:
+            _logger.info('groups no longer change: that was the last round')
+            return False
+        if groups.count < 2:
+            raise InputError(
+                f'unlabelled: only {groups.count} group of crops was found under several cameras: give more crops, of '
+                'people who cross several cameras, or a model that tells people apart'
+            )
+        self._groups = groups
+        training = self._prepare(groups, number)
+        weights = {name: tensor for name, tensor in self._whole.state_dict().items() if 'classifier' not in name}
+        training.model.load_state_dict(weights, strict=False)
+        if training.average is not None:
+            training.average.load_state_dict(training.model.state_dict())
+        if self._folder is not None:
+            self._write_groups(number)
+            training.open(self._folder, None)
+            if self._training is not None:
+                training.saver.load_state_dict(self._training.saver.state_dict())
+        self._training, self._start, self._sight = training, None, None
+        return True
+
+    @property
+    def _used_crops(self) -> list[Record]:
+        return [self.data.train[i] for i in self._used]
+
+    def _prepare(self, groups: Groups, number: int) -> Training:
+        """What the training of a round consists of; its weights are still to come."""
+        settings = self.settings
+        size = min(groups.count, settings.batch_size // settings.num_instance) * settings.num_instance
+        if size < settings.batch_size:
+            _logger.info(f'batches of {size} images instead of {settings.batch_size}: there are no more groups')
+        settings = dataclasses.replace(
+            settings, epochs=settings.round_epochs, seed=settings.seed + number, batch_size=size
+        )
+        labelled = [
+            record._replace(identity=str(label))
+            for record, label in zip(self._used_crops, groups.labels.tolist(), strict=True)
+            if label >= 0
+        ]
+        data = dataclasses.replace(self.data, train=tuple(labelled), labels=groups.labels[groups.labels >= 0])
+        return prepare(settings, self.processes, data, fresh=False)
+
+    def _add_round(self, epochs: int) -> bool:
+        """Notes how the model does after so many epochs; whether it does as well as the best so far."""
+        share, groups = self._look().share, self._groups
+        best = max((float(row['mutual_share']) for row in self._rounds), default=0.0)
+        found = (groups.count, int((groups.labels >= 0).sum()), groups.links) if groups else (0, 0, 0)
+        row = (epochs, f'{share:.4f}', *found)
+        self._rounds.append(
+            dict(zip(('epochs', 'mutual_share', 'groups', 'crops', 'links'), map(str, row), strict=True))
+        )
+        if self._folder is not None:
+            rows = [self._rounds[0].keys(), *(row.values() for row in self._rounds)]
+            replace_rows(self._folder.path / 'rounds.csv', rows)
+        return not share < best
+
+    def _save_model(self, folder: RunFolder, name: str, epoch: int, measurement: Measurement | None) -> None:
+        title = folder.path.absolute().name
+        cameras = ', '.join(f'{camera} ({count})' for camera, count in self._look().norms.counts.items())
+        remarks = ['No label was used: groups of crops were found by the model itself.']
+        if epoch >= 0:
+            remarks.append(self.remark())
+        sizes = {'crops': len(self.data.train), 'groups': self._groups.count if self._groups else 0}
+        card = model_card(
+            self.settings, title, epoch, sizes, measurement, [*remarks, *self.data.remarks],
+            facts=[f'Camera norms, from so many crops of each camera: {cameras}'],
+        )  # fmt: skip
+        calibration = calibrate(measurement.main, title) if measurement else None
+        norms = self._look().norms
+        folder.save_model(name, norms.model, self._data_config, card, calibration, norms)
+
+    def _place(self, number: int) -> Path:
+        return self.settings.folder / 'groups' / f'round-{number + 1}.csv'
+
+    def _write_groups(self, number: int) -> None:
+        self._place(number).parent.mkdir(exist_ok=True)
+        crops = zip(self._used_crops, self._groups.labels.tolist(), strict=True)
+        rows = [(r.path, r.camera, r.tracklet or '', label if label >= 0 else '') for r, label in crops]
+        replace_rows(self._place(number), [('path', 'camera', 'tracklet', 'group'), *rows])
+
+    def _read_groups(self, number: int) -> Groups:
+        """The groups of a round that is to go on.
+
+        Raises:
+            InputError: they are gone, or of other crops.
+        """
+        place = self._place(number)
+        with explained(f'{place}: cannot be read, so that this run cannot go on'):
+            rows = read_rows(place)
+        if [row['path'] for row in rows] != [record.path for record in self._used_crops]:
+            raise InputError(f'{place}: the crops are no longer those of this run; begin another one')
+        return Groups(torch.tensor([int(row['group'] or -1) for row in rows]))
+
+
+def choose_held_out(records: Sequence[Record], share: float, seed: int) -> np.ndarray:
+    """[N] whether a crop is of a tracklet that is not trained on: a share of each camera's, by chance."""
+    unit, chosen = number_tracklets(records), []
+    camera_of = dict(zip(unit.tolist(), (record.camera for record in records), strict=True))
+    rng = np.random.default_rng(seed)
+    for camera in sort_names(camera_of.values()):
+        own = [number for number, name in camera_of.items() if name == camera]
+        chosen += rng.choice(own, round(share * len(own)), replace=False).tolist()
+    return np.isin(unit, chosen)
