@@ -43,7 +43,8 @@ class TrainingResult:
 
     Attributes:
         folder: of the run.
-        best_mAP: of all evaluations, 0 to 1; 0 for a data set without query and gallery.
+        best_mAP: of all evaluations, 0 to 1; 0 for a data set without query and gallery, and for learning without
+            labels, which chooses its best model by other means.
         best_epoch: counted from 0.
         measurement: after the last epoch; None if a resumed run had none left, or there was nothing to measure.
     """

@@ -3,11 +3,13 @@
 import dataclasses
 import functools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from timm.utils import CheckpointSaver
 from torch import nn
 
 from msinet_eval.features.extract import extract, reid_data_config
@@ -114,6 +116,10 @@ class UnlabelledTraining(Experiment):
         return self.settings.eval_interval or self.settings.round_epochs
 
     @property
+    def saver(self) -> CheckpointSaver | None:
+        return self._training and self._training.saver
+
+    @property
     def models(self) -> list[nn.Module]:
         return self._training.models
 
@@ -162,6 +168,8 @@ class UnlabelledTraining(Experiment):
 
     def remark(self) -> str:
         shares = [float(row['mutual_share']) for row in self._rounds]
+        if math.isnan(shares[-1]):
+            return 'nothing is held out: whether the model became better is not known'
         told = f'held-out tracklets that find each other across cameras: {shares[-1]:.1%}, at the start {shares[0]:.1%}'
         if shares[-1] < shares[0]:
             told += '; this model may be WORSE than what it began with'
@@ -211,8 +219,8 @@ class UnlabelledTraining(Experiment):
         if self._folder is not None:
             self._write_groups(number)
             training.open(self._folder, None)
-            if self._training is not None:
-                training.saver.load_state_dict(self._training.saver.state_dict())
+            if self.saver is not None:
+                training.saver.load_state_dict(self.saver.state_dict())
         self._training, self._start, self._sight = training, None, None
         return True
 

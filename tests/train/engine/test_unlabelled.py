@@ -1,0 +1,192 @@
+"""Rounds of joining crops and of training, on a few rendered people whose names are not told."""
+
+import csv
+import logging
+import shutil
+
+import pytest
+import torch
+
+from msinet_timm.datasets import create_dataset
+from msinet_timm.errors import InputError
+from msinet_timm.hub.load import load_model
+from msinet_timm.models.camera_norm import CameraNorms
+from msinet_train.cli import main
+from msinet_train.engine.loop import train
+from msinet_train.engine.unlabelled import UnlabelledTraining, choose_held_out
+from msinet_train.settings import TrainSettings
+
+SETTINGS = {
+    'model': 'msinet_x1_0', 'height': 64, 'width': 32, 'batch_size': 8, 'num_instance': 2, 'workers': 0, 'epochs': 4,
+    'round_epochs': 2, 'warmup_step': 0, 'camera_crops': 20, 'device': 'cpu', 'lr': 1e-3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def crops(tmp_path_factory):
+    """Ten people of the sample under four cameras: `<camera>/<tracklet>/*.jpg`, and without tracklets; people by path."""
+    root = tmp_path_factory.mktemp('crops')
+    records = create_dataset('sample').train
+    people = sorted({r.identity for r in records})[:10]
+    for number, record in enumerate(r for r in records if r.identity in people and r.camera in '1234'):
+        # tracklets are numbered by camera, so that their names tell nothing across cameras
+        tracklet = (people.index(record.identity) * 5 + int(record.camera)) % 10
+        for folder in (f'tracklets/{record.camera}/{tracklet}', f'crops/{record.camera}'):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(record.path, root / folder / f'{number}.jpg')
+    return root
+
+
+def settings(folder, output, **changes):
+    given = {**SETTINGS, 'data_dir': [str(folder)], 'output': str(output), **changes}
+    return TrainSettings.from_recipe('unlabelled', **given)
+
+
+def rows(path):
+    with open(path, encoding='utf-8') as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope='module')
+def run(crops, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('run') / 'run'
+    train(settings(crops / 'tracklets', folder))
+    return folder
+
+
+def test_a_run_leaves_rounds_groups_and_a_model_with_its_cameras(run):
+    rounds = rows(run / 'rounds.csv')
+    assert [row['epochs'] for row in rounds] == ['0', '2', '4']
+    assert all(0 <= float(row['mutual_share']) <= 1 for row in rounds)
+    for number in (1, 2):
+        groups = rows(run / 'groups' / f'round-{number}.csv')
+        named = {row['group'] for row in groups} - {''}
+        assert len(named) == int(rounds[number]['groups']) > 1
+        for group in named:
+            assert len({row['camera'] for row in groups if row['group'] == group}) > 1
+    for name in ('last', 'best'):
+        model = load_model(run / name)
+        assert sorted(CameraNorms.load(run / name, model)) == ['1', '2', '3', '4']
+        card = (run / name / 'README.md').read_text(encoding='utf-8')
+        assert 'No label was used' in card
+    assert 'held-out tracklets that find each other across cameras' in (run / 'last' / 'README.md').read_text()
+
+
+def test_held_out_tracklets_are_not_trained_on(run, crops):
+    records = create_dataset('folder', str(crops / 'tracklets'), layout='cameras').train
+    held_out = choose_held_out(records, 0.1, 0)
+    tracklets = {(r.camera, r.tracklet) for r, out in zip(records, held_out, strict=True) if out}
+    assert {camera for camera, _ in tracklets} == set('1234')
+    for row in rows(run / 'groups' / 'round-1.csv'):
+        assert (row['camera'], row['tracklet']) not in tracklets
+
+
+def test_names_of_folders_do_not_tell_who_is_who(run, crops, tmp_path):
+    """Other names of tracklets, the same groups."""
+    other = tmp_path / 'other'
+    shutil.copytree(crops / 'tracklets', other)
+    for camera in other.iterdir():
+        for tracklet in camera.iterdir():
+            tracklet.rename(camera / f'x{tracklet.name}')
+    train(settings(other, tmp_path / 'run', epochs=2, held_out=0))
+    train(settings(crops / 'tracklets', tmp_path / 'again', epochs=2, held_out=0))
+    groups = [
+        sorted(
+            sorted(row['path'].rpartition('/')[2] for row in table if row['group'] == group)
+            for group in {row['group'] for row in table}
+        )
+        for table in (rows(tmp_path / name / 'groups' / 'round-1.csv') for name in ('run', 'again'))
+    ]
+    assert groups[0] == groups[1]
+
+
+@pytest.mark.parametrize('epoch', [1, 2, 3])
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(run, crops, tmp_path, monkeypatch, epoch):
+    original = UnlabelledTraining.run_epoch
+
+    def run_epoch(self, number):
+        if number == epoch:
+            raise KeyboardInterrupt
+        return original(self, number)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(UnlabelledTraining, 'run_epoch', run_epoch)
+        train(settings(crops / 'tracklets', tmp_path / 'run'))
+    train(TrainSettings.from_run(tmp_path / 'run'))
+    found, expected = (
+        torch.load(folder / 'last.pth.tar', weights_only=True)['state_dict'] for folder in (tmp_path / 'run', run)
+    )
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+    assert (tmp_path / 'run' / 'rounds.csv').read_text() == (run / 'rounds.csv').read_text()
+
+
+def test_a_run_stops_where_groups_no_longer_change(crops, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(settings(crops / 'tracklets', tmp_path / 'run', lr=1e-9, epochs=6, round_epochs=2, held_out=0))
+    assert 'groups no longer change: that was the last round' in caplog.text
+    assert len(rows(tmp_path / 'run' / 'summary.csv')) < 6
+    assert (tmp_path / 'run' / 'last' / 'cameras.safetensors').is_file()
+
+
+def test_crops_without_tracklets_averaged_weights(crops, tmp_path):
+    train(settings(crops / 'crops', tmp_path / 'run', epochs=2, model_ema=True, model_ema_decay=0.5))
+    assert int(rows(tmp_path / 'run' / 'rounds.csv')[-1]['groups']) > 1
+
+
+def test_a_worse_model_is_told_and_is_not_the_best(crops, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    train(settings(crops / 'tracklets', tmp_path / 'run', lr=1.0, epochs=2, held_out=1 / 3))
+    first, last = (float(row['mutual_share']) for row in rows(tmp_path / 'run' / 'rounds.csv'))
+    assert last < first
+    assert 'WORSE' in caplog.text
+    assert 'WORSE' in (tmp_path / 'run' / 'last' / 'README.md').read_text()
+    assert 'WORSE' not in (tmp_path / 'run' / 'best' / 'README.md').read_text()
+
+
+def test_images_that_are_found_are_measured_with_the_cameras(crops, tmp_path):
+    sample = create_dataset('sample')
+    for part in ('query', 'gallery'):
+        for record in getattr(sample, part)[:60]:
+            folder = tmp_path / 'test' / part / record.identity / record.camera
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(record.path, folder)
+    roots = [str(crops / 'tracklets'), str(tmp_path / 'test')]
+    result = train(settings(crops, tmp_path / 'run', epochs=2, target=['folder'], data_dir=roots))
+    assert 0 < result.last.ranking.mAP <= 1
+
+
+def wrong(crops, tmp_path, capsys, *flags, folder='tracklets'):
+    code = main(
+        ['--recipe', 'unlabelled', '-ds', 'folder', '--data-dir', str(crops / folder), '--device', 'cpu', '--workers',
+         '0', '--height', '64', '--width', '32', '--output', str(tmp_path / 'run'), *flags]
+    )  # fmt: skip
+    assert code == 2
+    assert not (tmp_path / 'run' / 'last.pth.tar').exists()
+    return capsys.readouterr().err
+
+
+def test_wrong_inputs(crops, tmp_path, capsys):
+    one = tmp_path / 'one'
+    shutil.copytree(crops / 'crops' / '1', one / 'door')
+    assert 'all are of camera door' in wrong(tmp_path, tmp_path, capsys, folder='one')
+    assert '--round-epochs 4' in wrong(crops, tmp_path, capsys, '--epochs', '6', '--round-epochs', '4')
+    people = tmp_path / 'people'
+    for identity in 'abcd':
+        for camera in ('door', 'yard'):
+            shutil.copytree(crops / 'crops' / '1', people / identity / camera)
+    error = wrong(tmp_path, tmp_path, capsys, folder='people')
+    assert 'look like <identity>/<camera>/' in error and 'layout=' in error
+    flat = tmp_path / 'flat'
+    shutil.copytree(crops / 'crops' / '1', flat)
+    assert '<camera>/<tracklet>/' in wrong(tmp_path, tmp_path, capsys, folder='flat')
+
+
+def test_too_few_groups_are_told(crops, tmp_path):
+    few = tmp_path / 'few'
+    for camera in ('1', '2'):
+        (few / camera).mkdir(parents=True)
+        for file in sorted((crops / 'crops' / camera).iterdir())[:2]:
+            shutil.copy(file, few / camera)
+    with pytest.raises(InputError, match='unlabelled: only . group'):
+        train(settings(few, tmp_path / 'run'))
