@@ -49,6 +49,7 @@ SHORTER = {
     'msinet-train --recipe small -ds folder --data-dir crops --output runs/mine': _TRAINING,
     'msinet-train --recipe small -ds folder --data-dir crops --output runs/mine --model resnet18': f'{_TRAINING} '
     '--model test_resnet --no-pretrained',  # ImageNet's weights would have to be downloaded
+    'msinet-train --recipe unlabelled': f'{_TRAINING} --round-epochs 1',
     'msinet-train --resume': '--epochs 2',
     'torchrun --standalone --nproc-per-node 2 -m msinet_train.cli': f'{_SMALL} --batch-size 32',
     'msinet-search -ds': '--epochs 1 --height 32 --width 16 --workers 0 --variant x0_25 --warmup-step 0 '
@@ -118,6 +119,10 @@ def user(tmp_path_factory):
         for here in (place, folder / 'cameras' / f'camera{record.camera}'):
             here.mkdir(parents=True, exist_ok=True)
             shutil.copy(record.path, here)
+    for record in create_dataset('sample').train[:200]:  # a tracker's crops: nobody says who is who
+        place = folder / 'site' / f'camera{record.camera}' / record.identity
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, place)
     for name, image in zip(('a.jpg', 'b.jpg'), sorted(SAMPLE.glob('query/*.jpg')), strict=False):
         shutil.copy(image, folder / name)
     write_embeddings(folder)

@@ -20,7 +20,7 @@ msinet_train.search
 msinet_train.demo  msinet_train.cli
 msinet_train.engine
 msinet_train.losses
-msinet_train.data  msinet_train.run
+msinet_train.data  msinet_train.run  msinet_train.grouping
 msinet_train.settings
 msinet_train.camera_norm
 msinet_train.curves  msinet_train.recipe  msinet_train.models  msinet_train.distributed

@@ -24,7 +24,7 @@ SETTINGS = {
 
 @pytest.fixture(scope='module')
 def crops(tmp_path_factory):
-    """Ten people of the sample under four cameras: `<camera>/<tracklet>/*.jpg`, and without tracklets; people by path."""
+    """Ten people: `tracklets/<camera>/<tracklet>/*.jpg`, and `crops/<camera>/*.jpg` without tracklets."""
     root = tmp_path_factory.mktemp('crops')
     records = create_dataset('sample').train
     people = sorted({r.identity for r in records})[:10]
