@@ -83,7 +83,7 @@ def evaluate_only(settings: TrainSettings) -> Measurement:
         InputError: see `train`; or there is nothing to measure on.
     """
     with start_processes(settings.device) as processes:
-        training = prepare(settings, processes)
+        training = (UnlabelledTraining if settings.unlabelled else prepare)(settings, processes)
         resume(training, None)
         measurement = training.measure()
         if measurement is None:
@@ -131,7 +131,7 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
     drawn, undrawn = -float('inf'), False
     try:
         for epoch in range(start, epochs):
-            if experiment.finished(epoch):
+            if (measured or epoch > start) and experiment.finished(epoch):
                 break
             done = epoch + 1
             due = done == epochs or bool(interval and done % interval == 0)

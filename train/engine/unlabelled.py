@@ -12,8 +12,10 @@ import torch
 from timm.utils import CheckpointSaver
 from torch import nn
 
+from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.types import Features
+from msinet_timm.datasets.cache import open_cache
 from msinet_timm.datasets.records import Record, sort_names
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_rows
@@ -87,6 +89,7 @@ class UnlabelledTraining(Experiment):
         self._training: Training | None = None
         self._sight: _Sight | None = None
         self._folder: RunFolder | None = None
+        self._cache = open_cache(settings.cache, settings.workers)
         self._start = create_model(settings, 1)
         self._data_config = reid_data_config(backbone_of(self._start), settings.height, settings.width)
 
@@ -135,10 +138,10 @@ class UnlabelledTraining(Experiment):
         rows = read_rows(self.settings.folder / 'rounds.csv')
         self._rounds = [row for row in rows if int(row['epochs']) <= state['epoch'] + 1]
 
-    def open(self, folder: RunFolder, state: dict | None) -> None:
+    def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         self._folder = folder
         if self._training is not None:
-            self._training.open(folder, state)
+            self._training.open(folder, state, measured)
 
     def finished(self, epoch: int) -> bool:
         number, step = divmod(epoch, self.settings.round_epochs)
@@ -150,7 +153,12 @@ class UnlabelledTraining(Experiment):
 
     def measure(self) -> Measurement | None:
         norms = self._look().norms
-        return measure(self.data.measured, functools.partial(self._training.evaluate, norms=norms), norms.model)
+        options = {'device': self.processes.device, 'data_config': self._data_config, 'cache': self._cache}
+        options |= {'workers': self.settings.workers, 'batch_size': self.settings.batch_size}
+        return measure(self.data.measured, functools.partial(evaluate, norms=norms, **options), norms.model)
+
+    def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
+        self._training.save_unmeasured(folder, epoch)
 
     def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
         if due:
@@ -186,7 +194,9 @@ class UnlabelledTraining(Experiment):
             settings, crops = self.settings, self.data.train
             options = {'workers': settings.workers, 'device': self.processes.device, 'data_config': self._data_config}
             norms = adapt(backbone_of(self._whole), crops, crops=settings.camera_crops, **options)
-            features = extract(norms.model, crops, norms=norms, distributed=self.processes.several, **options)
+            features = extract(
+                norms.model, crops, norms=norms, cache=self._cache, distributed=self.processes.several, **options
+            )
             share = mutual_share(features.embeddings, crops, self._held_out)
             self._sight = _Sight(norms, features, share)
         return self._sight
@@ -218,7 +228,7 @@ class UnlabelledTraining(Experiment):
             training.average.load_state_dict(training.model.state_dict())
         if self._folder is not None:
             self._write_groups(number)
-            training.open(self._folder, None)
+            training.open(self._folder, None, True)
             if self.saver is not None:
                 training.saver.load_state_dict(self.saver.state_dict())
         self._training, self._start, self._sight = training, None, None
