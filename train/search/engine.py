@@ -100,7 +100,7 @@ class Search(Experiment):
         if self.costs is not None and state['costs'] is not None:
             self.costs.copy_(state['costs'])
 
-    def open(self, folder: RunFolder, state: dict | None) -> None:
+    def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         """Keeps the command that started the search; one that resumes it is no other search."""
         file = folder.path / 'command.txt'
         if self.settings.resume and file.is_file():
