@@ -116,9 +116,8 @@ def user(tmp_path_factory):
             shutil.copy(image, market / image.parent.name)
     for record in create_dataset('sample').train[:288:2]:  # 24 people, of each every other image
         place = folder / 'crops' / f'person{record.identity}' / f'camera{record.camera}'
-        for here in (place, folder / 'cameras' / f'camera{record.camera}'):
-            here.mkdir(parents=True, exist_ok=True)
-            shutil.copy(record.path, here)
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, place)
     for record in create_dataset('sample').train[:200]:  # a tracker's crops: nobody says who is who
         place = folder / 'site' / f'camera{record.camera}' / record.identity
         place.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,10 @@ def _across(group: np.ndarray, camera: np.ndarray) -> Tensor:
 
 
 def _reranking(embeddings: Tensor, neighbours: int) -> ReRanking:
-    return ReRanking(embeddings, embeddings, min(neighbours, len(embeddings) - 1), min(6, len(embeddings)), 0.0)
+    """Jaccard distances of k-reciprocal neighbours; of few crops, fewer neighbours, lest they are all of them."""
+    count = len(embeddings)
+    k1 = min(neighbours, max(4, count // 10), count - 1)
+    return ReRanking(embeddings, embeddings, k1, min(6, max(1, k1 // 3)), 0.0)
 
 
 def _cluster(embeddings: Tensor) -> np.ndarray:

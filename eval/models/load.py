@@ -8,7 +8,7 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_timm.errors import InputError
 from msinet_timm.export.module import is_exported
 from msinet_timm.hub import load
-from msinet_timm.models.camera_norm import FILE_NAME
+from msinet_timm.hub.adapt import find_cameras
 from msinet_timm.models.checkpoints import family, is_checkpoint, read_checkpoint
 
 from .baselines import BASELINES
@@ -69,5 +69,5 @@ def find_norms(name: str) -> Path | None:
     """The model folder of a name as for `load_model`, if it knows cameras: for `CameraNorms.load`; else None."""
     if name in BASELINES or is_checkpoint(name) or is_exported(name):
         return None
-    _, local, folder = load.resolve_name(name, BASELINES).partition('local-dir:')
-    return Path(folder) if local and (Path(folder) / FILE_NAME).is_file() else None
+    found = find_cameras(name)
+    return found and found.parent

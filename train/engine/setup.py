@@ -19,6 +19,7 @@ from msinet_train.distributed import convert_sync_batchnorm
 from msinet_train.losses.alignment import SpatialAlignment
 from msinet_train.losses.task import ReIDTask
 from msinet_train.models import backbone_of, create_training_model, freeze
+from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
 
 from .optim import Stepper, create_optimizer, create_scaler, create_schedule, precision
@@ -72,7 +73,7 @@ def prepare(
                 raise InputError(f'camera_norm: not with {name}, which {why}; leave out one of them')
     data = data or load_data(settings)
     if fresh is None:
-        fresh = not (settings.resume and (settings.folder / 'last.pth.tar').is_file())
+        fresh = not (settings.resume and holds_run(settings.folder))
     random_seed(settings.seed)
     model = create_model(settings, data.num_classes, fresh)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
