@@ -27,6 +27,8 @@ __all__ = ['Groups', 'agreement', 'group_crops', 'mutual_share', 'number_trackle
 TRACKLET_NEIGHBOURS, CROP_NEIGHBOURS = 20, 30
 #: Distance, 0 to 1, of what is very near; crops so near that make another one the core of a cluster.
 RADIUS, CORE = 0.5, 4
+#: Share of a camera's tracklets that may be fragments of one.
+CROWD = 0.25
 #: Crops whose distances to all others are held at once.
 _BLOCK = 256
 
@@ -131,7 +133,7 @@ def _across(group: np.ndarray, camera: np.ndarray) -> Tensor:
 def _reranking(embeddings: Tensor, neighbours: int) -> ReRanking:
     """Jaccard distances of k-reciprocal neighbours; of few crops, fewer neighbours, lest they are all of them."""
     count = len(embeddings)
-    k1 = min(neighbours, max(4, count // 10), count - 1)
+    k1 = min(neighbours, max(4, count // 6), count - 1)
     return ReRanking(embeddings, embeddings, k1, min(6, max(1, k1 // 3)), 0.0)
 
 
@@ -158,11 +160,13 @@ class _Nearest(NamedTuple):
         camera: [U] number of the unit's camera.
         index: [U, C] of the nearest other unit under each camera; -1 where there is none.
         distance: [U, C] to it; infinite where there is none.
+        crowd: [U] share of the other units under its camera that are within `RADIUS`.
     """
 
     camera: np.ndarray
     index: np.ndarray
     distance: np.ndarray
+    crowd: np.ndarray
 
 
 def _find_nearest(embeddings: Tensor, unit: np.ndarray, camera: np.ndarray) -> _Nearest:
@@ -177,7 +181,8 @@ def _find_nearest(embeddings: Tensor, unit: np.ndarray, camera: np.ndarray) -> _
     bounds = np.searchsorted(by_camera, np.arange(camera.max() + 2))
     ranking = _reranking(embeddings[torch.from_numpy(order)], TRACKLET_NEIGHBOURS)
     index = np.full((len(names), len(bounds) - 1), -1)
-    distance = np.full(index.shape, np.inf)
+    distance, crowd = np.full(index.shape, np.inf), np.zeros(len(names))
+    same = torch.from_numpy(by_camera[:, None] == by_camera)
     for lower, upper in progress(_blocks(ends), desc='distances of tracklets', leave=False):
         rows = slice(int(starts[lower]), int(ends[upper - 1]))
         near = ranking[rows].cpu()
@@ -185,13 +190,15 @@ def _find_nearest(embeddings: Tensor, unit: np.ndarray, camera: np.ndarray) -> _
         near = torch.zeros(len(near), len(names)).index_add_(1, place, near) / sizes
         near = torch.zeros(upper - lower, len(names)).index_add_(0, own - lower, near) / sizes[lower:upper, None]
         near[torch.arange(upper - lower), torch.arange(lower, upper)] = torch.inf
+        others = same[lower:upper]
+        crowd[lower:upper] = ((near <= RADIUS) & others).sum(1) / (others.sum(1) - 1).clamp(min=1)
         for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
             if high > low:
                 least, where = near[:, low:high].min(1)
                 distance[lower:upper, number] = least
                 index[lower:upper, number] = np.where(least.isinf(), -1, names[where + low])
     back = np.argsort(names)
-    return _Nearest(by_camera[back], index[back], distance[back])
+    return _Nearest(by_camera[back], index[back], distance[back], crowd[back])
 
 
 def _blocks(ends: np.ndarray) -> list[tuple[int, int]]:
@@ -206,12 +213,15 @@ def _blocks(ends: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _join_fragments(near: _Nearest) -> np.ndarray:
-    """[U] number of what each tracklet is a fragment of: of two that are near, and nearest to each other, as one."""
+    """[U] number of what each tracklet is a fragment of: of two that are near, and nearest to each other, as one.
+
+    A tracklet that many are near to is not told apart from them, and no fragment.
+    """
     from scipy.cluster.hierarchy import DisjointSet
 
     everyone = np.arange(len(near.camera))
     people, mate = DisjointSet(everyone.tolist()), near.index[everyone, near.camera]
-    for one in np.flatnonzero(near.distance[everyone, near.camera] <= RADIUS):
+    for one in np.flatnonzero((near.distance[everyone, near.camera] <= RADIUS) & (near.crowd <= CROWD)):
         if mate[mate[one]] == one:
             people.merge(one, mate[one])
     return _numbered(people)

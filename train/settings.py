@@ -204,7 +204,7 @@ class TrainSettings(Settings):
     unlabelled: bool = _unlabelled(
         False, 'nobody knows who is in the images to learn from: join them across cameras, in rounds'
     )
-    round_epochs: int = _unlabelled(10, 'epochs until crops are joined anew', positive)
+    round_epochs: int = _unlabelled(12, 'epochs until crops are joined anew', positive)
     camera_crops: int = _unlabelled(64, 'crops of each camera that its norms are taken from', positive)
     held_out: float = _unlabelled(0.1, 'share of tracklets that only tell whether it got better', fraction)
 

@@ -61,7 +61,7 @@ class _Sight:
 class UnlabelledTraining(Experiment):
     """Rounds of a training: crops are embedded by camera norms, joined to groups, and the model learns those.
 
-    Each round begins with the weights of the one before, averaged where the settings say so, and a new classifier.
+    Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
     Rounds end where groups no longer change. Some tracklets are held out: how often they find each other across cameras
     tells without labels whether the model has become better, and which one is kept as `best`: perhaps the one that it
     began with.
@@ -222,7 +222,7 @@ class UnlabelledTraining(Experiment):
             )
         self._groups = groups
         training = self._prepare(groups, number)
-        weights = {name: tensor for name, tensor in self._whole.state_dict().items() if 'classifier' not in name}
+        weights = {name: tensor for name, tensor in self._start.state_dict().items() if 'classifier' not in name}
         training.model.load_state_dict(weights, strict=False)
         if training.average is not None:
             training.average.load_state_dict(training.model.state_dict())
@@ -231,7 +231,7 @@ class UnlabelledTraining(Experiment):
             training.open(self._folder, None, True)
             if self.saver is not None:
                 training.saver.load_state_dict(self.saver.state_dict())
-        self._training, self._start, self._sight = training, None, None
+        self._training, self._sight = training, None
         return True
 
     @property
