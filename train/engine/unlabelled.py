@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.utils import CheckpointSaver
+from timm.utils import CheckpointSaver, random_seed
 from torch import nn
 
 from msinet_eval.evaluation import evaluate
@@ -90,6 +90,7 @@ class UnlabelledTraining(Experiment):
         self._sight: _Sight | None = None
         self._folder: RunFolder | None = None
         self._cache = open_cache(settings.cache, settings.workers)
+        random_seed(settings.seed)  # a resumed run begins its rounds as the others
         self._start = create_model(settings, 1)
         self._data_config = reid_data_config(backbone_of(self._start), settings.height, settings.width)
 

@@ -30,7 +30,7 @@ def crops(tmp_path_factory):
     people = sorted({r.identity for r in records})[:10]
     for number, record in enumerate(r for r in records if r.identity in people and r.camera in '1234'):
         # tracklets are numbered by camera, so that their names tell nothing across cameras
-        tracklet = (people.index(record.identity) * 5 + int(record.camera)) % 10
+        tracklet = (people.index(record.identity) * 3 + int(record.camera)) % 10
         for folder in (f'tracklets/{record.camera}/{tracklet}', f'crops/{record.camera}'):
             (root / folder).mkdir(parents=True, exist_ok=True)
             shutil.copy(record.path, root / folder / f'{number}.jpg')
