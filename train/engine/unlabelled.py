@@ -260,11 +260,9 @@ class UnlabelledTraining(Experiment):
         """Notes how the model does after so many epochs; whether it does as well as the best so far."""
         share, groups = self._look().share, self._groups
         best = max((float(row['mutual_share']) for row in self._rounds), default=0.0)
-        found = (groups.count, int((groups.labels >= 0).sum()), groups.links) if groups else (0, 0, 0)
+        found = (groups.count, int((groups.labels >= 0).sum())) if groups else (0, 0)
         row = (epochs, f'{share:.4f}', *found)
-        self._rounds.append(
-            dict(zip(('epochs', 'mutual_share', 'groups', 'crops', 'links'), map(str, row), strict=True))
-        )
+        self._rounds.append(dict(zip(('epochs', 'mutual_share', 'groups', 'crops'), map(str, row), strict=True)))
         if self._folder is not None:
             rows = [self._rounds[0].keys(), *(row.values() for row in self._rounds)]
             replace_rows(self._folder.path / 'rounds.csv', rows)
