@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from msinet_timm.commands import command, find_device, format_table, make_folder, not_negative, positive
+from msinet_timm.commands import command, find_device, format_table, make_folder, not_negative, pixels, positive
 from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options
 from msinet_timm.datasets.readers.folder import check_camera_folders
 from msinet_timm.errors import InputError
@@ -78,6 +78,11 @@ def _add_adapt(subparsers) -> None:
     p.add_argument('--batch-size', type=positive, default=64, metavar='B', help='images at once (default: 64)')
     p.add_argument('--workers', type=not_negative, default=2, metavar='W', help='processes that read images')
     p.add_argument('--device', help='cpu, cuda, cuda:1, ... (default: the first GPU, or the CPU)')
+    for side in ('height', 'width'):
+        p.add_argument(
+            f'--{side}', type=pixels, metavar='PIXELS',
+            help="of the input (default: the model's own, or half of it for small crops)",
+        )  # fmt: skip
     p.set_defaults(run=_adapt)
 
 
@@ -101,6 +106,8 @@ def _adapt(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         device=find_device(args.device),
         workers=args.workers,
+        height=args.height,
+        width=args.width,
     )
     rows = [('camera', 'crops'), *norms.counts.items()]
     print(format_table(rows))

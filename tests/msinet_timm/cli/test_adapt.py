@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,9 +12,10 @@ from huggingface_hub import ModelCard
 from PIL import Image
 
 from msinet_timm.cli.hub import main
+from msinet_timm.datasets import create_dataset
 from msinet_timm.embedder import Embedder
 from msinet_timm.hub.card import Result, write_card
-from msinet_timm.hub.folder import save_folder
+from msinet_timm.hub.folder import read_config, save_folder
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 
 SMALL = {'input_size': (3, 64, 32)}
@@ -246,3 +248,24 @@ def test_the_hash_is_of_what_embeds(source, images, tmp_path):
     assert config['num_classes'] == 0
     model = timm.create_model(f'local-dir:{tmp_path / "out"}', pretrained=True).eval()
     assert CameraNorms.load(tmp_path / 'out', model).counts == {'door': 18, 'yard': 18}
+
+
+def test_small_crops_halve_the_input(tmp_path, capsys, caplog):
+    """Crops of half the height are not blown up; a size that is given counts; known cameras keep theirs."""
+    for camera in ('door', 'yard'):
+        (tmp_path / 'site' / camera).mkdir(parents=True)
+        for record in create_dataset('sample').train[:16]:
+            name = Path(record.path).with_suffix('.png').name
+            Image.open(record.path).resize((64, 128)).save(tmp_path / 'site' / camera / name)
+    flags = ['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'site'), '--workers', '0', '--device', 'cpu']
+    assert main([*flags, '--output', str(tmp_path / 'small')]) == 0
+    assert read_config(tmp_path / 'small')['pretrained_cfg']['input_size'] == [3, 128, 64]
+    assert Embedder(tmp_path / 'small', device='cpu').data_config['input_size'] == (3, 128, 64)
+    assert main([*flags, '--output', str(tmp_path / 'own'), '--height', '256', '--width', '128']) == 0
+    assert read_config(tmp_path / 'own')['pretrained_cfg']['input_size'] == [3, 256, 128]
+    capsys.readouterr()
+    again = ['adapt', str(tmp_path / 'small'), *flags[2:]]
+    assert main([*again, '--output', str(tmp_path / 'more'), '--height', '64']) == 2
+    assert 'height and width are for a model without cameras' in capsys.readouterr().err
+    assert main([*again, '--output', str(tmp_path / 'more')]) == 0
+    assert read_config(tmp_path / 'more')['pretrained_cfg']['input_size'] == [3, 128, 64]
