@@ -102,7 +102,7 @@ class UnlabelledTraining(Experiment):
                 f'unlabelled: people are joined across cameras, but of the images to learn from {known}; they lie in '
                 '<camera>/ or <camera>/<tracklet>/ for -ds folder, or a table tells of them'
             )
-        if settings.epochs % settings.round_epochs:
+        if settings.epochs % self._length:
             raise InputError(
                 f'epochs {settings.epochs} must be a multiple of `round_epochs` {settings.round_epochs}: as many '
                 'epochs have the rounds that it is made of'
@@ -112,12 +112,17 @@ class UnlabelledTraining(Experiment):
         return (
             f'{self.settings.model} on {", ".join(self.settings.dataset)}: {len(self.data.train)} crops of '
             f'{len({record.camera for record in self.data.train})} cameras, no labels, up to '
-            f'{self.settings.epochs // self.settings.round_epochs} rounds of {self.settings.round_epochs} epochs'
+            f'{self.settings.epochs // self._length} rounds of {self._length} epochs'
         )
 
     @property
+    def _length(self) -> int:
+        """Epochs of a round."""
+        return min(self.settings.round_epochs, self.settings.epochs)
+
+    @property
     def interval(self) -> int:
-        return self.settings.eval_interval or self.settings.round_epochs
+        return self.settings.eval_interval or self._length
 
     @property
     def saver(self) -> CheckpointSaver | None:
@@ -132,7 +137,7 @@ class UnlabelledTraining(Experiment):
         return False
 
     def load_state(self, state: dict) -> None:
-        number = state['epoch'] // self.settings.round_epochs
+        number = state['epoch'] // self._length
         self._groups = self._read_groups(number)
         self._training = self._prepare(self._groups, number)
         self._training.load_state(state)
@@ -145,12 +150,12 @@ class UnlabelledTraining(Experiment):
             self._training.open(folder, state, measured)
 
     def finished(self, epoch: int) -> bool:
-        number, step = divmod(epoch, self.settings.round_epochs)
+        number, step = divmod(epoch, self._length)
         return not step and not self._begin_round(number)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         self._sight = None
-        return self._training.run_epoch(epoch % self.settings.round_epochs)
+        return self._training.run_epoch(epoch % self._length)
 
     def measure(self) -> Measurement | None:
         norms = self._look().norms
@@ -245,9 +250,7 @@ class UnlabelledTraining(Experiment):
         size = min(groups.count, settings.batch_size // settings.num_instance) * settings.num_instance
         if size < settings.batch_size:
             _logger.info(f'batches of {size} images instead of {settings.batch_size}: there are no more groups')
-        settings = dataclasses.replace(
-            settings, epochs=settings.round_epochs, seed=settings.seed + number, batch_size=size
-        )
+        settings = dataclasses.replace(settings, epochs=self._length, seed=settings.seed + number, batch_size=size)
         labelled = [
             record._replace(identity=str(label))
             for record, label in zip(self._used_crops, groups.labels.tolist(), strict=True)

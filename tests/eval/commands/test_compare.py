@@ -132,4 +132,4 @@ def test_bad_input(folders, tmp_path, capsys):
     moved = replace(gallery, paths=tuple(f'/elsewhere/{path.rpartition("/")[2]}' for path in gallery.paths))
     moved.save(tmp_path / 'gallery.safetensors')
     assert main(['compare', str(root / 'bad'), str(tmp_path)]) == 0
-    assert '--json /nowhere/c.json' in fail(root / 'bad', root / 'good', '--json', '/nowhere/c.json')
+    assert '--json: cannot create the folder /proc/no' in fail(root / 'bad', root / 'good', '--json', '/proc/no/c.json')

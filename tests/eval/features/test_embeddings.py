@@ -159,7 +159,7 @@ def test_wrong_files(files, labels, tmp_path):
         (['--flip'], '--flip is for models'),
         (['--part', 'global'], '--part is for models'),
         (['--features', 'x'], '--features is for models'),
-        (['--amp-dtype', 'float16'], '--amp-dtype is for models'),
+        (['--amp', '--amp-dtype', 'float16'], '--amp is for models'),
         (['--batch-size', '8'], '--batch-size is for models'),
         (['--workers', '0'], '--workers is for models'),
         (['--cache', 'memory'], '--cache is for models'),

@@ -309,7 +309,7 @@ def test_unsound_folders(hub, folder, package, tmp_path, capsys):
     model = make_folder(folder)
     model.lateral.bias.data[3] = float('nan')
     save_folder(model, best, SMALL)
-    refused('best: lateral.bias holds values that are not finite')
+    refused('best/model.safetensors: lateral.bias holds values that are not finite')
     save_folder(timm.create_model('msinet_x0_5', num_classes=0), best, SMALL)
     refused('is for the network of hub_configs/msinet_x0_25.market1501.json, and this is another')
     (best / 'model.safetensors').rename(best / 'pytorch_model.bin')
@@ -379,7 +379,7 @@ def test_card(tmp_path, package, capsys):
 def test_command_of_the_guide(hub, folder, package, monkeypatch, capsys):
     """The last command of docs/fine-tuning.md, as printed there."""
     guide = (Path(__file__).parents[3] / 'docs' / 'fine-tuning.md').read_text(encoding='utf-8')
-    (command,) = re.findall(r'^msinet-hub (.*)$', guide, re.MULTILINE)
+    (command,) = re.findall(r'^msinet-hub (publish .*)$', guide, re.MULTILINE)
     (folder.parent / 'runs').mkdir()
     folder.rename(folder.parent / 'runs' / 'mine')
     monkeypatch.chdir(folder.parent)

@@ -160,7 +160,10 @@ def test_command_with_findings(plant, paint, capsys):
             ['check', 'sample', '--contact-sheet', 'sheet.jpg'],
             'sheet.jpg: the file name must end in .png',
         ),
-        (['check', 'sample', '--contact-sheet', '/nowhere/s.png'], '--contact-sheet /nowhere/s.png: cannot write'),
+        (
+            ['check', 'sample', '--contact-sheet', '/proc/no/s.png'],
+            '--contact-sheet: cannot create the folder /proc/no',
+        ),
     ],
 )
 def test_what_cannot_be_read(capsys, argv, message):
