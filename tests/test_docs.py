@@ -119,7 +119,8 @@ def user(tmp_path_factory):
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(record.path, place)
     for record in create_dataset('sample').train[:200]:  # a tracker's crops: nobody says who is who
-        place = folder / 'site' / f'camera{record.camera}' / record.identity
+        names = ('door', 'yard', 'hall', 'gate', 'ramp', 'lift')
+        place = folder / 'site' / names[int(record.camera) - 1] / record.identity
         place.mkdir(parents=True, exist_ok=True)
         shutil.copy(record.path, place)
     for name, image in zip(('a.jpg', 'b.jpg'), sorted(SAMPLE.glob('query/*.jpg')), strict=False):

@@ -86,7 +86,7 @@ def group_crops(embeddings: Tensor, records: Sequence[Record]) -> Groups:
 
 def number_tracklets(records: Sequence[Record]) -> np.ndarray:
     """[N] number of the tracklet that each crop is of; a crop without one is a tracklet of its own."""
-    names = [(record.camera, record.tracklet or record.path) for record in records]
+    names = [(record.camera, record.tracklet or (record.path, record.box)) for record in records]
     numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([numbers[name] for name in names])
 
@@ -182,7 +182,6 @@ def _find_nearest(embeddings: Tensor, unit: np.ndarray, camera: np.ndarray) -> _
     ranking = _reranking(embeddings[torch.from_numpy(order)], TRACKLET_NEIGHBOURS)
     index = np.full((len(names), len(bounds) - 1), -1)
     distance, crowd = np.full(index.shape, np.inf), np.zeros(len(names))
-    same = torch.from_numpy(by_camera[:, None] == by_camera)
     for lower, upper in progress(_blocks(ends), desc='distances of tracklets', leave=False):
         rows = slice(int(starts[lower]), int(ends[upper - 1]))
         near = ranking[rows].cpu()
@@ -190,7 +189,7 @@ def _find_nearest(embeddings: Tensor, unit: np.ndarray, camera: np.ndarray) -> _
         near = torch.zeros(len(near), len(names)).index_add_(1, place, near) / sizes
         near = torch.zeros(upper - lower, len(names)).index_add_(0, own - lower, near) / sizes[lower:upper, None]
         near[torch.arange(upper - lower), torch.arange(lower, upper)] = torch.inf
-        others = same[lower:upper]
+        others = torch.from_numpy(by_camera[lower:upper, None] == by_camera)
         crowd[lower:upper] = ((near <= RADIUS) & others).sum(1) / (others.sum(1) - 1).clamp(min=1)
         for number, (low, high) in enumerate(zip(bounds, bounds[1:], strict=False)):
             if high > low:

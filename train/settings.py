@@ -204,9 +204,11 @@ class TrainSettings(Settings):
     unlabelled: bool = _unlabelled(
         False, 'nobody knows who is in the images to learn from: join them across cameras, in rounds'
     )
-    round_epochs: int = _unlabelled(12, 'epochs until crops are joined anew', positive)
-    camera_crops: int = _unlabelled(64, 'crops of each camera that its norms are taken from', positive)
-    held_out: float = _unlabelled(0.1, 'share of tracklets that only tell whether it got better', fraction)
+    round_epochs: int = _unlabelled(12, 'epochs until crops are joined anew', positive, of='unlabelled')
+    camera_crops: int = _unlabelled(64, 'crops of each camera that its norms are taken from', positive, of='unlabelled')
+    held_out: float = _unlabelled(
+        0.1, 'share of tracklets that only tell whether it got better', below_one, of='unlabelled'
+    )
 
     model: str = _model(
         'msinet_x1_0', 'any timm model, hf-hub:..., or the folder of a model or run', metavar='NAME|DIR'

@@ -94,6 +94,7 @@ def read_datasets(
     options: Mapping[str, object] | None = None,
     *,
     expand: bool = False,
+    further: Sequence[Mapping[str, object]] = (),
 ) -> dict[str, ReIDDataset]:
     """Reads several data sets: what `-ds`, `--data-dir` and `--data-option` name.
 
@@ -102,6 +103,7 @@ def read_datasets(
         roots: one folder for all, or one for each. A single one is not for data sets that need none, unless there
             is no other data set.
         options: each goes to the data sets that know it.
+        further: options of each data set alone; empty for none.
         expand: whether the value `all` of an option means each of its choices in turn, unless it is itself a choice.
 
     Returns:
@@ -124,6 +126,7 @@ def read_datasets(
         if len(names) > len(roots) and not get_reader(name).needs_root:
             root = None
         own = {key: value for key, value in options.items() if key in known[name] or len(known) == 1}
+        own |= further[number] if further else {}
         for choice in _expand(own, known[name]) if expand else [own]:
             chosen = (f'{key}={value}' for key, value in choice.items() if own[key] != value)
             label = ' '.join([name, *chosen])

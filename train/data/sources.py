@@ -74,13 +74,14 @@ def load_data(settings: Settings) -> TrainingData:
             a source without images to train on.
     """
     options = parse_options(settings.data_option)
-    # folders are of cameras where nobody knows the identities
-    guessed = getattr(settings, 'unlabelled', False) and 'folder' in settings.dataset and 'layout' not in options
-    if guessed:
-        options['layout'] = 'cameras'
-    datasets = read_datasets((*settings.dataset, *settings.target), settings.data_dir, options)
-    for dataset in datasets.values():
-        if guessed and dataset.name == 'folder':
+    names = (*settings.dataset, *settings.target)
+    # folders to learn from are of cameras where nobody knows the identities
+    guessed = getattr(settings, 'unlabelled', False) and 'layout' not in options
+    of_cameras = [guessed and name == 'folder' and k < len(settings.dataset) for k, name in enumerate(names)]
+    further = [{'layout': 'cameras'} if cameras else {} for cameras in of_cameras]
+    datasets = read_datasets(names, settings.data_dir, options, further=further)
+    for dataset, cameras in zip(datasets.values(), of_cameras, strict=True):
+        if cameras:
             check_camera_folders(dataset)
     if settings.skip_broken:
         datasets = {name: drop_broken(dataset) for name, dataset in datasets.items()}

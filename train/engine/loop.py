@@ -212,6 +212,8 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
         try:
             start = int(state['epoch']) + measured
             experiment.load_state(state)
+        except InputError:
+            raise
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f'{checkpoint}: does not fit the settings of this run ({one_line(e)})') from e
     if folder:

@@ -1,7 +1,6 @@
 """Learning from crops that nobody has labelled: rounds of joining them across cameras and of training on the groups."""
 
 import dataclasses
-import functools
 import logging
 import math
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from torch import nn
 from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.types import Features
+from msinet_eval.report import EvaluationResult
+from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.cache import open_cache
 from msinet_timm.datasets.records import Record, sort_names
 from msinet_timm.errors import InputError, explained
@@ -96,6 +97,14 @@ class UnlabelledTraining(Experiment):
 
     def _check(self) -> None:
         settings, cameras = self.settings, {record.camera for record in self.data.train}
+        if len(settings.dataset) > 1:
+            raise InputError(
+                f'unlabelled: crops of one site are joined, but `dataset` names {len(settings.dataset)}: give one'
+            )
+        if settings.batch_size % settings.num_instance:
+            raise InputError(
+                f'batch_size {settings.batch_size} is not a multiple of `num_instance` {settings.num_instance}'
+            )
         if None in cameras or len(cameras) < 2:
             known = 'cameras are not known' if None in cameras else f'all are of camera {cameras.pop()}'
             raise InputError(
@@ -122,7 +131,8 @@ class UnlabelledTraining(Experiment):
 
     @property
     def interval(self) -> int:
-        return self.settings.eval_interval or self._length
+        asked = self.settings.eval_interval
+        return asked if asked and self._length % asked == 0 else self._length  # the end of a round is always measured
 
     @property
     def saver(self) -> CheckpointSaver | None:
@@ -161,7 +171,12 @@ class UnlabelledTraining(Experiment):
         norms = self._look().norms
         options = {'device': self.processes.device, 'data_config': self._data_config, 'cache': self._cache}
         options |= {'workers': self.settings.workers, 'batch_size': self.settings.batch_size}
-        return measure(self.data.measured, functools.partial(evaluate, norms=norms, **options), norms.model)
+
+        def evaluate_known(model: nn.Module, dataset: ReIDDataset) -> EvaluationResult:
+            known = any(record.camera in norms for record in (*dataset.query, *dataset.gallery))
+            return evaluate(model, dataset, norms=norms if known else None, **options)
+
+        return measure(self.data.measured, evaluate_known, norms.model)
 
     def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
         self._training.save_unmeasured(folder, epoch)
@@ -221,10 +236,11 @@ class UnlabelledTraining(Experiment):
         if alike is not None and alike >= UNCHANGED:
             _logger.info('groups no longer change: that was the last round')
             return False
-        if groups.count < 2:
+        if groups.count < 2 * self.processes.count:
             raise InputError(
-                f'unlabelled: only {groups.count} group of crops was found under several cameras: give more crops, of '
-                'people who cross several cameras, or a model that tells people apart'
+                f'unlabelled: only {groups.count} groups of crops were found under several cameras, for '
+                f'{self.processes.count} processes: give more crops, of people who cross several cameras, or a model '
+                'that tells people apart'
             )
         self._groups = groups
         training = self._prepare(groups, number)
@@ -247,7 +263,10 @@ class UnlabelledTraining(Experiment):
     def _prepare(self, groups: Groups, number: int) -> Training:
         """What the training of a round consists of; its weights are still to come."""
         settings = self.settings
-        size = min(groups.count, settings.batch_size // settings.num_instance) * settings.num_instance
+        size = (
+            min(groups.count // self.processes.count, settings.batch_size // settings.num_instance)
+            * settings.num_instance
+        )
         if size < settings.batch_size:
             _logger.info(f'batches of {size} images instead of {settings.batch_size}: there are no more groups')
         settings = dataclasses.replace(settings, epochs=self._length, seed=settings.seed + number, batch_size=size)
@@ -261,7 +280,8 @@ class UnlabelledTraining(Experiment):
 
     def _add_round(self, epochs: int) -> bool:
         """Notes how the model does after so many epochs; whether it does as well as the best so far."""
-        share, groups = self._look().share, self._groups
+        share, groups = round(self._look().share, 4), self._groups
+        self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
         best = max((float(row['mutual_share']) for row in self._rounds), default=0.0)
         found = (groups.count, int((groups.labels >= 0).sum())) if groups else (0, 0)
         row = (epochs, f'{share:.4f}', *found)
@@ -302,6 +322,8 @@ class UnlabelledTraining(Experiment):
             InputError: they are gone, or of other crops.
         """
         place = self._place(number)
+        if not place.is_file():
+            raise InputError(f'{place}: is gone, so that this run cannot go on; begin another one')
         with explained(f'{place}: cannot be read, so that this run cannot go on'):
             rows = read_rows(place)
         if [row['path'] for row in rows] != [record.path for record in self._used_crops]:
@@ -316,5 +338,5 @@ def choose_held_out(records: Sequence[Record], share: float, seed: int) -> np.nd
     rng = np.random.default_rng(seed)
     for camera in sort_names(camera_of.values()):
         own = [number for number, name in camera_of.items() if name == camera]
-        chosen += rng.choice(own, round(share * len(own)), replace=False).tolist()
+        chosen += rng.choice(own, int(share * len(own)), replace=False).tolist()
     return np.isin(unit, chosen)

@@ -13,6 +13,7 @@ __all__ = ['model_card']
 
 #: Settings that tell one experiment from another, in the order of the card.
 _SHOWN = (
+    'unlabelled', 'round_epochs', 'camera_crops', 'held_out',
     'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'height', 'width', 'batch_size',
     'num_instance', 'padding', 'erasing', 'color_jitter', 'metric_loss', 'classifier_loss', 'margin', 'smoothing',
     'sam_mode', 'sam_ratio', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched', 'milestones', 'epochs',

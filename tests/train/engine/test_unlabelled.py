@@ -199,5 +199,5 @@ def test_too_few_groups_are_told(crops, tmp_path):
         (few / camera).mkdir(parents=True)
         for file in sorted((crops / 'crops' / camera).iterdir())[:2]:
             shutil.copy(file, few / camera)
-    with pytest.raises(InputError, match='unlabelled: only . group'):
+    with pytest.raises(InputError, match='unlabelled: only . groups'):
         train(settings(few, tmp_path / 'run'))
