@@ -190,6 +190,11 @@ def open_norms(name: str, model: nn.Module, settings: EvalSettings) -> tuple[Cam
     if folder is None:
         return None, ()
     if settings.camera_norms and not settings.adapt:
+        if settings.height or settings.width:
+            raise InputError(
+                f'height and width: {folder / FILE_NAME} is of the size that the folder tells; leave them out, or the '
+                'cameras (--no-camera-norms), or learn these anew (--adapt 64)'
+            )
         return CameraNorms.load(folder, model), ()
     return None, (f'{folder / FILE_NAME} is left out',)
 

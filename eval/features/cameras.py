@@ -86,7 +86,7 @@ def check_norms(norms: CameraNorms, model: nn.Module, neck: bool) -> None:
     if neck:
         raise InputError(
             '`neck`: the mean that is taken from the embeddings of a camera is of those before the necks: leave out '
-            '`neck`, or the norms of cameras'
+            '`neck`, or the norms of cameras (--no-camera-norms)'
         )
     own, given = norms.model.state_dict(), model.state_dict()
     if not all(name in given and torch.equal(given[name].cpu(), tensor.cpu()) for name, tensor in own.items()):

@@ -28,6 +28,7 @@ from msinet_timm.export.formats import Exported, load_exported
 from msinet_timm.export.graph import find_images, graph_inputs
 from msinet_timm.export.module import ExportedModule
 from msinet_timm.forms import PRECISIONS
+from msinet_timm.hub.adapt import find_cameras
 from msinet_timm.hub.verify import find_weights, load_weights
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.models.entries import check_file, sha256_of
@@ -153,9 +154,10 @@ def _load(name: str, cameras: bool) -> tuple[nn.Module, str, CameraNorms | None]
         check_file(weights, entry, name)
     model = load_weights(weights, entry)
     model.reset_classifier(0)
-    norms = CameraNorms.load(weights.parent, model.eval()) if cameras else None
-    if cameras and norms is None:
-        raise InputError(f'{weights.parent} knows no cameras ({FILE_NAME}): make it by msinet-hub adapt')
+    known = find_cameras(name) if cameras else None
+    if cameras and known is None:
+        raise InputError(f'{name} knows no cameras ({FILE_NAME}): make it by msinet-hub adapt')
+    norms = CameraNorms.load(known.parent, model.eval()) if known else None
     return model, sha256_of(weights), norms
 
 

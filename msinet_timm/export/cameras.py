@@ -167,7 +167,7 @@ def split_norms(norms: CameraNorms) -> tuple[nn.Module, _Rows, Tensor]:
         torch.full((count,), norm is not None) for (norm, _), (_, count) in zip(switch.steps, norms.layout, strict=True)
     ]
     found = _all_statistics(norms)
-    mask = torch.cat(kept).to(found[0].mean.device) if kept else torch.zeros(0, dtype=torch.bool)
+    mask = (torch.cat(kept) if kept else torch.zeros(0, dtype=torch.bool)).to(found[0].mean.device)
     table = []
     for statistics in found:
         scale, shift = switch.affine(statistics)

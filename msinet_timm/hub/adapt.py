@@ -25,7 +25,7 @@ from msinet_timm.models.entries import find_entry
 from msinet_timm.models.msinet import MSINet
 
 from .card import CALIBRATION, CARD, PREVIEW, describe_cameras, update_card
-from .folder import CONFIG, EXAMPLE, download, find_folder, save_folder, write_example
+from .folder import CONFIG, EXAMPLE, download, find_folder, model_preprocessing, save_folder, write_example
 from .load import load_model, resolve_name
 
 __all__ = ['adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out']
@@ -193,6 +193,8 @@ def save_cameras(norms: CameraNorms, folder: str | Path) -> Path:
             save_folder(norms.model, draft)
             norms.save(draft)
         return Path(folder)
+    if model_preprocessing(load_model(known)) != model_preprocessing(norms.model):
+        raise InputError(f'{known}: prepares images otherwise, as for another size; choose a new or empty folder')
     norms.save(known)
     return known
 
@@ -252,7 +254,10 @@ def adapt_folder(
         InputError: as `load_model`, `adapt` and `save_cameras`; the output is checked before the work.
     """
     network = load_model(model, height=height, width=width)
-    settled, cameras = _known_folder(network, output), find_cameras(model)
+    settled = _known_folder(network, output)
+    if settled:  # what is there says how large images are, and which cameras are known
+        network = load_model(settled)
+    cameras = find_cameras(settled or model)
     if (height or width) and (settled or cameras):
         raise InputError('height and width are for a model without cameras that is written anew: leave them out')
     _, own_height, own_width = network.pretrained_cfg['input_size']

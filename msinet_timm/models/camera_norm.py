@@ -364,7 +364,8 @@ class NormSwitch:
         bias = [0 * one if m.bias is None else m.bias.detach() for m, one in zip(modules, ones, strict=True)]
         epsilon = [m.eps * one for m, one in zip(modules, ones, strict=True)]
         self._gain, self._bias, self._epsilon = (
-            torch.cat(parts).float() if parts else torch.zeros(0) for parts in (gain, bias, epsilon)
+            torch.cat(parts).float() if parts else torch.zeros(0, device=_device_of(norms.model))
+            for parts in (gain, bias, epsilon)
         )
         self.steps = [(left.get(name), folds.get(name)) for name, _ in norms.layout]
 

@@ -293,14 +293,14 @@ class UnlabelledTraining(Experiment):
 
     def _save_model(self, folder: RunFolder, name: str, epoch: int, measurement: Measurement | None) -> None:
         title = folder.path.absolute().name
-        cameras = ', '.join(f'{camera} ({count})' for camera, count in self._look().norms.counts.items())
+        counts = self._look().norms.counts.values()  # names of cameras are nobody else's business
         remarks = ['No label was used: groups of crops were found by the model itself.']
         if epoch >= 0:
             remarks.append(self.remark())
         sizes = {'crops': len(self.data.train), 'groups': self._groups.count if self._groups else 0}
         card = model_card(
             self.settings, title, epoch, sizes, measurement, [*remarks, *self.data.remarks],
-            facts=[f'Camera norms, from so many crops of each camera: {cameras}'],
+            facts=[f'Norms of {len(counts)} cameras, from {min(counts)} to {max(counts)} crops of each'],
         )  # fmt: skip
         calibration = calibrate(measurement.main, title) if measurement else None
         norms = self._look().norms
@@ -338,5 +338,5 @@ def choose_held_out(records: Sequence[Record], share: float, seed: int) -> np.nd
     rng = np.random.default_rng(seed)
     for camera in sort_names(camera_of.values()):
         own = [number for number, name in camera_of.items() if name == camera]
-        chosen += rng.choice(own, int(share * len(own)), replace=False).tolist()
+        chosen += rng.choice(own, min(round(share * len(own)), len(own) - 1), replace=False).tolist()
     return np.isin(unit, chosen)

@@ -14,6 +14,7 @@ from PIL import Image
 from msinet_timm.cli.hub import main
 from msinet_timm.datasets import create_dataset
 from msinet_timm.embedder import Embedder
+from msinet_timm.errors import InputError
 from msinet_timm.hub.card import Result, write_card
 from msinet_timm.hub.folder import read_config, save_folder
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
@@ -269,3 +270,22 @@ def test_small_crops_halve_the_input(tmp_path, capsys, caplog):
     assert 'height and width are for a model without cameras' in capsys.readouterr().err
     assert main([*again, '--output', str(tmp_path / 'more')]) == 0
     assert read_config(tmp_path / 'more')['pretrained_cfg']['input_size'] == [3, 128, 64]
+
+
+def test_adapting_once_more_keeps_size_and_cameras(tmp_path):
+    """Into a folder that was written with another size: that size, and the cameras that it knows."""
+    for camera in ('door', 'yard'):
+        (tmp_path / camera / camera).mkdir(parents=True)
+        for record in create_dataset('sample').train[:4]:
+            name = Path(record.path).with_suffix('.png').name
+            Image.open(record.path).resize((64, 128)).save(tmp_path / camera / camera / name)
+    flags = ['--workers', '0', '--device', 'cpu', '--output', str(tmp_path / 'out')]
+    assert main(['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'door'), *flags]) == 0
+    assert main(['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'yard'), *flags]) == 0
+    assert read_config(tmp_path / 'out')['pretrained_cfg']['input_size'] == [3, 128, 64]
+    embedder = Embedder(tmp_path / 'out', device='cpu')
+    assert sorted(embedder.cameras) == ['door', 'yard']
+    half = Embedder('msinet_x1_0', device='cpu')
+    half.adapt({'door': sorted((tmp_path / 'door' / 'door').iterdir())})
+    with pytest.raises(InputError, match='prepares images otherwise'):
+        half.save(tmp_path / 'out')
