@@ -33,7 +33,8 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r'py:.*', r'(torch|nn|np|numpy|PIL|Image|timm|argparse|collections|contextlib|pathlib|os|huggingface_hub)\b.*'),
-    (r'py:class', r'.*\.(Entry|CachedImages|Erasing|Found|Candidate|TrainingData|T|_\w+)'),  # inner types
+    # inner types
+    (r'py:class', r'.*\.(Entry|CachedImages|CameraNetwork|Erasing|Fold|Found|Candidate|Settings|TrainingData|T|_\w+)'),
     (r'py:class', r'(tuple|dict)\[.*'),  # parts of types that are written between quotes
 ]
 

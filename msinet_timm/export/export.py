@@ -124,7 +124,7 @@ def export(
     with drafts(folder, words, last=path.name) as place:
         draft = place / path.name
         # exporters raise their own types
-        failed = f'{metadata["architecture"]} cannot be exported as {format}'
+        failed = f'{path}: {metadata["architecture"]} cannot be exported as {format}'
         with explained(failed), quiet(), torch.no_grad(), refusing(words, folder):
             WRITERS[format](graph, example, draft, axes, json.dumps(metadata))
         _compare(right, load_exported(draft), batches, precision, path)

@@ -174,6 +174,7 @@ def test_torchrun_gives_the_same_bits_and_goes_on(market, model, options, tmp_pa
     assert len(file.pending([range(10)])) == 1
     one = Features.load(tmp_path / 'one' / 'gallery.safetensors').embeddings
     file.write([(range(3, 6), one[3:6])])
+    file.release()
 
     (tmp_path / 'script.py').write_text(SCRIPT)
     launch = ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone']
