@@ -116,7 +116,7 @@ def test_cameras(site, folder, tmp_path, monkeypatch, capsys):
     assert (load_exported('site-a_b.pt')(images)[1] - found[1]).abs().max() > 1e-3
     for name, flags, message in (
         (site, ['--camera', 'yard'], "camera 'yard' is not known, choose from: front door, a/b"),
-        (folder, ['--camera', 'yard'], f'{folder / "best"} knows no cameras (cameras.safetensors)'),
+        (folder, ['--camera', 'yard'], f'{folder} knows no cameras (cameras.safetensors)'),
         (folder, ['--cameras'], 'make it by msinet-hub adapt'),
         (site, ['--cameras', '--int8', '--calibration-images', tmp_path, '--format', 'onnx'], 'one camera a file'),
         (site, ['--cameras', '-ds', 'sample'], 'leave out --camera and --cameras'),

@@ -553,7 +553,9 @@ def test_what_cannot_be_measured_is_refused_before_the_training(market, tmp_path
         monkeypatch.setattr(
             training_sources,
             'read_datasets',
-            lambda *args: {name: replace(found, protocol=protocol) for name, found in dataset(*args).items()},
+            lambda *args, **options: {
+                name: replace(found, protocol=protocol) for name, found in dataset(*args, **options).items()
+            },
         )
         message = 'needs the clothes of all images'
     monkeypatch.setattr(training, 'train_one_epoch', None)
