@@ -14,7 +14,7 @@ import torch.nn as nn
 from timm.data import resolve_data_config
 from timm.utils import reparameterize_model
 
-from msinet_timm.models.camera_norm import CameraNorms, Statistics, switched_form
+from msinet_timm.models.camera_norm import CameraNorms, Statistics, device_of, switched_form
 from msinet_timm.models.msinet import MSINet
 
 __all__ = [
@@ -112,7 +112,7 @@ def create_form(
         raise ValueError(f'unknown form {form!r}: it must be one of {", ".join(FORMS)}')
     if precision not in PRECISIONS:
         raise ValueError(f'unknown precision {precision!r}: it must be one of {", ".join(PRECISIONS)}')
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device('cpu'))
+    device = device_of(model)
     _check_machine(form, precision, device)
     fuse, switch = form not in ('eager', 'channels_last'), None
     if norms is not None:

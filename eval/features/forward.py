@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from msinet_timm import MSINet
 from msinet_timm.errors import InputError
+from msinet_timm.models.camera_norm import device_of
 
 __all__ = ['PARTS', 'device_of', 'embed', 'evaluation_mode', 'inference_form']
 
@@ -62,13 +63,6 @@ def _embed_branches(model: nn.Module, images: Tensor, part: str, neck: bool) -> 
     else:
         features = torch.cat([branches.global_feature, branches.local_feature], dim=1)
     return {'all': features, 'global': features[:, :width], 'local': features[:, width:]}[part]
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where a model's first parameter or buffer is; the CPU if it has none."""
-    for tensor in (*model.parameters(), *model.buffers()):
-        return tensor.device
-    return torch.device('cpu')
 
 
 def inference_form(model: nn.Module) -> nn.Module:

@@ -20,7 +20,7 @@ from msinet_timm.datasets.records import Record, sort_names
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.files import drafts, holds_nothing, replace_file
-from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, hash_weights
+from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, device_of, hash_weights
 from msinet_timm.models.entries import find_entry
 from msinet_timm.models.msinet import MSINet
 
@@ -99,7 +99,7 @@ def adapt(
         network.reset_classifier(0)
     network.eval().to(device)
     norms = CameraNorms(network)
-    device = next((t.device for t in (*network.parameters(), *network.buffers())), torch.device('cpu'))
+    device = device_of(network)
     batches = [(name, batch) for name, own in chosen.items() for batch in share_out(own, batch_size)]
     transform = create_transform(**(data_config or resolve_data_config(model=model)))
     read = StreamedImages if in_shards(records) else ReIDImages

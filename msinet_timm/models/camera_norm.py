@@ -26,7 +26,16 @@ from msinet_timm.files import replace_file
 
 from .fused import Fold, recorded_folds
 
-__all__ = ['ENOUGH', 'FILE_NAME', 'CameraNorms', 'NormSwitch', 'Statistics', 'hash_weights', 'switched_form']
+__all__ = [
+    'ENOUGH',
+    'FILE_NAME',
+    'CameraNorms',
+    'NormSwitch',
+    'Statistics',
+    'device_of',
+    'hash_weights',
+    'switched_form',
+]
 
 FILE_NAME = 'cameras.safetensors'
 #: Crops of a camera below which its statistics are mostly the model's own.
@@ -205,7 +214,7 @@ class CameraNorms:
 
     def own(self) -> tuple[Tensor, Tensor]:
         """The model's own statistics of the norms, mean and variance [T]."""
-        device = _device_of(self.model)
+        device = device_of(self.model)
         if self._own is None or self._own[0].device != device:
             norms = _norms_of(self.model)
             found = {name: (norms[name].running_mean, norms[name].running_var) for name, _ in self.layout}
@@ -283,7 +292,7 @@ class CameraNorms:
         whole = all(tensor.isfinite().all() for tensor in tensors.values()) and (tensors['variance'] >= 0).all()
         if not fits or not whole or not (tensors['count'] > 0).all() or not _are_names(names):
             raise InputError(f'{path}: damaged; make it anew by msinet-hub adapt')
-        device = _device_of(model)
+        device = device_of(model)
         rows = zip(*(tensors[name].float().to(device) for name in Statistics._fields), strict=True)
         for name, count, row in zip(names, tensors['count'].tolist(), rows, strict=True):
             norms._cameras[name] = _Camera(count, Statistics(*row))
@@ -311,7 +320,7 @@ def _norms_of(model: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def _device_of(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
     """Where a model's first parameter or buffer is; the CPU if it has none."""
     return next((t.device for tensors in (model.parameters(), model.buffers()) for t in tensors), torch.device('cpu'))
 
@@ -364,7 +373,7 @@ class NormSwitch:
         bias = [0 * one if m.bias is None else m.bias.detach() for m, one in zip(modules, ones, strict=True)]
         epsilon = [m.eps * one for m, one in zip(modules, ones, strict=True)]
         self._gain, self._bias, self._epsilon = (
-            torch.cat(parts).float() if parts else torch.zeros(0, device=_device_of(norms.model))
+            torch.cat(parts).float() if parts else torch.zeros(0, device=device_of(norms.model))
             for parts in (gain, bias, epsilon)
         )
         self.steps = [(left.get(name), folds.get(name)) for name, _ in norms.layout]
