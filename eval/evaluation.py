@@ -26,7 +26,7 @@ from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.errors import InputError
 from msinet_timm.export.module import ExportedModule, is_exported
-from msinet_timm.hub.adapt import adapt
+from msinet_timm.hub.adapt import adapt, suited_size
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.processes import is_primary
 
@@ -108,7 +108,10 @@ def evaluate(
         if transform is not None:
             raise InputError('adapt goes by the data config of a model: leave out the transform')
         options = {name: getattr(settings, name) for name in ('batch_size', 'device', 'workers')}
-        norms = adapt(model, images_to_adapt(dataset, settings), data_config, crops=settings.adapt, **options)
+        images = images_to_adapt(dataset, settings)
+        if not (settings.height or settings.width) and (size := suited_size(model, images, settings.adapt)):
+            notes = (*notes, f'crops are small: height {size[0]} and width {size[1]} suit them better')
+        norms = adapt(model, images, data_config, crops=settings.adapt, **options)
     if norms is not None and isinstance(model, ExportedModule):
         raise InputError(f'norms are for a module, and {given} is an exported file')
     cameras = None if norms is None else _describe_norms(norms, dataset, settings)
@@ -176,7 +179,7 @@ def open_model(
 
 
 def open_norms(name: str, model: nn.Module, settings: EvalSettings) -> tuple[CameraNorms | None, tuple[str, ...]]:
-    """What the folder of a model knows of cameras, and what is to be said where that is left out.
+    """What the folder of a model knows of cameras, and what is to be said of what is not seen.
 
     Args:
         name: see `evaluate`.
@@ -186,6 +189,8 @@ def open_norms(name: str, model: nn.Module, settings: EvalSettings) -> tuple[Cam
     Raises:
         InputError: norms that cannot be read, or of other weights.
     """
+    if isinstance(model, ExportedModule) and (camera := model.exported.metadata.get('camera')) is not None:
+        return None, (f"the file is of camera '{camera}': all images are embedded as its own",)
     folder = find_norms(name)
     if folder is None:
         return None, ()

@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_data_config
 
 from msinet_timm.datasets.images import load_image
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
-from msinet_timm.hub.load import load_model
+from msinet_timm.hub.load import load_model, without_classifiers
 from msinet_timm.models.camera_norm import CameraNorms
 
 from . import memory
@@ -96,15 +96,14 @@ class Embedder:
         if keep_memory and self.device.type == 'cpu':
             memory.keep_memory()
         network = copy.deepcopy(model) if isinstance(model, nn.Module) else load_model(model)
-        if getattr(network, 'num_classes', 0) and hasattr(network, 'reset_classifier'):
-            network.reset_classifier(0)
-        network.eval().to(self.device)
+        network = without_classifiers(network).eval().to(self.device)
         self.data_config = resolve_data_config(model=network)
         self.batch_size, self.normalize = batch_size, normalize
         self._height, self._width = self.data_config['input_size'][1:]
         self.size = self._measure(network)
         self._pads = form == 'compiled'
-        cameras = None if isinstance(model, nn.Module) else find_cameras(model)
+        self._source = None if isinstance(model, nn.Module) else model
+        cameras = self._source and find_cameras(self._source)
         self._norms = CameraNorms.load(cameras.parent, network) if cameras else CameraNorms(network)
         self._form = form, precision
         self._run = create_form(network, form, precision, norms=self._norms if self._norms else None)
@@ -220,7 +219,7 @@ class Embedder:
             self._learn(fresh)
 
     def save(self, folder: str | Path) -> None:
-        """Writes the model and its cameras as a model folder; only `cameras.safetensors` into that of the same weights.
+        """Writes the model and its cameras as a model folder; into that of the same weights, the cameras and its card.
 
         Args:
             folder: new, empty, or of the same weights.
@@ -229,7 +228,7 @@ class Embedder:
             InputError: no camera is known, the folder holds something else, or timm cannot make the model by name.
         """
         with self._lock:
-            save_cameras(self._norms, folder)
+            save_cameras(self._norms, folder, self._source)
 
     def _observe(self, norms: CameraNorms, camera: str, images: Images) -> None:
         """Shows all images of a camera to norms."""

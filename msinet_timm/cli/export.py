@@ -29,6 +29,7 @@ from msinet_timm.export.graph import find_images, graph_inputs
 from msinet_timm.export.module import ExportedModule
 from msinet_timm.forms import PRECISIONS
 from msinet_timm.hub.adapt import find_cameras
+from msinet_timm.hub.load import without_classifiers
 from msinet_timm.hub.verify import find_weights, load_weights
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.models.entries import check_file, sha256_of
@@ -152,8 +153,7 @@ def _load(name: str, cameras: bool) -> tuple[nn.Module, str, CameraNorms | None]
         raise InputError(f'{weights} is missing')
     if entry:
         check_file(weights, entry, name)
-    model = load_weights(weights, entry)
-    model.reset_classifier(0)
+    model = without_classifiers(load_weights(weights, entry))
     known = find_cameras(name) if cameras else None
     if cameras and known is None:
         raise InputError(f'{name} knows no cameras ({FILE_NAME}): make it by msinet-hub adapt')

@@ -9,6 +9,7 @@ from msinet_timm.commands import command, find_device, format_table, make_folder
 from msinet_timm.datasets import add_data_option, create_dataset, list_datasets, parse_options
 from msinet_timm.datasets.readers.folder import check_camera_folders
 from msinet_timm.errors import InputError
+from msinet_timm.memory import keep_memory
 
 __all__ = ['create_main', 'main']
 
@@ -98,13 +99,16 @@ def _adapt(args: argparse.Namespace) -> None:
         check_camera_folders(dataset)
     else:
         dataset = create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+    device = find_device(args.device)
+    if device.type == 'cpu':
+        keep_memory()
     norms = adapt_folder(
         args.model,
         dataset.train,
         args.output,
         crops=args.crops,
         batch_size=args.batch_size,
-        device=find_device(args.device),
+        device=device,
         workers=args.workers,
         height=args.height,
         width=args.width,

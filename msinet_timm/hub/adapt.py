@@ -26,9 +26,11 @@ from msinet_timm.models.msinet import MSINet
 
 from .card import CALIBRATION, CARD, PREVIEW, describe_cameras, update_card
 from .folder import CONFIG, EXAMPLE, download, find_folder, model_preprocessing, save_folder, write_example
-from .load import load_model, resolve_name
+from .load import load_folder, load_model, resolve_name, without_classifiers
 
-__all__ = ['adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out']
+__all__ = [
+    'adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out', 'suited_size',
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
@@ -94,10 +96,7 @@ def adapt(
             model that gives no finite vectors.
     """
     chosen = choose_crops(records, crops)
-    network = copy.deepcopy(model)
-    if getattr(network, 'num_classes', 0) and hasattr(network, 'reset_classifier'):
-        network.reset_classifier(0)
-    network.eval().to(device)
+    network = without_classifiers(copy.deepcopy(model)).eval().to(device)
     norms = CameraNorms(network)
     device = device_of(network)
     batches = [(name, batch) for name, own in chosen.items() for batch in share_out(own, batch_size)]
@@ -170,12 +169,13 @@ def _beside_weights(name: str | Path, file: str) -> Path | None:
     return path if source == 'local-dir' and path.is_file() else None
 
 
-def save_cameras(norms: CameraNorms, folder: str | Path) -> Path:
-    """Writes a model and its cameras; into the folder of the same weights, the cameras alone.
+def save_cameras(norms: CameraNorms, folder: str | Path, source: str | Path | None = None) -> Path:
+    """Writes a model, its cameras, an example and a card; into the folder of the same weights, what of it is missing.
 
     Args:
         norms: of a model that timm makes by its name.
         folder: new, empty, or of a model or run of the same weights.
+        source: where the model is from, as for `load_model`; None where it has been made in Python.
 
     Returns:
         The model's folder: that of the run's best model where a run's is given.
@@ -185,18 +185,22 @@ def save_cameras(norms: CameraNorms, folder: str | Path) -> Path:
     """
     if not norms:
         raise InputError('no camera is known: adapt the model first')
-    known = _known_folder(norms.model, folder)
-    if known is None:
+    found = _known_folder(norms.model, folder)
+    if found is None:
         if not getattr(norms.model, 'pretrained_cfg', None):
             raise InputError(f'{type(norms.model).__name__} is no model that timm makes: it has no model folder')
-        with drafts(Path(folder), f'{folder}: cannot write the model', last=CONFIG) as draft:
+        found = Path(folder)
+        with drafts(found, f'{found}: cannot write the model', last=CONFIG) as draft:
             save_folder(norms.model, draft)
             norms.save(draft)
-        return Path(folder)
-    if model_preprocessing(load_model(known)) != model_preprocessing(norms.model):
-        raise InputError(f'{known}: prepares images otherwise, as for another size; choose a new or empty folder')
-    norms.save(known)
-    return known
+    elif model_preprocessing(load_model(found)) != model_preprocessing(norms.model):
+        raise InputError(f'{found}: prepares images otherwise, as for another size; choose a new or empty folder')
+    else:
+        norms.save(found)
+    if not (found / EXAMPLE).is_file():
+        write_example(load_folder(found), found / EXAMPLE)  # with the classifiers that it may have
+    _write_card(found, norms, source)
+    return found
 
 
 def _known_folder(model: nn.Module, folder: str | Path) -> Path | None:
@@ -262,18 +266,16 @@ def adapt_folder(
         raise InputError('height and width are for a model without cameras that is written anew: leave them out')
     _, own_height, own_width = network.pretrained_cfg['input_size']
     size = (height or own_height, width or own_width)
-    if not (height or width or settled or cameras):
-        size = suited_size(network, records, crops) or size
+    if not (height or width or settled or cameras) and (suited := suited_size(network, records, crops)):
+        _logger.info('crops are small: the model takes them at %dx%d, half of its size', *suited)
+        size = suited
     network.pretrained_cfg = {**network.pretrained_cfg, 'input_size': (3, *size)}
     norms = adapt(network, records, crops=crops, batch_size=batch_size, device=device, workers=workers)
     if cameras:
         known = CameraNorms.load(cameras.parent, norms.model)
         known.update(norms)
         norms = known
-    folder = save_cameras(norms, output)
-    if not (folder / EXAMPLE).is_file():
-        write_example(network, folder / EXAMPLE)
-    _write_card(folder, str(model), norms)
+    save_cameras(norms, output, model)
     return norms
 
 
@@ -295,18 +297,18 @@ def suited_size(model: nn.Module, records: Sequence[Record], crops: int = 64) ->
     _, height, width = model.pretrained_cfg['input_size']
     if statistics.median(heights) > 0.6 * height or height % 32 or width % 32:
         return None
-    _logger.info(
-        'crops are mostly %d pixels high: the model takes them at %dx%d, half of its size',
-        statistics.median(heights), height // 2, width // 2,
-    )  # fmt: skip
     return height // 2, width // 2
 
 
-def _write_card(folder: Path, model: str, norms: CameraNorms) -> None:
+def _write_card(folder: Path, norms: CameraNorms, source: str | Path | None) -> None:
     """The card of where the weights come from, with a section on cameras."""
-    for name in (CARD, PREVIEW):
-        if not (folder / name).is_file() and (found := _beside_weights(model, name)):
-            replace_file(folder / name, lambda partial, found=found: shutil.copyfile(found, partial))
-    update_card(folder, find_entry(model))
-    local = resolve_name(model).startswith('local-dir:')  # whose path is nobody else's business
-    describe_cameras(folder, Path(model).name if local else model, norms.counts, bool(norms.layout))
+    name, entry = norms.model.pretrained_cfg['architecture'], None
+    if source is not None:
+        name, entry = str(source), find_entry(str(source))
+        for file in (CARD, PREVIEW):
+            if not (folder / file).is_file() and (found := _beside_weights(source, file)):
+                replace_file(folder / file, lambda partial, found=found: shutil.copyfile(found, partial))
+        if resolve_name(source).startswith('local-dir:'):
+            name = Path(name).name  # where it lies is nobody else's business
+    update_card(folder, entry)
+    describe_cameras(folder, name, norms.counts, bool(norms.layout))

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn as nn
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from PIL import Image, ImageOps
 from safetensors.torch import load_file, save_file
@@ -31,6 +32,8 @@ __all__ = [
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 EXAMPLE = 'example.safetensors'
+_logger = logging.getLogger(__name__)
+
 #: Arguments of `timm.create_model` itself, which opens files for them; a network has others.
 _OF_TIMM = frozenset(inspect.signature(timm.create_model).parameters) - {'kwargs'}
 
@@ -120,6 +123,9 @@ def find_folder(name: str | Path) -> Path:
 def download(hub_id: str, name: str) -> Path | None:
     """A file that a repository may have, in the cache of `huggingface_hub`; None where it has none.
 
+    Where the Hub cannot be reached, what it said earlier holds; a file that it was never asked for is left out with a
+    warning.
+
     Args:
         hub_id: `OWNER/NAME` or `OWNER/NAME@REVISION`.
         name: of the file.
@@ -131,7 +137,13 @@ def download(hub_id: str, name: str) -> Path | None:
     with explained(f'hf-hub:{hub_id}: cannot be downloaded'):
         try:
             return Path(hf_hub_download(repository, name, revision=revision or None))
-        except (EntryNotFoundError, LocalEntryNotFoundError):
+        except LocalEntryNotFoundError:
+            if try_to_load_from_cache(repository, name, revision=revision or None) is None:
+                _logger.warning(
+                    'hf-hub:%s: the Hub does not answer: whether it has %s is not known, and none is used', hub_id, name
+                )
+            return None
+        except EntryNotFoundError:
             return None
 
 

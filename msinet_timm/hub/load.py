@@ -18,7 +18,7 @@ from msinet_timm.models.checkpoints import check_loaded, fill
 
 from .folder import CONFIG, WEIGHTS, check_config, find_folder, read_config
 
-__all__ = ['load_folder', 'load_model', 'resolve_name']
+__all__ = ['load_folder', 'load_model', 'resolve_name', 'without_classifiers']
 
 _logger = logging.getLogger(__name__)
 
@@ -146,3 +146,10 @@ def load_folder(folder: Path) -> nn.Module:
     if not timm.is_model(config['architecture']):
         raise InputError(f'{folder / CONFIG}: architecture {config["architecture"]} is no model that timm knows')
     return load_model(f'local-dir:{folder}', num_classes=None)
+
+
+def without_classifiers(model: nn.Module) -> nn.Module:
+    """The same model, so that it embeds: timm's lose their classifiers, others stay as they are."""
+    if getattr(model, 'num_classes', 0) and hasattr(model, 'reset_classifier'):
+        model.reset_classifier(0)
+    return model

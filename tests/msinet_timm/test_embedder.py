@@ -381,21 +381,26 @@ def test_threads_with_cameras(cropped, adapted):
 
 
 def test_save(cropped, adapted, tmp_path):
-    """A folder of its own; into that of the same weights the cameras alone; nothing into any other."""
+    """A folder of its own; into that of the same weights what it lacks; nothing into any other."""
     model, crops = cropped
     expected = adapted(crops['door'][:3], 'door')
     adapted.save(tmp_path / 'site')
-    assert {p.name for p in (tmp_path / 'site').iterdir()} == {'config.json', 'model.safetensors', FILE_NAME}
+    written = {'config.json', 'model.safetensors', FILE_NAME, 'README.md', 'example.safetensors'}
+    assert {p.name for p in (tmp_path / 'site').iterdir()} == written
+    assert '| yard | 17 |' in (tmp_path / 'site' / 'README.md').read_text()
     loaded = Embedder(tmp_path / 'site', 'cpu')
     assert loaded.cameras == adapted.cameras
     close(loaded(crops['door'][:3], 'door'), expected)
     loaded.observe('hall', crops['yard'])
     loaded.save(tmp_path / 'site')
     assert Embedder(f'local-dir:{tmp_path / "site"}', 'cpu').cameras == {'door': 17, 'yard': 17, 'hall': 17}
+    assert '| hall | 17 |' in (tmp_path / 'site' / 'README.md').read_text()
+    assert {p.name for p in (tmp_path / 'site').iterdir()} == written
     save_folder(model, tmp_path / 'run' / 'best')
-    files = sorted((tmp_path / 'run' / 'best').iterdir())
+    weights = (tmp_path / 'run' / 'best' / 'model.safetensors').stat()
     adapted.save(tmp_path / 'run')
-    assert sorted((tmp_path / 'run' / 'best').iterdir()) == sorted([*files, tmp_path / 'run' / 'best' / FILE_NAME])
+    assert {p.name for p in (tmp_path / 'run' / 'best').iterdir()} == written
+    assert (tmp_path / 'run' / 'best' / 'model.safetensors').stat() == weights
     assert Embedder(tmp_path / 'run', 'cpu').cameras == adapted.cameras
 
 

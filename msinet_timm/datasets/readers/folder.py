@@ -139,7 +139,8 @@ def check_camera_folders(dataset: ReIDDataset) -> None:
         raise InputError(
             f'{dataset.root}: expected <camera>/<tracklet>/ or <camera>/, but {len(outer)} folders ({outer[0]}, ...) '
             f'with the same {len(inner)} in them ({sort_names(inner)[0]}, ...) look like <identity>/<camera>/: '
-            'name them the other way round, or give the option layout=identities (or layout=cameras, if it is right)'
+            'name them the other way round, or read them by -ds folder and the option layout=identities (or '
+            'layout=cameras, if it is right)'
         )
 
 

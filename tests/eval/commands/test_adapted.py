@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 
 import pytest
 import timm
@@ -13,6 +14,7 @@ from msinet_eval import EvalSettings, evaluate
 from msinet_eval.cli import main
 from msinet_eval.features.types import Features
 from msinet_eval.models.load import load_model
+from msinet_timm.cli.hub import main as hub
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError
 from msinet_timm.hub.adapt import adapt
@@ -254,3 +256,23 @@ def test_other_commands(site, folder, market, capsys, caplog, tmp_path):
     ):
         assert main(argv) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_file_of_one_camera_says_so(site, run, tmp_path):
+    file = tmp_path / 'one.onnx'
+    assert hub(['export', str(site), '--format', 'onnx', '--camera', '2', '--output', str(file)]) == 0
+    code, out, err = run(file)
+    assert code == 0 and "the file is of camera '2': all images are embedded as its own" in out + err
+
+
+def test_small_crops_say_so(folder, market, run):
+    """The images of `market` are as high as the input of `folder`, and half as high as this one."""
+    code, out, err = run(folder, '--adapt', '8')
+    assert code == 0 and 'crops are small' not in out + err
+    config = json.loads((folder / 'config.json').read_text())
+    config['pretrained_cfg']['input_size'] = [3, 256, 128]
+    (folder.parent / 'large').mkdir()
+    (folder.parent / 'large' / 'config.json').write_text(json.dumps(config))
+    shutil.copyfile(folder / 'model.safetensors', folder.parent / 'large' / 'model.safetensors')
+    code, out, err = run(folder.parent / 'large', '--adapt', '8')
+    assert code == 0 and 'crops are small: height 128 and width 64 suit them better' in out + err

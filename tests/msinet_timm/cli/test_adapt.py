@@ -251,6 +251,28 @@ def test_the_hash_is_of_what_embeds(source, images, tmp_path):
     assert CameraNorms.load(tmp_path / 'out', model).counts == {'door': 18, 'yard': 18}
 
 
+def test_a_folder_with_classifiers_is_adapted_in_place(source, images, capsys, tmp_path):
+    make_model(tmp_path / 'classes', num_classes=5)
+    assert adapt(tmp_path / 'classes', '--images', images, '--output', tmp_path / 'classes') == 0
+    assert main(['verify', str(tmp_path / 'classes')]) == 0
+    assert 'example        ok' in capsys.readouterr().out
+
+
+def test_a_hub_that_does_not_answer(hub, source, images, tmp_path, caplog, monkeypatch):
+    """Whether there are cameras is what it said earlier; if it was never asked, that is said."""
+    output = tmp_path / 'out'
+    adapt(source, '--images', images, '--output', output)
+    for name, flags in (('me/plain', []), ('me/site', ['--cameras'])):
+        assert main(['publish', str(output), '--repo', name, '--private', *flags]) == 0
+    Embedder('hf-hub:me/plain', 'cpu')
+    timm.create_model('hf-hub:me/site', pretrained=True)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
+    caplog.clear()
+    assert not Embedder('hf-hub:me/plain', 'cpu').cameras and 'not known' not in caplog.text
+    assert not Embedder('hf-hub:me/site', 'cpu').cameras
+    assert 'hf-hub:me/site: the Hub does not answer: whether it has cameras.safetensors is not known' in caplog.text
+
+
 def test_small_crops_halve_the_input(tmp_path, capsys, caplog):
     """Crops of half the height are not blown up; a size that is given counts; known cameras keep theirs."""
     for camera in ('door', 'yard'):
