@@ -63,9 +63,10 @@ class UnlabelledTraining(Experiment):
     """Rounds of a training: crops are embedded by camera norms, joined to groups, and the model learns those.
 
     Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
-    Rounds end where groups no longer change. Some tracklets are held out: how often they find each other across cameras
-    tells without labels whether the model has become better, and which one is kept as `best`: perhaps the one that it
-    began with.
+    Some tracklets are held out: how often they find each other across cameras tells without labels whether rounds make
+    the model better. Where they do not, `best` stays the model that the run began with. Else there is a last round,
+    twice as long as the others, once groups no longer change or epochs run out: it learns all crops, those held out
+    too, as one refits on all data after validation.
 
     A run's folder also has `rounds.csv`, and the groups of each round in `groups/`.
 
@@ -85,6 +86,8 @@ class UnlabelledTraining(Experiment):
         self._check()
         self._held_out = choose_held_out(self.data.train, settings.held_out, settings.seed)
         self._used = np.flatnonzero(~self._held_out)
+        self._begun = 0  # the epoch that this round began with
+        self._last = False
         self._rounds: list[dict[str, str]] = []
         self._groups: Groups | None = None
         self._training: Training | None = None
@@ -126,8 +129,13 @@ class UnlabelledTraining(Experiment):
 
     @property
     def _length(self) -> int:
-        """Epochs of a round."""
+        """Epochs of a round that others follow."""
         return min(self.settings.round_epochs, self.settings.epochs)
+
+    @property
+    def _last_length(self) -> int:
+        """Epochs of the last round, if there are enough for one; else 0."""
+        return min(2 * self._length, self.settings.epochs - self._length)
 
     @property
     def interval(self) -> int:
@@ -148,8 +156,13 @@ class UnlabelledTraining(Experiment):
 
     def load_state(self, state: dict) -> None:
         number = state['epoch'] // self._length
+        last = [i for i in range(number + 1) if self._place(i, last=True).is_file()]
+        if last:
+            self._use_all()
+            number = last[-1]
+        self._begun = number * self._length
         self._groups = self._read_groups(number)
-        self._training = self._prepare(self._groups, number)
+        self._training = self._prepare(self._groups)
         self._training.load_state(state)
         rows = read_rows(self.settings.folder / 'rounds.csv')
         self._rounds = [row for row in rows if int(row['epochs']) <= state['epoch'] + 1]
@@ -160,12 +173,13 @@ class UnlabelledTraining(Experiment):
             self._training.open(folder, state, measured)
 
     def finished(self, epoch: int) -> bool:
-        number, step = divmod(epoch, self._length)
-        return not step and not self._begin_round(number)
+        if self._last:
+            return epoch == self._begun + self._last_length
+        return epoch % self._length == 0 and not self._begin_round(epoch)
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         self._sight = None
-        return self._training.run_epoch(epoch % self._length)
+        return self._training.run_epoch(epoch - self._begun)
 
     def measure(self) -> Measurement | None:
         norms = self._look().norms
@@ -196,13 +210,20 @@ class UnlabelledTraining(Experiment):
         return self._training.describe(metrics)
 
     def remark(self) -> str:
-        shares = [float(row['mutual_share']) for row in self._rounds]
-        if math.isnan(shares[-1]):
+        shares = self._shares
+        if not shares:
             return 'nothing is held out: whether the model became better is not known'
         told = f'held-out tracklets that find each other across cameras: {shares[-1]:.1%}, at the start {shares[0]:.1%}'
+        if self._last:
+            return f'{told}; this was before the last round, which learns them, too'
         if shares[-1] < shares[0]:
             told += '; this model may be WORSE than what it began with'
         return told
+
+    @property
+    def _shares(self) -> list[float]:
+        """How often held-out tracklets found each other: at the start, and after each round that left them out."""
+        return [share for row in self._rounds if not math.isnan(share := float(row['mutual_share']))]
 
     @property
     def _whole(self) -> nn.Module:
@@ -218,58 +239,72 @@ class UnlabelledTraining(Experiment):
             features = extract(
                 norms.model, crops, norms=norms, cache=self._cache, distributed=self.processes.several, **options
             )
-            share = mutual_share(features.embeddings, crops, self._held_out)
+            share = float('nan') if self._last else mutual_share(features.embeddings, crops, self._held_out)
             self._sight = _Sight(norms, features, share)
         return self._sight
 
-    def _begin_round(self, number: int) -> bool:
-        """Groups the crops and gets ready to learn them; False where they are the same as in the round before."""
-        if number == 0:
+    def _begin_round(self, epoch: int) -> bool:
+        """Groups the crops and gets ready to learn them; False where no further round would make the model better."""
+        if epoch == 0:
             self._add_round(0)
             if self._folder is not None:  # it stays the best one where no round makes it better
                 self._save_model(self._folder, 'best', -1, None)
-        embeddings, before = self._look().features.embeddings, self._groups
-        groups = group_crops(embeddings[torch.from_numpy(self._used)], self._used_crops)
-        alike = None if before is None else agreement(before, groups)
-        told = '' if alike is None else f'; agreement with the round before: {alike:.3f}'
-        _logger.info(f'round {number + 1}: {groups}{told}')
-        if alike is not None and alike >= UNCHANGED:
-            _logger.info('groups no longer change: that was the last round')
-            return False
+        before, left = self._groups, self.settings.epochs - epoch
+        groups = self._group()
+        alike = 0.0 if before is None else agreement(before, groups)
+        told = f'; agreement with the round before: {alike:.3f}' if before else ''
+        _logger.info(f'round {epoch // self._length + 1}: {groups}{told}')
+        if before and (alike >= UNCHANGED or left <= self._last_length):
+            if self._shares and max(self._shares[1:]) < self._shares[0]:
+                _logger.info('no round has made the model better: that was the last one')
+                return False
+            self._use_all()
+            groups = self._group()
+            why = 'groups no longer change: ' if alike >= UNCHANGED else ''
+            _logger.info(f'{why}the last round, of {self._last_length} epochs, learns all crops: {groups}')
         if groups.count < 2 * self.processes.count:
             raise InputError(
                 f'unlabelled: only {groups.count} groups of crops were found under several cameras, for '
                 f'{self.processes.count} processes: give more crops, of people who cross several cameras, or a model '
                 'that tells people apart'
             )
-        self._groups = groups
-        training = self._prepare(groups, number)
+        self._groups, self._begun = groups, epoch
+        training = self._prepare(groups)
         weights = {name: tensor for name, tensor in self._start.state_dict().items() if 'classifier' not in name}
         training.model.load_state_dict(weights, strict=False)
         if training.average is not None:
             training.average.load_state_dict(training.model.state_dict())
         if self._folder is not None:
-            self._write_groups(number)
+            self._write_groups()
             training.open(self._folder, None, True)
             if self.saver is not None:
                 training.saver.load_state_dict(self.saver.state_dict())
         self._training, self._sight = training, None
         return True
 
+    def _group(self) -> Groups:
+        """Groups of the crops that are learnt."""
+        return group_crops(self._look().features.embeddings[torch.from_numpy(self._used)], self._used_crops)
+
+    def _use_all(self) -> None:
+        """Makes the round that begins, or goes on, the last one."""
+        self._last, self._used = True, np.arange(len(self.data.train))
+
     @property
     def _used_crops(self) -> list[Record]:
         return [self.data.train[i] for i in self._used]
 
-    def _prepare(self, groups: Groups, number: int) -> Training:
-        """What the training of a round consists of; its weights are still to come."""
-        settings = self.settings
+    def _prepare(self, groups: Groups) -> Training:
+        """What the training of this round consists of; its weights are still to come."""
+        settings, number = self.settings, self._begun // self._length
+        length = self._last_length if self._last else self._length
         size = (
             min(groups.count // self.processes.count, settings.batch_size // settings.num_instance)
             * settings.num_instance
         )
         if size < settings.batch_size:
             _logger.info(f'batches of {size} images instead of {settings.batch_size}: there are no more groups')
-        settings = dataclasses.replace(settings, epochs=self._length, seed=settings.seed + number, batch_size=size)
+        settings = dataclasses.replace(settings, epochs=length, seed=settings.seed + number, batch_size=size)
         labelled = [
             record._replace(identity=str(label))
             for record, label in zip(self._used_crops, groups.labels.tolist(), strict=True)
@@ -282,7 +317,7 @@ class UnlabelledTraining(Experiment):
         """Notes how the model does after so many epochs; whether it does as well as the best so far."""
         share, groups = round(self._look().share, 4), self._groups
         self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
-        best = max((float(row['mutual_share']) for row in self._rounds), default=0.0)
+        best = max(self._shares, default=0.0)
         found = (groups.count, int((groups.labels >= 0).sum())) if groups else (0, 0)
         row = (epochs, f'{share:.4f}', *found)
         self._rounds.append(dict(zip(('epochs', 'mutual_share', 'groups', 'crops'), map(str, row), strict=True)))
@@ -306,14 +341,16 @@ class UnlabelledTraining(Experiment):
         norms = self._look().norms
         folder.save_model(name, norms.model, self._data_config, card, calibration, norms)
 
-    def _place(self, number: int) -> Path:
-        return self.settings.folder / 'groups' / f'round-{number + 1}.csv'
+    def _place(self, number: int, last: bool = False) -> Path:
+        """Of the groups of a round, counted from 0."""
+        return self.settings.folder / 'groups' / f'round-{number + 1}{"-last" * last}.csv'
 
-    def _write_groups(self, number: int) -> None:
-        self._place(number).parent.mkdir(exist_ok=True)
+    def _write_groups(self) -> None:
+        place = self._place(self._begun // self._length, self._last)
+        place.parent.mkdir(exist_ok=True)
         crops = zip(self._used_crops, self._groups.labels.tolist(), strict=True)
         rows = [(r.path, r.camera, r.tracklet or '', label if label >= 0 else '') for r, label in crops]
-        replace_rows(self._place(number), [('path', 'camera', 'tracklet', 'group'), *rows])
+        replace_rows(place, [('path', 'camera', 'tracklet', 'group'), *rows])
 
     def _read_groups(self, number: int) -> Groups:
         """The groups of a round that is to go on.
@@ -321,7 +358,7 @@ class UnlabelledTraining(Experiment):
         Raises:
             InputError: they are gone, or of other crops.
         """
-        place = self._place(number)
+        place = self._place(number, self._last)
         if not place.is_file():
             raise InputError(f'{place}: is gone, so that this run cannot go on; begin another one')
         with explained(f'{place}: cannot be read, so that this run cannot go on'):
