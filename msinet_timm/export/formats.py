@@ -3,7 +3,7 @@
 import io
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,14 +89,17 @@ class Exported:
 
     def _number(self, cameras: Cameras, count: int) -> Tensor:
         """Indices [count] of cameras."""
-        if cameras is None or isinstance(cameras, (str, int)):
-            cameras = [cameras] * count
-        listed = cameras.tolist() if isinstance(cameras, (Tensor, np.ndarray)) else list(cameras)
+        if isinstance(cameras, (Tensor, np.ndarray, np.generic)):
+            cameras = cameras.tolist()
+        one = isinstance(cameras, str) or not isinstance(cameras, Iterable)
+        listed = [cameras] * count if one else list(cameras)
         if len(listed) != count:
             raise InputError(f'{len(listed)} cameras for {count} images: give one for all, or one for each')
         return torch.tensor([self._index(camera) for camera in listed], dtype=torch.int64)
 
     def _index(self, camera: str | int | None) -> int:
+        if camera is not None and not isinstance(camera, (str, int, np.integer)):
+            raise InputError(f'a camera is a name, an index or None, got {camera!r}')
         if isinstance(camera, (int, np.integer)):
             if not 0 <= camera <= len(self.cameras):
                 raise InputError(

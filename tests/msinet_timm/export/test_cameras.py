@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -201,9 +202,14 @@ def test_refused(norms, tmp_path):
         ([0, 4], 'camera 4: .* from 0 to 2, and 3 for unknown'),
         (torch.tensor([0, -1]), 'camera -1: '),
         (['door'], '1 cameras for 2 images'),
+        (torch.zeros(2, 2, dtype=torch.int64), r'a name, an index or None, got \[0, 0\]'),
+        (np.float64(1), 'a name, an index or None, got 1.0'),
+        ([0.0, 1.0], 'a name, an index or None, got 0.0'),
     ):
         with pytest.raises(InputError, match=message):
             exported(images, cameras)
+    for one in np.int64(1), torch.tensor(1):
+        assert torch.equal(exported(images, one), exported(images, 'yard'))
     with pytest.raises(InputError, match='tells cameras apart'):
         evaluate(write(norms, 'onnx', tmp_path).path, 'sample')
     options = {'data_config': CONFIG}
