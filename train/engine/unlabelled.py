@@ -88,7 +88,8 @@ class UnlabelledTraining(Experiment):
         self._used = np.flatnonzero(~self._held_out)
         self._begun = 0  # the epoch that this round began with
         self._last = False
-        self._rounds: list[dict[str, str]] = []
+        self._rounds: list[dict[str, str]] = []  # of the process that writes
+        self._ends: dict[int, float] = {}  # by epochs, how often held-out tracklets found each other then
         self._groups: Groups | None = None
         self._training: Training | None = None
         self._sight: _Sight | None = None
@@ -166,6 +167,8 @@ class UnlabelledTraining(Experiment):
         self._training.load_state(state)
         rows = read_rows(self.settings.folder / 'rounds.csv')
         self._rounds = [row for row in rows if int(row['epochs']) <= state['epoch'] + 1]
+        ends = {int(row['epochs']): float(row['mutual_share']) for row in self._rounds}
+        self._ends = {epochs: share for epochs, share in ends.items() if epochs % self._length == 0}
 
     def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         self._folder = folder
@@ -249,13 +252,14 @@ class UnlabelledTraining(Experiment):
             self._add_round(0)
             if self._folder is not None:  # it stays the best one where no round makes it better
                 self._save_model(self._folder, 'best', -1, None)
+        self._ends[epoch] = round(self._look().share, 4)
         before, left = self._groups, self.settings.epochs - epoch
         groups = self._group()
         alike = 0.0 if before is None else agreement(before, groups)
         told = f'; agreement with the round before: {alike:.3f}' if before else ''
         _logger.info(f'round {epoch // self._length + 1}: {groups}{told}')
         if before and (alike >= UNCHANGED or left <= self._last_length):
-            if self._shares and max(self._shares[1:]) < self._shares[0]:
+            if max(list(self._ends.values())[1:]) < self._ends[0]:
                 _logger.info('no round has made the model better: that was the last one')
                 return False
             self._use_all()

@@ -3,6 +3,8 @@
 import csv
 import logging
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -171,6 +173,17 @@ def test_images_that_are_found_are_measured_with_the_cameras(crops, tmp_path):
     roots = [str(crops / 'tracklets'), str(tmp_path / 'test')]
     result = train(settings(crops, tmp_path / 'run', epochs=1, target=['folder'], data_dir=roots))
     assert 0 < result.last.ranking.mAP <= 1
+
+
+@pytest.mark.slow
+def test_two_processes_agree_on_rounds(crops, tmp_path):
+    flags = [f'--{name.replace("_", "-")}={value}' for name, value in {**SETTINGS, 'epochs': 3}.items()]
+    command = '-m torch.distributed.run --standalone --nproc-per-node 2 -m msinet_train.cli --recipe unlabelled'.split()
+    command += ['-ds', 'folder', '--data-dir', crops / 'tracklets', '--output', tmp_path / 'run', *flags]
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [row['epochs'] for row in rows(tmp_path / 'run' / 'rounds.csv')] == ['0', '1', '2', '3']
+    assert (tmp_path / 'run' / 'groups' / 'round-2-last.csv').is_file()
 
 
 def wrong(crops, tmp_path, capsys, *flags, folder='tracklets'):
