@@ -1,7 +1,7 @@
 """Users' own images in folders: one for each identity, in three parts or to be split by identity."""
 
+import hashlib
 import os
-import random
 import re
 from pathlib import Path
 from sys import intern
@@ -14,7 +14,11 @@ from .layout import JUNK, image_names
 from .reader import Option, Reader
 from .rows import FIELDS, own_dataset
 
-__all__ = ['FOLDER', 'check_camera_folders', 'read_folder', 'split_identities']
+__all__ = ['FOLDER', 'SPLIT', 'check_camera_folders', 'read_folder', 'split_identities']
+
+#: How the note on a split begins.
+SPLIT = 'split by identity'
+_FEW = 2  # identities that either side is to have, where there are as many
 
 
 def read_folder(
@@ -38,8 +42,8 @@ def read_folder(
         root: the folder.
         pattern: regular expression that is searched for in file names, with named groups: any of `FIELDS`. With a
             group `identity` folders do not matter.
-        seed: of the split (None: 0). It depends on nothing else but the images' names.
-        test_share: share of identities to test on, 0-1 (None: 0.5).
+        seed: of the split (None: 0), see `split_identities`.
+        test_share: share of identities to test on that is to be expected, 0-1 (None: 0.5).
         protocol: standard or clothes-changing.
         layout: identities or cameras.
 
@@ -63,7 +67,9 @@ def read_folder(
     else:
         seed, test_share = seed or 0, 0.5 if test_share is None else test_share
         parts = split_identities(_collect(folder, regex), seed, test_share)
-        notes = (f'split by identity: {test_share:.0%} to test on, seed {seed}',)
+        trained, tested = (len({r.identity for part in some for r in parts[part]}) for some in (PARTS[:1], PARTS[1:]))
+        told = f'{tested} of {trained + tested} to test on (test_share {test_share:g}), seed {seed}'
+        notes = (f'{SPLIT}: {told}',)
     return own_dataset('folder', str(folder), parts, protocol, 'folders', notes)
 
 
@@ -161,8 +167,14 @@ def _from_name(path: str, name: str, regex: re.Pattern | None) -> dict[str, str 
 def split_identities(records: list[Record], seed: int, test_share: float) -> dict[str, list[Record]]:
     """Splits images by identity into train and test, and the latter into query and gallery.
 
+    Each identity has a place from 0 to 1, a hash of the seed and its name; those below the share are tested on. So
+    nobody changes sides when others come or go, and the share is only to be expected. Where one side would have fewer
+    than two identities (or fewer than the share, rounded, gives it), the nearest places fill it up; those who were
+    moved so, of a few people, go back as soon as enough others come.
+
     With cameras, an identity asks with one image of each camera that keeps another one, or else with one image if
-    a second camera saw it. Without, it asks with one image of two or more. Who cannot ask is a distractor.
+    a second camera saw it. Without, it asks with one image of two or more: that with the lowest hash of its names. Who
+    cannot ask is a distractor.
 
     Raises:
         InputError: a share out of range, or identities to test on of which none can ask.
@@ -172,15 +184,16 @@ def split_identities(records: list[Record], seed: int, test_share: float) -> dic
     people: dict[str, list[Record]] = {}
     for record in records:
         people.setdefault(record.identity, []).append(record)
-    rng = random.Random(seed)
-    names = sorted(people)
-    tested = set(rng.sample(names, round(test_share * len(names))))
+    place = {name: _place(seed, name) for name in people}
+    rounded, below = round(test_share * len(people)), sum(p < test_share for p in place.values())
+    count = min(max(below, min(rounded, _FEW)), max(rounded, len(people) - _FEW))
+    tested = set(sorted(people, key=lambda name: (place[name], name))[:count])
     parts = {part: [] for part in PARTS}
-    for name in names:
+    for name in sorted(people):
         if name not in tested:
             parts['train'] += people[name]
             continue
-        asking = _pick_queries(people[name], rng)
+        asking = _pick_queries(people[name], seed)
         parts['query'] += asking
         parts['gallery'] += [record for record in people[name] if record not in asking]
     if tested and not parts['query']:
@@ -191,16 +204,25 @@ def split_identities(records: list[Record], seed: int, test_share: float) -> dic
     return parts
 
 
-def _pick_queries(records: list[Record], rng: random.Random) -> list[Record]:
+def _place(seed: int, *names: str) -> float:
+    """A number from 0 to below 1 that depends on seed and names alone, on any machine and for good."""
+    text = '\0'.join((str(seed), *names))
+    return int.from_bytes(hashlib.sha256(text.encode('utf-8', 'surrogatepass')).digest()[:6], 'big') / 2**48
+
+
+def _pick_queries(records: list[Record], seed: int) -> list[Record]:
+    def pick(group: list[Record]) -> Record:
+        return min(group, key=lambda r: _place(seed, r.identity, r.camera or '', os.path.basename(r.path)))
+
     cameras: dict[str | None, list[Record]] = {}
     for record in records:
         cameras.setdefault(record.camera, []).append(record)
     if None in cameras:
-        return [rng.choice(records)] if len(records) > 1 else []
+        return [pick(records)] if len(records) > 1 else []
     if len(cameras) < 2:
         return []
     several = [cameras[name] for name in sorted(cameras) if len(cameras[name]) > 1]
-    return [rng.choice(group) for group in several] or [rng.choice(records)]
+    return [pick(group) for group in several] or [pick(records)]
 
 
 FOLDER = Reader(
@@ -210,7 +232,7 @@ FOLDER = Reader(
     options=(
         Option('pattern', None, f'regular expression on file names with named groups: {", ".join(FIELDS)}'),
         Option('seed', 0, 'of the split by identity, where there are no train, query, gallery'),
-        Option('test_share', 0.5, 'share of identities to test on, where there are no train, query, gallery'),
+        Option('test_share', 0.5, 'expected share of identities to test on, where there are no train, query, gallery'),
         CLOTHES_OPTION,
         Option(
             'layout',

@@ -59,8 +59,8 @@ def test_folders_and_options_of_each(market):
     data = load_data(
         settings(market, '-ds', 'market1501', '-dt', 'folder', '--data-dir', *roots, '--data-option', *options)
     )
-    assert 'folder: split by identity: 50% to test on, seed 3' in data.remarks
-    assert len({r.identity for r in data.measured['folder'].query}) == 3
+    assert 'folder: split by identity: 2 of 6 to test on (test_share 0.5), seed 3' in data.remarks
+    assert len({r.identity for r in data.measured['folder'].query}) == 2
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from msinet_timm.datasets import Protocol, Record, create_dataset
-from msinet_timm.datasets.readers.folder import check_camera_folders
+from msinet_timm.datasets.readers.folder import check_camera_folders, split_identities
 from msinet_timm.errors import InputError
 
 PARTS = {
@@ -88,13 +88,85 @@ def test_split_by_identity(plant):
     root = plant(people({str(i): {None: 3} for i in range(10)}))
     dataset = read(root, test_share=0.3)
     train, query, gallery = ({r.identity for r in part} for part in (dataset.train, dataset.query, dataset.gallery))
-    assert (len(train), len(query)) == (7, 3)
+    count = len(query)
+    assert 2 <= count <= 8 and len(train) == 10 - count
     assert query == gallery == set(map(str, range(10))) - train
-    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (21, 3, 6)
+    assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == (30 - 3 * count, count, 2 * count)
     assert len({r.path for r in dataset.train + dataset.query + dataset.gallery}) == 30
-    assert dataset.notes == ('split by identity: 30% to test on, seed 0',)
+    assert dataset.notes == (f'split by identity: {count} of 10 to test on (test_share 0.3), seed 0',)
     assert read(root, test_share='0.3').query == dataset.query
     assert read(root, test_share=0.3, seed=1).query != dataset.query
+
+
+def split(images, seed, test_share):
+    """Names to test on, and the file of each one's queries."""
+    records = [Record(f'/data/{name}/{k}.jpg', name) for name, count in images.items() for k in range(count)]
+    parts = split_identities(records, seed, test_share)
+    tested = {r.identity for r in parts['query'] + parts['gallery']}
+    assert {r.identity for r in parts['train']} == images.keys() - tested
+    return tested, {r.path for r in parts['query']}
+
+
+@pytest.mark.parametrize('seed', [0, 1])
+@pytest.mark.parametrize('share', [0.5, 0.2, 0.9])
+def test_adding_and_removing_people_moves_nobody(seed, share):
+    images = {f'person {i}': 3 for i in range(60)}
+    tested, asking = split(images, seed, share)
+    more, asking_more = split({'aaron': 2, **images, 'zoe': 2, '7': 3}, seed, share)
+    assert more & images.keys() == tested
+    assert asking <= asking_more
+    fewer = {name: count for i, (name, count) in enumerate(images.items()) if i % 7}
+    left, asking_left = split(fewer, seed, share)
+    assert left == tested & fewer.keys()
+    assert asking_left <= asking
+
+
+def test_a_split_depends_on_names_alone(plant):
+    tree = people({name: {'door': 3, 'yard': 2} for name in ('anna', 'ben', 'cleo', 'dora', 'emil', 'fred')})
+    here, there = (plant(tree, place) for place in ('here', 'else/where'))
+    one, other = ([r.path.removeprefix(str(root)) for r in read(root).query] for root in (here, there))
+    assert one == other
+    with_more = plant({**tree, 'anna/hall': ['0.jpg'], 'cleo/door': [f'{n}.jpg' for n in range(9)]}, 'more')
+    assert {r.identity for r in read(with_more).train} == {r.identity for r in read(here).train}
+
+
+def test_the_split_of_a_name_stays_over_versions():
+    """By these, models were trained: whoever changes them has people tested that they were trained on."""
+    tested, asking = split(dict.fromkeys(('anna', 'ben', 'cleo', 'dora', 'emil', 'Zoë', '7', '007'), 2), 0, 0.5)
+    assert tested == {'ben', 'cleo', 'emil', 'Zoë', '007'}  # sha256 of '0\\0ben' begins with 03, that of anna with e3
+    files = {path.removeprefix('/data/') for path in asking}
+    assert files == {'ben/0.jpg', 'cleo/0.jpg', 'emil/0.jpg', 'Zoë/0.jpg', '007/1.jpg'}
+
+
+def test_shares_are_kept_on_average():
+    images = dict.fromkeys(map(str, range(5000)), 2)
+    for share in (0.1, 0.5, 0.75):
+        assert len(split(images, 3, share)[0]) == pytest.approx(5000 * share, abs=120)
+    tested = [split(images, seed, 0.5)[0] for seed in (0, 1)]
+    assert len(tested[0] & tested[1]) == pytest.approx(1250, abs=120)
+
+
+@pytest.mark.parametrize('share', [0.1, 0.3, 0.5, 0.8])
+def test_a_few_people_are_on_both_sides(share):
+    """As many as there were of so few by rounding the share, up to two."""
+    for count in range(2, 11):
+        usual = round(share * count)
+        for seed in range(40):
+            tested, _ = split({f'p{i}': 2 for i in range(count)}, seed, share)
+            assert len(tested) >= min(2, usual)
+            assert count - len(tested) >= min(2, count - usual)
+
+
+def test_people_come_first_to_the_side_that_needs_them():
+    """Of a few people, those nearest to the share fill a side; when others come who belong there, these go back."""
+    names = [f'p{i}' for i in range(12)]
+    alone = split(dict.fromkeys(names, 2), 5, 0.5)[0]
+    for count in range(4, 13):
+        tested = split(dict.fromkeys(names[:count], 2), 5, 0.5)[0]
+        wrong = tested ^ (alone & set(names[:count]))
+        assert len(wrong) <= 2 and (not wrong or 2 in (len(tested), count - len(tested)))
+    for count in range(2, 5):  # all of a kind: the rest has to be filled up
+        assert 1 <= len(split(dict.fromkeys(sorted(alone)[:count], 2), 5, 0.5)[0]) < count
 
 
 def test_every_query_of_a_split_has_a_match_under_another_camera(plant):

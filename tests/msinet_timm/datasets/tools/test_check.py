@@ -146,7 +146,7 @@ def test_command_with_findings(plant, paint, capsys):
         paint(f'data/{name}.png')
     assert main(['check', 'folder', str(root), '--data-option', 'test_share=0']) == 1
     out = capsys.readouterr().out
-    assert 'split by identity: 0% to test on, seed 0' in out
+    assert 'split by identity: 0 of 2 to test on (test_share 0), seed 0' in out
     assert out.endswith('train: identities with one image: 1\n    identity 2\n')
     assert 'sound' not in out
 
