@@ -192,7 +192,7 @@ def _compare(args: argparse.Namespace) -> None:
     if args.json:
         comparison.save(args.json, args.dataset, remarks)
     if args.html:
-        comparison.write_html(args.html)
+        comparison.write_html(args.html, remarks)
 
 
 def _add_pair(parser: argparse.ArgumentParser) -> None:

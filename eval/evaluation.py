@@ -24,6 +24,7 @@ from msinet_timm.datasets import Protocol, Record, ReIDDataset, create_dataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.datasets.records import NO_CAMERAS, PARTS, sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
+from msinet_timm.datasets.trained import find_trained
 from msinet_timm.errors import InputError
 from msinet_timm.export.module import ExportedModule, is_exported
 from msinet_timm.hub.adapt import adapt, suited_size
@@ -103,7 +104,9 @@ def evaluate(
     if not isinstance(dataset, ReIDDataset):
         dataset = create_dataset(dataset, data_dir, **(data_options or {}))
     settings = replace(settings, device=settings.device or device_of(model))
+    source = {**own, 'data_options': dict(dataset.options), **(source or {})}
     dataset = prepare_dataset(dataset, settings)
+    dataset = find_trained(source.get('checkpoint') or source.get('model')).tell(dataset)
     if settings.adapt:
         if transform is not None:
             raise InputError('adapt goes by the data config of a model: leave out the transform')
@@ -138,7 +141,7 @@ def evaluate(
         dataset=dataset.name,
         notes=(*dataset.remarks, *notes, *(_tell_norms(cameras) if cameras else ())),
         norms=cameras,
-        source={**own, 'data_options': dict(dataset.options), **(source or {})},
+        source=source,
         model=model,
         data_config=data_config,
     )

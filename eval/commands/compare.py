@@ -99,8 +99,12 @@ class Comparison(NamedTuple):
         }
         replace_text(path, json.dumps(without_nan(metrics), indent=2) + '\n', f'--json {path}: cannot write')
 
-    def write_html(self, path: str | Path) -> None:
+    def write_html(self, path: str | Path, remarks: Sequence[str] = ()) -> None:
         """Writes a page that shows the queries that changed most with both rankings.
+
+        Args:
+            path: of the file.
+            remarks: what a reader of the metrics must know.
 
         Raises:
             InputError: see `msinet_eval.report.html.write_page`.
@@ -112,6 +116,7 @@ class Comparison(NamedTuple):
             'compare.html.jinja',
             title=f'{self.a.name} and {self.b.name}',
             comparison=self,
+            remarks=remarks,
             changed=list(zip(self.changed, *found, strict=True)),
         )
 

@@ -115,9 +115,29 @@ class ReIDDataset:
     options: Mapping[str, object] = field(default_factory=dict)
 
     @property
+    def asked(self) -> set[str]:
+        """The identities that are asked for: those of the queries, or of all images that queries are drawn from."""
+        return {r.identity for r in self.query or (self.gallery if self.protocol.draws else ())}
+
+    @property
+    def shared(self) -> set[str]:
+        """The identities that are asked for and that there are training images of: there should be none."""
+        return self.asked & {r.identity for r in self.train}
+
+    @property
     def remarks(self) -> tuple[str, ...]:
-        """The notes, and a warning where no camera is known."""
-        tested = self.query + self.gallery
+        """The notes, and warnings where train and test share identities, and where no camera is known.
+
+        They name nobody: cards of models show them.
+        """
+        tested, remarks = self.query + self.gallery, self.notes
+        if shared := self.shared:
+            told = (
+                f'TRAIN AND TEST SHARE IDENTITIES: {len(shared)} of {len(self.asked)} query identities have training '
+                'images, too (msinet-data check names them): a model that learns from these is measured on what it has '
+                'seen'
+            )
+            remarks = (told, *remarks)
         if tested and all(r.camera is None for r in tested):
-            return (*self.notes, NO_CAMERAS)
-        return self.notes
+            return (*remarks, NO_CAMERAS)
+        return remarks

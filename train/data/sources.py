@@ -10,6 +10,7 @@ from msinet_timm.datasets import Record, ReIDDataset, parse_options, read_datase
 from msinet_timm.datasets.readers.folder import check_camera_folders
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
+from msinet_timm.datasets.trained import TRAINED_ON, Learnt, TrainedOn, find_trained
 from msinet_timm.errors import InputError
 from msinet_train.settings import Settings
 
@@ -25,12 +26,14 @@ class TrainingData:
         labels: [N] int64 class of each, see `class_labels`.
         measured: data sets with a gallery by the name that metrics on them bear, the first source first.
         remarks: what a reader of the metrics must know.
+        trained_on: identities of the sources, and of what the weights to begin with were trained on.
     """
 
     train: tuple[Record, ...]
     labels: torch.Tensor
     measured: Mapping[str, ReIDDataset] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    trained_on: TrainedOn = TrainedOn()
 
     @property
     def num_classes(self) -> int:
@@ -76,7 +79,8 @@ def load_data(settings: Settings) -> TrainingData:
     options = parse_options(settings.data_option)
     names = (*settings.dataset, *settings.target)
     # folders to learn from are of cameras where nobody knows the identities
-    guessed = getattr(settings, 'unlabelled', False) and 'layout' not in options
+    unlabelled = getattr(settings, 'unlabelled', False)
+    guessed = unlabelled and 'layout' not in options
     of_cameras = [guessed and name == 'folder' and k < len(settings.dataset) for k, name in enumerate(names)]
     further = [{'layout': 'cameras'} if cameras else {} for cameras in of_cameras]
     datasets = read_datasets(names, settings.data_dir, options, further=further)
@@ -93,12 +97,27 @@ def load_data(settings: Settings) -> TrainingData:
     for name in names[len(settings.dataset) :]:
         if not datasets[name].gallery:
             raise InputError(f"data set '{datasets[name].name}' has no query and gallery: it cannot be a target")
+    before = _known_before(settings)
+    datasets = {name: before.tell(dataset) for name, dataset in datasets.items()}
     train = datasets[names[0]].train if len(sources) == 1 else union(sources)
     remarks = [f'{name}: {remark}' for name, dataset in datasets.items() for remark in dataset.remarks]
     measured = {name: dataset for name, dataset in datasets.items() if dataset.gallery}
     if not measured:
         remarks.append(f'{names[0]}: nothing to measure: no query and gallery')
-    return TrainingData(train, class_labels(*(d.train for d in sources.values())), measured, tuple(remarks))
+    # of crops that nobody has labelled, there are no names to remember
+    named = [d for d in sources.values() if not (unlabelled and d.options.get('layout') == 'cameras')]
+    trained_on = TrainedOn(tuple(map(Learnt.of, named)), before.everything)
+    labels = class_labels(*(d.train for d in sources.values()))
+    return TrainingData(train, labels, measured, tuple(remarks), trained_on)
+
+
+def _known_before(settings: Settings) -> TrainedOn:
+    """What the weights were trained on that a run began with; of one that goes on, it has kept that itself."""
+    own = settings.folder / TRAINED_ON
+    if settings.resume and own.is_file():
+        return TrainedOn(before=TrainedOn.load(own).before)
+    model = None if getattr(settings, 'pretrained', None) is False else getattr(settings, 'model', None)
+    return find_trained(getattr(settings, 'checkpoint', None) or model)
 
 
 def union(datasets: Mapping[str, ReIDDataset]) -> tuple[Record, ...]:

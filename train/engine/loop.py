@@ -13,12 +13,14 @@ import torch
 from timm.utils import distribute_bn, random_seed
 
 from msinet_eval.report import EvaluationResult
+from msinet_timm.datasets.trained import TRAINED_ON
 from msinet_timm.errors import InputError, MissingPackageError, explained, one_line
 from msinet_timm.files import locked, pointer
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
 from msinet_train.run.folder import CHECKPOINT, UNMEASURED, RunFolder
 from msinet_train.run.measure import Measurement, check_measurable, columns
+from msinet_train.run.people import check_people
 from msinet_train.run.trackers import create_trackers
 from msinet_train.settings import Settings, TrainSettings
 
@@ -200,7 +202,7 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
         The epoch to go on with, and whether it has to be run; False if it only has to be measured.
 
     Raises:
-        InputError: the checkpoint is of other settings.
+        InputError: the checkpoint is of other settings, or of other identities.
     """
     settings, state, measured, start = experiment.settings, None, True, 0
     for path in [settings.folder / name for name in (CHECKPOINT, UNMEASURED) if settings.resume]:
@@ -209,6 +211,7 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
             if state is None or found.get('epoch', -1) > state.get('epoch', -1):
                 checkpoint, state, measured = path, found, path.name == CHECKPOINT
     if state is not None:
+        check_people(settings.folder, experiment.data.trained_on, experiment.data.remarks, experiment.program)
         try:
             start = int(state['epoch']) + measured
             experiment.load_state(state)
@@ -217,6 +220,7 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as e:
             raise InputError(f'{checkpoint}: does not fit the settings of this run ({one_line(e)})') from e
     if folder:
+        folder.write(TRAINED_ON, experiment.data.trained_on.to_json())
         experiment.open(folder, state, measured)
         # also of a run that was killed before its first checkpoint
         folder.drop_summary_from(start + (not measured))

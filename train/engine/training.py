@@ -136,7 +136,7 @@ class Training(Experiment):
         improved = metric is not None and (saver.best_metric is None or metric > saver.best_metric)
         sizes = {'images': len(data.train), 'identities': data.num_classes}
         title = folder.path.absolute().name
-        card = model_card(self.settings, title, epoch, sizes, measurement, data.remarks)
+        card = model_card(self.settings, title, epoch, sizes, measurement, data.remarks, trained_on=data.trained_on)
         calibration = calibrate(measurement.main, title) if measurement else None
         for name in ['last'] * bool(due) + ['best'] * improved:
             folder.save_model(name, self.models[-1], self.data_config, card, calibration)

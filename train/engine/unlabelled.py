@@ -340,6 +340,7 @@ class UnlabelledTraining(Experiment):
         card = model_card(
             self.settings, title, epoch, sizes, measurement, [*remarks, *self.data.remarks],
             facts=[f'Norms of {len(counts)} cameras, from {min(counts)} to {max(counts)} crops of each'],
+            trained_on=self.data.trained_on,
         )  # fmt: skip
         calibration = calibrate(measurement.main, title) if measurement else None
         norms = self._look().norms

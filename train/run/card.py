@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import yaml
 
+from msinet_timm.datasets.trained import TrainedOn
 from msinet_timm.hub.card import Result, write_card
 from msinet_train.settings import TrainSettings
 
@@ -29,6 +30,7 @@ def model_card(
     measurement: Measurement | None,
     remarks: Sequence[str] = (),
     facts: Sequence[str] = (),
+    trained_on: TrainedOn | None = None,
 ) -> str:
     """The README of a run's model folder.
 
@@ -40,6 +42,7 @@ def model_card(
         measurement: what was measured with these weights.
         remarks: what a reader of the metrics must know.
         facts: further ones, listed under the title.
+        trained_on: of which the card tells digests, and no names; None where it is not known.
     """
     found = {} if measurement is None else measurement.average or measurement.evaluations
     counts = ', '.join(f'{value:,} {name}' for name, value in sizes.items())
@@ -64,6 +67,10 @@ def model_card(
             f'Trained on: {", ".join(settings.dataset)} ({counts})',
             f'State: {weights} after epoch {epoch + 1} of {settings.epochs}',
             *facts,
+            *(
+                f'{len(learnt.identities):,} identities of {learnt.dataset}, SHA-256 of their names: {learnt.digest}'
+                for learnt in (trained_on.everything if trained_on else ())
+            ),
         ],
         remarks=remarks,
         settings=yaml.safe_dump(

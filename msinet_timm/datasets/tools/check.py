@@ -70,7 +70,7 @@ def _check_counts(dataset: ReIDDataset) -> Iterable[Finding]:
 
 def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
     drawn = bool(dataset.protocol.draws) and not dataset.query
-    asked = {r.identity for r in (dataset.gallery if drawn else dataset.query)}
+    asked = dataset.asked
     tested = [r for r in dataset.query + dataset.gallery if r.identity in asked]
     for part, records in (('train', dataset.train), ('test', tested)):
         images: dict[str, list[Record]] = defaultdict(list)
@@ -79,8 +79,7 @@ def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
         yield from _found('single', f'{part}: identities with one image', [i for i, r in images.items() if len(r) == 1])
         one = [i for i, r in images.items() if len(r) > 1 and len({p.camera for p in r} - {None}) == 1]
         yield from _found('camera', f'{part}: identities under one camera', one)
-    trained = {r.identity for r in dataset.train}
-    yield from _found('mixed', 'identities in both train and test', trained & {r.identity for r in tested})
+    yield from _found('mixed', 'identities in both train and test', dataset.shared)
     if not drawn:
         lost = asked - {r.identity for r in dataset.gallery}
         yield from _found('query', 'identities that ask but are not in the gallery', lost)
