@@ -9,6 +9,7 @@ from msinet_timm.errors import InputError
 __all__ = [
     'NO_CAMERAS',
     'PARTS',
+    'SPLIT',
     'Counts',
     'Protocol',
     'ReIDDataset',
@@ -24,6 +25,8 @@ PARTS = ('train', 'query', 'gallery')
 UNFINISHED = '.msinet-unfinished'
 #: What a reader of metrics must know then.
 NO_CAMERAS = 'no cameras known: images of the same camera count as matches'
+#: How the note of a reader begins that has split identities itself.
+SPLIT = 'split by identity'
 #: Known size of the parts of a data set: part -> (identities, images); None where the number is not known.
 Counts = Mapping[str, tuple[int | None, int]]
 

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from msinet_timm.errors import explained
 from msinet_timm.files import read_json
 
 from .archive import Remote, read_image
-from .records import ReIDDataset
+from .records import SPLIT, ReIDDataset
 
 __all__ = ['TRAINED_ON', 'Learnt', 'TrainedOn', 'find_trained']
 
@@ -76,10 +78,12 @@ class TrainedOn:
     Attributes:
         sources: by the run that it is of, in the order of classes.
         before: by those whose weights that run began with.
+        forgotten: names of data sets, of a run that an earlier version has begun, which kept no list of identities.
     """
 
     sources: tuple[Learnt, ...] = ()
     before: tuple[Learnt, ...] = ()
+    forgotten: tuple[str, ...] = ()
 
     @property
     def everything(self) -> tuple[Learnt, ...]:
@@ -117,13 +121,18 @@ class TrainedOn:
         """The data set with a remark, if it asks for identities that were trained on."""
         learnt = [learnt for learnt in self.everything if not dataset.asked.isdisjoint(learnt.identities)]
         seen = {name for learnt in learnt if learnt.is_from(dataset) for name in learnt.identities} & dataset.asked
-        if not seen:
-            return dataset
-        told = (
-            f'SEEN IN TRAINING: {len(seen)} of {len(dataset.asked)} query identities are among those that this model '
-            'was trained on: the metrics say little about how it does with others'
-        )
-        return replace(dataset, notes=(told, *dataset.notes))
+        told = ()
+        if seen:
+            told = (
+                f'SEEN IN TRAINING: {len(seen)} of {len(dataset.asked)} query identities are among those that this '
+                'model was trained on: the metrics say little about how it does with others',
+            )
+        elif dataset.name in self.forgotten and any(note.startswith(SPLIT) for note in dataset.notes):
+            told = (
+                f'MAY HAVE BEEN SEEN IN TRAINING: some of {len(dataset.asked)} query identities, as this model was '
+                'trained by an earlier version, which split identities otherwise',
+            )
+        return replace(dataset, notes=(*told, *dataset.notes))
 
 
 def find_trained(name: str | Path | None) -> TrainedOn:
@@ -141,6 +150,9 @@ def find_trained(name: str | Path | None) -> TrainedOn:
     for folder in [path, *path.absolute().parents[: 1 if path.is_dir() else 2]]:
         if (folder / TRAINED_ON).is_file():
             return TrainedOn.load(folder / TRAINED_ON)
+        if (folder / 'args.yaml').is_file():
+            with explained(f'{folder / "args.yaml"}: not the settings of a run'):
+                return TrainedOn(forgotten=tuple(yaml.safe_load((folder / 'args.yaml').read_bytes())['dataset']))
     return TrainedOn()
 
 

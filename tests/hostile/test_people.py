@@ -108,6 +108,9 @@ def test_a_run_of_the_version_before(site, capsys):
     """It split otherwise, and kept no list."""
     (site / 'run' / 'trained_on.json').unlink()
     refused(capsys, msinet_train.cli.main, *resume(site), names=['--resume', 'an earlier version', '--output'])
+    command = [site / 'run', '-ds', 'folder', '--data-dir', site / 'people', '--workers', '0']
+    code, text = run(capsys, msinet_eval.cli.main, *command)
+    assert code == 0 and 'MAY HAVE BEEN SEEN IN TRAINING: some of 4' in text, text
 
 
 @pytest.mark.parametrize(

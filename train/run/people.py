@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from msinet_timm.datasets.readers.folder import SPLIT
-from msinet_timm.datasets.records import sort_names
+from msinet_timm.datasets.records import SPLIT, sort_names
 from msinet_timm.datasets.trained import TRAINED_ON, Learnt, TrainedOn
 from msinet_timm.errors import InputError
 

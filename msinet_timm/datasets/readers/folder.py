@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from sys import intern
 
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
+from msinet_timm.datasets.records import PARTS, SPLIT, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
 from .clothes import CLOTHES_OPTION
@@ -14,10 +14,8 @@ from .layout import JUNK, image_names
 from .reader import Option, Reader
 from .rows import FIELDS, own_dataset
 
-__all__ = ['FOLDER', 'SPLIT', 'check_camera_folders', 'read_folder', 'split_identities']
+__all__ = ['FOLDER', 'check_camera_folders', 'read_folder', 'split_identities']
 
-#: How the note on a split begins.
-SPLIT = 'split by identity'
 _FEW = 2  # identities that either side is to have, where there are as many
 
 
