@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.trained import TRAINED_ON, TrainedOn
 from msinet_timm.errors import InputError
 from msinet_timm.hub.load import load_model
 from msinet_timm.models.camera_norm import CameraNorms
@@ -84,6 +85,11 @@ def test_a_run_leaves_rounds_groups_and_a_model_with_its_cameras(run):
         assert 'No label was used' in card
         assert 'held-out tracklets that find each other across cameras' in card
         assert 'before the last round' in card
+
+
+def test_a_run_remembers_no_tracklets_as_people(run):
+    assert TrainedOn.load(run / TRAINED_ON) == TrainedOn()
+    assert 'SHA-256' not in (run / 'last' / 'README.md').read_text()
 
 
 def test_held_out_tracklets_are_trained_on_in_the_last_round_only(run, crops):

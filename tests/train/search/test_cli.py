@@ -2,6 +2,7 @@ import csv
 import json
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -85,6 +86,17 @@ def test_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path):
         0
     ]
     assert (searched / 'architecture.csv').read_text() == (folder / 'architecture.csv').read_text()
+
+
+def test_a_search_does_not_go_on_with_other_people(searched, market_to_search, tmp_path, capsys):
+    shutil.copytree(searched, tmp_path / 'run')
+    shutil.copytree(market_to_search, tmp_path / 'data')
+    for image in (tmp_path / 'data' / 'bounding_box_train').glob('0003_*'):
+        image.rename(image.with_name(f'0099{image.name[4:]}'))
+    flags = ['--data-dir', str(tmp_path / 'data'), '--epochs', '3']
+    assert main(['--resume', str(tmp_path / 'run'), *flags]) == 2
+    error = capsys.readouterr().err
+    assert '1 added (99), 1 gone (3)' in error and error.endswith('begin another run by another --output\n')
 
 
 def test_mixed_precision_starts_later(tiny, searched, tmp_path):
