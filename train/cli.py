@@ -81,8 +81,9 @@ def main(argv: list[str] | None = None) -> None:
         measured = evaluate_only(settings)
         if is_primary():
             print(table([(name, e.ranking) for name, e in measured.evaluations.items()]))
-            for remark in dict.fromkeys(remark for e in measured.evaluations.values() for remark in e.remarks):
-                print(f'  {remark}')
+            for name, e in measured.evaluations.items():
+                for remark in e.remarks:
+                    print(f'  {name}: {remark}')
     else:
         train(settings)
 

@@ -147,13 +147,22 @@ def find_trained(name: str | Path | None) -> TrainedOn:
     path = Path(str(name or '').removeprefix('local-dir:'))
     if not name or not path.exists():
         return TrainedOn()
-    for folder in [path, *path.absolute().parents[: 1 if path.is_dir() else 2]]:
+    above = 1 if path.is_dir() else 2
+    for folder in (path, *path.absolute().parents[:above], *path.resolve().parents[:above]):
         if (folder / TRAINED_ON).is_file():
             return TrainedOn.load(folder / TRAINED_ON)
         if (folder / 'args.yaml').is_file():
-            with explained(f'{folder / "args.yaml"}: not the settings of a run'):
-                return TrainedOn(forgotten=tuple(yaml.safe_load((folder / 'args.yaml').read_bytes())['dataset']))
+            return TrainedOn(forgotten=_sources_in(folder / 'args.yaml'))
     return TrainedOn()
+
+
+def _sources_in(settings: Path) -> tuple[str, ...]:
+    """Names of the data sets that a run has learnt from; none where these are not the settings of one of ours."""
+    try:
+        names = yaml.safe_load(settings.read_bytes())['dataset']
+    except Exception:  # YAML fails in many ways, and other programs have an args.yaml, too
+        return ()
+    return tuple(map(str, names)) if isinstance(names, list) else ()
 
 
 def _place(root: str) -> str:
