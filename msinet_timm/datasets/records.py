@@ -98,7 +98,8 @@ class ReIDDataset:
     Attributes:
         name: name of the data set, as given to `create_dataset`.
         root: folder or table that it was read from.
-        train: images to learn from. Their identities are disjoint from those of `query`.
+        train: images to learn from. Their identities should be disjoint from those of `query`; `remarks` tell where
+            they are not.
         query: images that ask. Empty where only training is meant, or where they are drawn from the gallery.
         gallery: images that are ranked for each query. May hold distractors: identities that no query has.
         protocol: how rankings are measured.
