@@ -376,7 +376,7 @@ def test_data_set_to_train_on_only(market, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         result = run(market, tmp_path / 'run', *flags, *options)
     assert 'folder: nothing to measure: no query and gallery' in caplog.text
-    assert 'folder: split by identity: 0% to test on, seed 0' in caplog.text
+    assert 'folder: split by identity: 0 of 6 to test on (test_share 0), seed 0' in caplog.text
     assert (result.last, result.best_mAP) == (None, 0)
     assert rows(tmp_path / 'run')[0]['eval_mAP'] == ''
     assert weights(tmp_path / 'run')
