@@ -7,6 +7,7 @@ Ge et al., "Self-paced Contrastive Learning with Hybrid Memory for Domain Adapti
 Distances are those of k-reciprocal neighbours (Zhong et al., CVPR 2017).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from msinet_timm.datasets import Record
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError, needs
 
-__all__ = ['Groups', 'agreement', 'group_crops', 'mutual_share', 'number_tracklets']
+__all__ = ['Groups', 'agreement', 'group_crops', 'is_worse', 'mutual_share', 'number_tracklets']
 
 #: Neighbours of a crop among which mutual ones are looked for: of tracklets, and where none are known.
 TRACKLET_NEIGHBOURS, CROP_NEIGHBOURS = 20, 30
@@ -91,7 +92,7 @@ def number_tracklets(records: Sequence[Record]) -> np.ndarray:
     return np.array([numbers[name] for name in names])
 
 
-def mutual_share(embeddings: Tensor, records: Sequence[Record], chosen: np.ndarray) -> float:
+def mutual_share(embeddings: Tensor, records: Sequence[Record], chosen: np.ndarray) -> tuple[float, int]:
     """How often what is nearest to a tracklet under another camera finds it again: more with better embeddings.
 
     It needs no labels, and rises with the share of people that both cameras see.
@@ -102,7 +103,7 @@ def mutual_share(embeddings: Tensor, records: Sequence[Record], chosen: np.ndarr
         chosen: [N] crops of the tracklets that ask; they should not have been trained on.
 
     Returns:
-        0 to 1, the mean over tracklets that ask and cameras; NaN where nobody asks.
+        0 to 1, the mean over tracklets that ask and cameras, NaN where nobody asks; and how many there are of these.
     """
     camera, unit = _camera_numbers(records), number_tracklets(records)
     near = _find_nearest(embeddings, unit, camera)
@@ -112,7 +113,18 @@ def mutual_share(embeddings: Tensor, records: Sequence[Record], chosen: np.ndarr
         for other, mate in enumerate(near.index[one])
         if mate >= 0 and other != near.camera[one]
     ]
-    return float(np.mean(found)) if found else float('nan')
+    return float(np.mean(found)) if found else float('nan'), len(found)
+
+
+def is_worse(share: float, before: float, asked: int) -> bool:
+    """Whether a share is lower than another one by more than chance: by two standard errors of the difference.
+
+    Args:
+        share: see `mutual_share`; NaN is not worse.
+        before: the other one.
+        asked: what both are shares of.
+    """
+    return before - share > 2 * math.sqrt((share * (1 - share) + before * (1 - before)) / max(asked, 1))
 
 
 def _camera_numbers(records: Sequence[Record]) -> np.ndarray:

@@ -8,7 +8,7 @@ from msinet_eval.metrics.rerank import k_reciprocal
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
 from msinet_train import grouping
-from msinet_train.grouping import Groups, agreement, group_crops, mutual_share, number_tracklets
+from msinet_train.grouping import Groups, agreement, group_crops, is_worse, mutual_share, number_tracklets
 
 
 def make_crops(people=12, cameras=3, crops=5, spread=0.2, seed=0, seen=1.0, tracklets=True):
@@ -122,10 +122,18 @@ def test_agreement():
 def test_share_of_tracklets_that_find_each_other():
     embeddings, records = make_crops()
     chosen = np.array([r.identity in '012' for r in records])
-    assert mutual_share(embeddings, records, chosen) == 1
+    share, asked = mutual_share(embeddings, records, chosen)
+    assert share == 1 and 0 < asked <= chosen.sum() * 3
     blind = torch.nn.functional.normalize(torch.randn(len(records), 32, generator=torch.manual_seed(0)), dim=1)
-    assert mutual_share(blind, records, chosen) < 0.8
-    assert np.isnan(mutual_share(embeddings, records, np.zeros(len(records), bool)))
+    assert mutual_share(blind, records, chosen)[0] < 0.8
+    share, asked = mutual_share(embeddings, records, np.zeros(len(records), bool))
+    assert np.isnan(share) and not asked
+
+
+def test_worse_is_more_than_chance():
+    """One of twelve may be chance, a hundred of twelve hundred are not."""
+    assert not is_worse(11 / 12, 1, 12) and is_worse(11 / 12, 1, 1200)
+    assert not is_worse(1, 0.5, 12) and not is_worse(float('nan'), 1, 0) and is_worse(0.2, 0.9, 12)
 
 
 def test_one_camera_is_refused():

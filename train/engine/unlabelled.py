@@ -25,7 +25,7 @@ from msinet_timm.models.camera_norm import CameraNorms
 from msinet_timm.processes import Processes
 from msinet_train.curves import read_rows
 from msinet_train.data.sources import load_data
-from msinet_train.grouping import Groups, agreement, group_crops, mutual_share, number_tracklets
+from msinet_train.grouping import Groups, agreement, group_crops, is_worse, mutual_share, number_tracklets
 from msinet_train.models import backbone_of
 from msinet_train.run.card import model_card
 from msinet_train.run.folder import RunFolder
@@ -51,12 +51,14 @@ class _Sight:
     Attributes:
         norms: of the crops' cameras.
         features: of all crops.
-        share: see `mutual_share`, of the tracklets that are held out.
+        share: see `mutual_share`, of the tracklets that are held out; NaN once they are learnt.
+        asked: what it is a share of.
     """
 
     norms: CameraNorms
     features: Features
     share: float
+    asked: int
 
 
 class UnlabelledTraining(Experiment):
@@ -64,9 +66,9 @@ class UnlabelledTraining(Experiment):
 
     Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
     Some tracklets are held out: how often they find each other across cameras tells without labels whether rounds make
-    the model better. Where they do not, `best` stays the model that the run began with. Else there is a last round,
-    twice as long as the others, once groups no longer change or epochs run out: it learns all crops, those held out
-    too, as one refits on all data after validation.
+    the model worse. Where they do, by more than chance, `best` stays the model that the run began with. Else there is a
+    last round, twice as long as the others, once groups no longer change or epochs run out: it learns all crops, those
+    held out too, as one refits on all data after validation.
 
     A run's folder also has `rounds.csv`, and the groups of each round in `groups/`.
 
@@ -219,8 +221,10 @@ class UnlabelledTraining(Experiment):
         told = f'held-out tracklets that find each other across cameras: {shares[-1]:.1%}, at the start {shares[0]:.1%}'
         if self._last:
             return f'{told}; this was before the last round, which learns them, too'
-        if shares[-1] < shares[0]:
+        if is_worse(shares[-1], shares[0], self._look().asked):
             told += '; this model may be WORSE than what it began with'
+        elif shares[-1] < shares[0]:
+            told += f'; of {self._look().asked}, that may be chance'
         return told
 
     @property
@@ -242,8 +246,8 @@ class UnlabelledTraining(Experiment):
             features = extract(
                 norms.model, crops, norms=norms, cache=self._cache, distributed=self.processes.several, **options
             )
-            share = float('nan') if self._last else mutual_share(features.embeddings, crops, self._held_out)
-            self._sight = _Sight(norms, features, share)
+            found = (float('nan'), 0) if self._last else mutual_share(features.embeddings, crops, self._held_out)
+            self._sight = _Sight(norms, features, *found)
         return self._sight
 
     def _begin_round(self, epoch: int) -> bool:
@@ -259,8 +263,8 @@ class UnlabelledTraining(Experiment):
         told = f'; agreement with the round before: {alike:.3f}' if before else ''
         _logger.info(f'round {epoch // self._length + 1}: {groups}{told}')
         if before and (alike >= UNCHANGED or left <= self._last_length):
-            if max(list(self._ends.values())[1:]) < self._ends[0]:
-                _logger.info('no round has made the model better: that was the last one')
+            if is_worse(max(list(self._ends.values())[1:]), self._ends[0], self._look().asked):
+                _logger.info('rounds make the model worse: that was the last one')
                 return False
             self._use_all()
             groups = self._group()
@@ -318,7 +322,7 @@ class UnlabelledTraining(Experiment):
         return prepare(settings, self.processes, data, fresh=False)
 
     def _add_round(self, epochs: int) -> bool:
-        """Notes how the model does after so many epochs; whether it does as well as the best so far."""
+        """Notes how the model does after so many epochs; whether it does no worse than the best so far."""
         share, groups = round(self._look().share, 4), self._groups
         self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
         best = max(self._shares, default=0.0)
@@ -328,7 +332,7 @@ class UnlabelledTraining(Experiment):
         if self._folder is not None:
             rows = [self._rounds[0].keys(), *(row.values() for row in self._rounds)]
             replace_rows(self._folder.path / 'rounds.csv', rows)
-        return not share < best
+        return not is_worse(share, best, self._look().asked)
 
     def _save_model(self, folder: RunFolder, name: str, epoch: int, measurement: Measurement | None) -> None:
         title = folder.path.absolute().name
