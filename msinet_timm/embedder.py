@@ -13,14 +13,14 @@ import torch.nn as nn
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
-from msinet_timm.datasets.images import load_image
+from msinet_timm.datasets.images import load_image, rgb_image, rgb_pixels
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
 from msinet_timm.hub.load import load_model, without_classifiers
 from msinet_timm.models.camera_norm import CameraNorms
 
 from . import memory
 from .commands import find_device
-from .errors import InputError
+from .errors import InputError, explained
 from .forms import create_form
 
 __all__ = ['Embedder']
@@ -126,9 +126,11 @@ class Embedder:
         """Embeds images.
 
         Args:
-            images: image files, which are turned upright as their EXIF orientation says; PIL images; RGB arrays
-                [H, W, 3] uint8; or tensors [3, H, W] uint8: mixed if need be, or as one array [B, H, W, 3] or one
-                tensor [B, 3, H, W].
+            images: image files; PIL images of any mode; RGB arrays [H, W, 3]; or tensors [3, H, W]: mixed if need be,
+                or as one array [B, H, W, 3] or one tensor [B, 3, H, W]. Arrays and tensors are uint8, or uint16, of
+                which the upper 8 bits count. Files and PIL images are turned upright as their EXIF orientation says:
+                one that a program has turned by other means than `PIL.ImageOps.exif_transpose` is to be given as an
+                array. A file and what Pillow opens of it have the same embedding.
             cameras: a name for each image, in any order, or one for all. Images of a camera that is not known (None,
                 or a name that has not been learnt) are embedded by the model's own statistics, with a warning, once
                 for each such name.
@@ -137,8 +139,8 @@ class Embedder:
             [N, D] float32, a row for each image.
 
         Raises:
-            InputError: an image that cannot be read or is none, its message names the file or the index; or names of
-                cameras for another number of images.
+            InputError: an image that cannot be read, is none, or holds numbers whose range is not clear, such as
+                fractions: its message names the file or the index; or names of cameras for another number of images.
         """
         images = _listed(images)
         if cameras is None or isinstance(cameras, str):
@@ -147,35 +149,49 @@ class Embedder:
             raise InputError(f'{len(cameras)} cameras for {len(images)} images: give one for all, or one for each')
         return self._embed(cameras, lambda i: self._prepare(images[i], f'image {i}'))
 
-    def crops(self, frame: np.ndarray, boxes, bgr: bool = False, camera: str | None = None) -> np.ndarray:
+    def crops(
+        self, frame: np.ndarray, boxes, bgr: bool = False, camera: str | None = None, invalid: str = 'error'
+    ) -> np.ndarray:
         """Embeds parts of one image, as a detector finds them.
 
         Args:
-            frame: [H, W, 3] uint8.
+            frame: [H, W, 3] uint8, or uint16, of which the upper 8 bits count.
             boxes: [N, 4] numbers, an array, tensor or list: left, top, right and bottom in pixels. What reaches
                 beyond the frame is cut off, and pixels that a box covers in part belong to it.
             bgr: the frame's channels are blue, green and red, as OpenCV reads them, instead of red, green and blue.
             camera: that the frame is of, see `__call__`.
+            invalid: what becomes of a box that is not finite or covers nothing of the frame: `'error'`, or `'nan'` for
+                a row of NaN. The others' rows are the same as without it.
 
         Returns:
             [N, D] float32, a row for each box; [0, D] for no boxes.
 
         Raises:
-            InputError: a frame or boxes of another form, or a box that covers nothing of the frame; its message names
-                the index.
+            InputError: a frame or boxes of another form, or an invalid box; its message names the index.
         """
-        _check_array(frame, 'the frame')
-        boxes = torch.as_tensor(boxes, dtype=torch.float64).cpu()
+        if invalid not in ('error', 'nan'):
+            raise InputError(f"invalid must be 'error' or 'nan', got '{invalid}'")
+        frame = rgb_pixels(frame, 'the frame')
+        with explained('boxes must be numbers [N, 4]: left, top, right, bottom'):
+            boxes = torch.as_tensor(boxes, dtype=torch.float64).cpu()
         if boxes.numel() and boxes.shape[1:] != (4,):
             raise InputError(f'boxes must be [N, 4]: left, top, right, bottom; got {list(boxes.shape)}')
-        places = [_whole_pixels(box, frame.shape, f'box {i}') for i, box in enumerate(boxes.tolist())]
-        step = -1 if bgr else 1
+        places = {}
+        for i, box in enumerate(boxes.tolist()):
+            try:
+                places[i] = _whole_pixels(box, frame.shape, f'box {i}')
+            except InputError as e:
+                if invalid == 'error':
+                    raise InputError(f"{e}; invalid='nan' gives such boxes rows of NaN") from None
+        found, step = [*places], -1 if bgr else 1
 
-        def cut(i: int) -> torch.Tensor:
-            left, top, right, bottom = places[i]
-            return self._prepare(frame[top:bottom, left:right, ::step], f'box {i}')
+        def cut(number: int) -> torch.Tensor:
+            left, top, right, bottom = places[found[number]]
+            return self._prepare(frame[top:bottom, left:right, ::step], f'box {found[number]}')
 
-        return self._embed([camera] * len(places), cut)
+        embeddings = np.full((len(boxes), self.size), np.nan, np.float32)
+        embeddings[found] = self._embed([camera] * len(found), cut)
+        return embeddings
 
     def adapt(self, crops: Mapping[str, Images]) -> None:
         """Learns cameras anew, from crops of whoever; other cameras stay known.
@@ -268,19 +284,25 @@ class Embedder:
     def _prepare(self, image: ImageLike, name: str) -> torch.Tensor:
         """An image as [3, height, width] uint8."""
         if isinstance(image, torch.Tensor):
-            if image.dtype != torch.uint8 or image.ndim != 3 or len(image) != 3 or not image.numel():
-                raise InputError(f'{name} must be a tensor [3, H, W] uint8, got {list(image.shape)} {image.dtype}')
-            if image.shape[1:] == (self._height, self._width) and self.data_config['crop_pct'] == 1:
+            known = image.dtype in (torch.uint8, torch.uint16)
+            if not known or image.ndim != 3 or len(image) != 3 or not image.numel():
+                raise InputError(
+                    f'{name} must be a tensor [3, H, W] uint8, or uint16 of all 16 bits, got {list(image.shape)} '
+                    f'{image.dtype}'
+                )
+            as_it_is = image.shape[1:] == (self._height, self._width) and self.data_config['crop_pct'] == 1
+            if as_it_is and image.dtype == torch.uint8:
                 return image
             image = image.permute(1, 2, 0).cpu().numpy()
         if isinstance(image, np.ndarray):
-            _check_array(image, name)
-            image = Image.fromarray(np.ascontiguousarray(image))
+            image = Image.fromarray(np.ascontiguousarray(rgb_pixels(image, name)))
         elif isinstance(image, (str, Path)):
             image = load_image(str(image))
-        elif not isinstance(image, Image.Image):
+        elif isinstance(image, Image.Image):
+            image = rgb_image(image, name)
+        else:
             raise InputError(f'{name} must be a file, a PIL image, an array or a tensor, got {type(image).__name__}')
-        return self._transform(image.convert('RGB'))
+        return self._transform(image)
 
     def _embed(self, cameras: Sequence[str | None], prepare: Callable[[int], torch.Tensor]) -> np.ndarray:
         """Embeds prepared images of cameras, those of one camera together."""
@@ -325,14 +347,6 @@ def _listed(images: Images) -> Sequence[ImageLike] | torch.Tensor | np.ndarray:
     if isinstance(images, (str, Path, Image.Image)) or getattr(images, 'ndim', 4) != 4:
         raise InputError('an embedder takes several images at once: give a list of them, if need be of one')
     return images if isinstance(images, (list, tuple, torch.Tensor, np.ndarray)) else list(images)
-
-
-def _check_array(image: np.ndarray, name: str) -> None:
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        got = f'{list(image.shape)} {image.dtype}' if isinstance(image, np.ndarray) else type(image).__name__
-        raise InputError(f'{name} must be an array [H, W, 3] uint8, got {got}')
-    if not image.size:
-        raise InputError(f'{name} has no pixels')
 
 
 def _whole_pixels(box: list[float], shape: tuple[int, ...], name: str) -> tuple[int, int, int, int]:

@@ -22,6 +22,7 @@ from .errors import InputError, one_line
 __all__ = [
     'WriteError',
     'append_text',
+    'check_regular',
     'drafts',
     'holds_nothing',
     'locked',
@@ -41,6 +42,9 @@ _logger = logging.getLogger(__name__)
 OWN = '.msinet'
 _DRAFT = f'{OWN}-', '.tmp'
 _LOCK = f'{OWN}.lock'
+#: What is no file, by the kind that the system gives.
+_KINDS = {stat.S_IFDIR: 'a folder', stat.S_IFIFO: 'a pipe', stat.S_IFSOCK: 'a socket'}
+_KINDS |= dict.fromkeys((stat.S_IFCHR, stat.S_IFBLK), 'a device')
 #: What torch says where a file ends before it should; it knows no reason.
 _TORCH = ('inline_container', 'PytorchStreamWriter', 'PyTorchStreamWriter', 'cannot be opened', 'Parent directory')
 
@@ -323,6 +327,18 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError('it is nested too deeply') from None
+
+
+def check_regular(path: str | os.PathLike) -> None:
+    """Refuses what is there like a file and is none, before it is opened: a pipe would wait, a device might never end.
+
+    Raises:
+        OSError: it is missing, no regular file, or empty, as are those that the system makes up while they are read.
+    """
+    status = os.stat(path)
+    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    if kind or not status.st_size:
+        raise OSError(f'it is {kind} and no file' if kind else 'the file is empty')
 
 
 def pointer(path: str | os.PathLike) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from msinet_timm.errors import InputError, needs
+from msinet_timm.files import check_regular
 
 __all__ = [
     'Remote', 'check_root', 'image_file', 'open_shard', 'read_image', 'shard_of', 'split_path', 'typed_root',
@@ -73,14 +74,16 @@ def read_image(path: str) -> bytes:
     """The file of an image, compressed as it is; of a local shard, the member.
 
     Raises:
-        OSError: it cannot be read, or is in a shard that is not local.
+        OSError: it cannot be read, is no regular file, or is in a shard that is not local.
     """
     parts = split_path(path)
     if parts is None:
+        check_regular(path)
         return Path(path).read_bytes()
     shard, member = parts
     if isinstance(shard, Remote):
         raise OSError('a shard that is not local is only read as a stream, by training and feature extraction')
+    check_regular(shard)
     status = os.stat(shard)
     try:
         offset, size = _members(shard, status.st_size, status.st_mtime_ns)[member]
@@ -110,9 +113,10 @@ def open_shard(path: str) -> Iterator[BinaryIO]:
 
     Raises:
         InputError: webdataset is needed and not installed.
-        OSError: it cannot be read.
+        OSError: it cannot be read, or is no regular file.
     """
     if not isinstance(path, Remote):
+        check_regular(path)
         with open(path, 'rb') as file:
             yield file
         return

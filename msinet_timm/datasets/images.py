@@ -1,20 +1,23 @@
-"""The images of records: one way to open a file, and a torch data set for training and evaluation."""
+"""The images of records: one way to open a file or take what a program holds, and a torch data set of them."""
 
 import io
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch.utils.data import Dataset, default_collate
 
 from msinet_timm.errors import InputError, one_line
-from msinet_timm.files import pointer
+from msinet_timm.files import check_regular, pointer
 
 from .archive import image_file, read_image, split_path
 from .records import Record
 
-__all__ = ['ReIDImages', 'UnreadableImageError', 'load_image']
+__all__ = ['FORMATS', 'ReIDImages', 'UnreadableImageError', 'load_image', 'rgb_image', 'rgb_pixels']
+
+#: All that Pillow is asked to read, MPO as JPEG. It knows 40 more, some of which start other programs.
+FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'WEBP', 'TIFF', 'JPEG2000')
 
 
 class UnreadableImageError(InputError):
@@ -42,20 +45,22 @@ def load_image(
     the colours are those that Pillow's `convert('RGB')` gives, and so torchvision's loaders.
 
     Args:
-        path: image file, or member of a local shard.
+        path: image file of one of `FORMATS`, or member of a local shard.
         box: left, top, right and bottom in pixels of the upright image; None for all of it.
         at_least: height and width down to which a JPEG without a box may be decoded at a half, a quarter or an eighth
             of its size: faster, but its pixels differ slightly from those of a resize. None decodes at full size.
         content: of the file, where it has been read already.
 
     Raises:
-        UnreadableImageError: missing, truncated, no image, larger than Pillow's `Image.MAX_IMAGE_PIXELS`, numbers
-            that are no colours, or smaller than its box.
+        UnreadableImageError: missing, no regular file, truncated, no image, larger than Pillow's
+            `Image.MAX_IMAGE_PIXELS`, numbers that are no colours, or smaller than its box.
     """
     try:
         if content is None and split_path(path):
             content = read_image(path)
-        with Image.open(path if content is None else io.BytesIO(content)) as file:
+        if content is None:
+            check_regular(path)
+        with Image.open(path if content is None else io.BytesIO(content), formats=FORMATS) as file:
             _refuse_bombs(file)
             if at_least and box is None:
                 height, width = at_least
@@ -63,13 +68,66 @@ def load_image(
                 file.draft(None, (height, width) if turned else (width, height))
             image = _to_rgb(ImageOps.exif_transpose(file))
     except Exception as e:  # Pillow's decoders raise a dozen types for broken files
-        reason = pointer(image_file(path)) or one_line(e)
+        unknown = isinstance(e, UnidentifiedImageError)
+        reason = pointer(image_file(path)) or (f'it is none of {", ".join(FORMATS)}' if unknown else one_line(e))
         raise UnreadableImageError(f'{path}: cannot read this image ({reason}); replace or remove it') from None
     if box is None:
         return image
     if box[2] > image.width or box[3] > image.height:
         raise UnreadableImageError(f'{path}: the box {box} reaches beyond its {image.width}x{image.height} pixels')
     return image.crop(box)
+
+
+def rgb_image(image: Image.Image, name: str) -> Image.Image:
+    """An image that a program has opened or made, as `load_image` gives that of a file.
+
+    It is turned upright as its EXIF orientation says, which what Pillow makes of an image keeps, such as crops;
+    `PIL.ImageOps.exif_transpose` takes it away.
+
+    Args:
+        image: of any kind that Pillow has.
+        name: what a message calls it.
+
+    Raises:
+        InputError: it has no pixels, cannot be decoded, or holds numbers that are no colours.
+    """
+    if not image.width or not image.height:
+        raise InputError(f'{name} has no pixels')
+    try:
+        return _to_rgb(ImageOps.exif_transpose(image))
+    except Exception as e:
+        raise InputError(f'{name}: cannot read this image ({one_line(e)})') from None
+
+
+def rgb_pixels(pixels: np.ndarray, name: str) -> np.ndarray:
+    """An array [H, W, 3] of RGB or BGR as bytes: of 16 bits the upper 8, as `load_image` does it.
+
+    Args:
+        pixels: [H, W, 3] uint8 or uint16.
+        name: what a message calls them.
+
+    Raises:
+        InputError: another type or shape; or 16 bits of which only 8 are used, so that it cannot be told which are
+            meant.
+    """
+    known = isinstance(pixels, np.ndarray) and pixels.dtype.kind == 'u' and pixels.itemsize <= 2
+    if not known or pixels.ndim != 3 or pixels.shape[2] != 3:
+        got = f'{list(pixels.shape)} {pixels.dtype}' if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        grey = '; give grey as Image.fromarray(array)' if known and pixels.ndim == 2 else ''
+        raise InputError(f'{name} must be an array [H, W, 3] uint8, or uint16 of all 16 bits, got {got}{grey}')
+    if not pixels.size:
+        raise InputError(f'{name} has no pixels')
+    return pixels if pixels.itemsize == 1 else _upper(pixels, f'{name}: ')
+
+
+def _upper(numbers: np.ndarray, name: str = '') -> np.ndarray:
+    """The upper 8 of 16 bits; refuses numbers that only use the lower 8, as bytes do that were made wider."""
+    if 0 < numbers.max() <= 0xFF:
+        raise InputError(
+            f'{name}no number is above 255, so that 8 bits may be meant, or dark ones of 16 bits: convert it to 8 bits '
+            '(uint8)'
+        )
+    return (numbers >> 8).astype(np.uint8)
 
 
 def _refuse_bombs(image: Image.Image) -> None:
@@ -84,7 +142,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         numbers = np.asarray(image)
         if numbers.min() < 0 or numbers.max() > 0xFFFF:
             raise ValueError('numbers beyond 16 bits; convert it to 8 bits')
-        image = Image.fromarray((numbers >> 8).astype(np.uint8))
+        # what is stored as 16 bits may be dark
+        image = Image.fromarray(_upper(numbers) if image.mode == 'I' else (numbers >> 8).astype(np.uint8))
     elif image.mode == 'F':
         raise ValueError('fractional numbers of unknown range; convert it to 8 bits')
     elif image.mode == 'P':  # Pillow warns where a palette with transparency becomes RGB at once

@@ -11,9 +11,10 @@ from timm.data import create_transform
 from timm.utils import reparameterize_model
 from torchvision.transforms.functional import pil_to_tensor
 
-from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets import Record, create_dataset
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.layout import IMAGE_SUFFIXES
+from msinet_timm.datasets.tools.verify import map_images, problem_of
 from msinet_timm.errors import InputError
 from msinet_timm.forms import in_bf16
 from msinet_timm.models.camera_norm import CameraNorms, switched_form
@@ -23,6 +24,8 @@ from .cameras import ByCamera, OfCamera, Switched, adapted, split_norms
 __all__ = ['Preprocessed', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
 
 _ENDINGS = (*IMAGE_SUFFIXES, '.tif', '.tiff')
+# Images of a folder that are decoded before some of them are used.
+_LOOKED_AT = 1000
 
 
 class Preprocessed(nn.Module):
@@ -131,7 +134,7 @@ def find_images(folder: str | Path | None, count: int) -> list[str]:
         count: how many at most.
 
     Raises:
-        InputError: no such folder, or no image in it.
+        InputError: no such folder, no image in it, or one that cannot be read, of the 1,000 that are looked at at most.
     """
     if folder is None:
         found = [record.path for record in create_dataset('sample').query]
@@ -141,7 +144,17 @@ def find_images(folder: str | Path | None, count: int) -> list[str]:
         found = sorted(str(p) for p in Path(folder).rglob('*') if p.suffix.lower() in _ENDINGS)
     if not found:
         raise InputError(f'{folder}: no images in it ({", ".join(_ENDINGS)})')
-    return [found[len(found) * i // min(count, len(found))] for i in range(min(count, len(found)))]
+    if folder is not None:
+        looked_at = [Record(path, '') for path in _evenly(found, max(count, _LOOKED_AT))]
+        problems = [problem for problem in map_images(problem_of, looked_at, 'check images') if problem]
+        if problems:
+            raise InputError(f'{folder}: {len(problems)} of {len(looked_at)} images cannot be read: {problems[0]}')
+    return _evenly(found, count)
+
+
+def _evenly(paths: Sequence[str], count: int) -> list[str]:
+    count = min(count, len(paths))
+    return [paths[len(paths) * i // count] for i in range(count)]
 
 
 def graph_inputs(

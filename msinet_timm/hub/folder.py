@@ -12,12 +12,13 @@ import torch
 import torch.nn as nn
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-from PIL import Image, ImageOps
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from timm.data import create_transform, resolve_data_config
 from timm.models import save_for_hf
 
 from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import drafts, read_json, replace_file, replace_text
 from msinet_timm.models.entries import PREPROCESSING, check_preprocessing
@@ -193,8 +194,7 @@ def _batch(model: nn.Module, images: Sequence[Image.Image]) -> torch.Tensor:
 
 def write_example(model: nn.Module, path: Path) -> None:
     """Stores an image and the model's output for it: `input`, RGB bytes [H, W, 3], and `output` [1, features]."""
-    with Image.open(create_dataset('sample').query[0].path) as image:
-        image = image.convert('RGB')
+    image = load_image(create_dataset('sample').query[0].path)
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
     tensors = {'input': pixels, 'output': _run(model, [image])}
     replace_file(path, lambda partial: save_file(tensors, partial))
@@ -222,5 +222,5 @@ def deviation(model: nn.Module, path: Path) -> float:
 
 def embedding_shift(model: nn.Module, other: nn.Module) -> float:
     """The largest distance between two models' embeddings, of length 1, of the same images of the sample."""
-    images = [ImageOps.exif_transpose(Image.open(r.path)).convert('RGB') for r in create_dataset('sample').query[::7]]
+    images = [load_image(r.path) for r in create_dataset('sample').query[::7]]
     return (embed_images(model, images) - embed_images(other, images)).norm(dim=1).max().item()

@@ -6,6 +6,7 @@ import torch.nn as nn
 from PIL import Image, ImageDraw
 
 from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
 from msinet_timm.drawing import PAPER, draw_frame, paste_tile
 from msinet_timm.files import replace_file
 
@@ -26,7 +27,7 @@ def draw_preview(model: nn.Module, path: Path) -> None:
     ]
     own = [r for r in others if r.identity == query.identity]
     records = [query, *own, *[r for r in others if r.identity != query.identity][:: max(1, len(others) // 30)]][:31]
-    images = [Image.open(r.path).convert('RGB') for r in records]
+    images = [load_image(r.path) for r in records]
     embeddings = embed_images(model, images)
     nearest = (embeddings[1:] @ embeddings[0]).topk(5).indices + 1
     same = [records[i].identity == query.identity for i in nearest.tolist()]

@@ -23,7 +23,7 @@ from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION
 from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
 from msinet_timm.files import parse_json, pointer, replace_rows
 
 __all__ = ['INDEX', 'SHARDS', 'read_shards', 'write_index']
@@ -71,7 +71,7 @@ def _find_shards(folder: Path) -> list[str]:
     for name in names:
         if reason := pointer(folder / name):
             raise InputError(f'{folder / name}: {reason}')
-        with open(folder / name, 'rb') as file:
+        with explained(f'{folder / name}: cannot read this shard'), open_shard(f'{folder / name}') as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1024))
             if file.read() != bytes(1024):  # the end of every tar archive
@@ -156,7 +156,7 @@ def _scan(shard: str) -> list[Record]:
     labels: dict[str, Record] = {}
     last, suffixes = 'its beginning', Image.registered_extensions()
     try:
-        with open(shard, 'rb') as file, tarfile.open(fileobj=file, mode='r:') as tar:
+        with open_shard(shard) as file, tarfile.open(fileobj=file, mode='r:') as tar:
             for member in tar:
                 last = member.name
                 key, suffix = _split_name(last)

@@ -22,7 +22,7 @@ from msinet_timm.datasets.readers.rows import FIELDS
 from msinet_timm.datasets.records import PARTS, UNFINISHED, Record, ReIDDataset, sort_names
 from msinet_timm.datasets.shards.index import write_index
 from msinet_timm.errors import InputError, explained, needs
-from msinet_timm.files import holds_nothing, locked, refusing, replace_rows, replace_text
+from msinet_timm.files import check_regular, holds_nothing, locked, refusing, replace_rows, replace_text
 
 __all__ = ['GROUP', 'LAYOUTS', 'SHARD_SIZE', 'convert']
 
@@ -188,6 +188,7 @@ def _write_image(record: Record, target: Path) -> None:
     elif split_path(record.path):
         half.write_bytes(_read(record.path))
     else:
+        _read(record.path, check_regular)
         try:
             # of a symbolic link, what it points to
             os.link(os.path.realpath(record.path), half)
@@ -196,9 +197,9 @@ def _write_image(record: Record, target: Path) -> None:
     half.replace(target)
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, read: Callable[[str], bytes | None] = read_image) -> bytes | None:
     try:
-        return read_image(path)
+        return read(path)
     except OSError as e:
         raise InputError(f'{path}: cannot read this image ({e.strerror or e}); replace or remove it') from e
 

@@ -12,7 +12,7 @@ from msinet_timm.datasets.images import UnreadableImageError, load_image
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 from msinet_timm.errors import InputError
 
-__all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images', 'require_readable']
+__all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images', 'problem_of', 'require_readable']
 
 T = TypeVar('T')
 
@@ -41,7 +41,7 @@ def drop_broken(dataset: ReIDDataset, parts: Sequence[str] = PARTS) -> ReIDDatas
     problems: dict[str, list[str]] = {part: [] for part in parts}
     for part in parts:
         records = getattr(dataset, part)
-        for record, problem in zip(records, map_images(_problem, records, f'check {part}'), strict=True):
+        for record, problem in zip(records, map_images(problem_of, records, f'check {part}'), strict=True):
             if problem:
                 problems[part].append(problem)
             else:
@@ -76,7 +76,7 @@ def require_readable(dataset: ReIDDataset, parts: Sequence[str]) -> None:
         InputError: one cannot be read; names it.
     """
     for part in parts:
-        for problem in map_images(_problem, getattr(dataset, part), f'check {part}'):
+        for problem in map_images(problem_of, getattr(dataset, part), f'check {part}'):
             if problem:
                 raise InputError(f'{problem}, or leave out what is broken by --skip-broken')
 
@@ -93,7 +93,8 @@ def map_images(function: Callable[[Record], T], records: Sequence[Record], descr
                 bar.update()
 
 
-def _problem(record: Record) -> str | None:
+def problem_of(record: Record) -> str | None:
+    """What keeps an image from being read, if anything."""
     try:
         load_image(record.path, record.box)
     except UnreadableImageError as e:
