@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msinet_commands
+
 from .errors import InputError, one_line
 
 __all__ = [
@@ -44,6 +46,7 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
     @functools.wraps(main)
     def run(argv: list[str] | None = None) -> int:
+        msinet_commands.ready()  # of what python -m has begun
         handler = logging.StreamHandler(sys.stderr)
         handler.addFilter(_concerns_users)
         logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[handler])

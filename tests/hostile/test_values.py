@@ -264,12 +264,24 @@ def test_standard_output_that_cannot_be_written(body, unbuffered, place, code, t
 @pytest.mark.parametrize('seconds', [0.5, 1.5])
 def test_an_interrupt_in_the_first_seconds(seconds):
     """While PyTorch is being imported."""
+    script = 'import sys, msinet_commands; print("ready", flush=True); sys.exit(msinet_commands.hub(["list"]))'
+    interrupt(seconds, '-c', script)
+
+
+@pytest.mark.parametrize('module', ['msinet_train.demo', 'msinet_train.cli', 'msinet_eval', 'msinet_timm.benchmark'])
+def test_an_interrupt_in_the_first_seconds_of_a_module(module, tmp_path, monkeypatch):
+    """As `python -m` runs it, and `torchrun -m`; the packages around it are imported before it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'torch.py').write_text('print("ready", flush=True)\nimport time\ntime.sleep(60)\n')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=os.pathsep)
+    interrupt(0.1, '-m', module)
+
+
+def interrupt(seconds, *words):
+    """Starts Python, which says when it is ready, and presses Ctrl-C so many seconds later."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         pytest.skip('this shell has its background processes ignore SIGINT')
-    script = 'import sys, msinet_commands; print("ready", flush=True); sys.exit(msinet_commands.hub(["list"]))'
-    process = subprocess.Popen(
-        [sys.executable, '-c', script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == 'ready\n'
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
