@@ -13,7 +13,7 @@ from importlib import import_module
 __all__ = ['WAITING', 'begin', 'data', 'evaluate', 'hub', 'ready', 'search', 'train']
 
 #: How long threads of GNU's OpenMP look whether the others have come, before they sleep: see docs/speed.md.
-WAITING = {'GOMP_SPINCOUNT': '1000'}
+WAITING = {'GOMP_SPINCOUNT': '10000'}
 #: Whoever has set one of these has said how threads are to wait.
 _SAID = ('OMP_WAIT_POLICY', 'GOMP_SPINCOUNT')
 

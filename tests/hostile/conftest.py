@@ -1,10 +1,11 @@
-"""Disks that are small, full, or only to be read."""
+"""Disks that are small, full, or only to be read, and a Hub on this machine."""
 
 import os
 import shutil
 import subprocess
 
 import pytest
+from local_hub import hub, hub_server  # noqa: F401
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import collections
 import json
 import pathlib
 import pickle
+import shutil
 import struct
 
 import numpy as np
@@ -21,6 +22,7 @@ from msinet_timm.cli.data import main as data
 from msinet_timm.cli.hub import main as hub
 from msinet_timm.datasets import Record
 from msinet_timm.hub.folder import save_folder, write_example
+from msinet_train import train as train_a_model
 from msinet_train.cli import main as train
 from msinet_train.search.cli import main as search
 from msinet_train.settings import TrainSettings
@@ -476,7 +478,9 @@ def test_a_setting_larger_than_memory(place, capsys, name):
     refused(capsys, train, '--recipe', 'r.yaml', '--output', 'run', names=['r.yaml', name])
 
 
-@pytest.mark.parametrize('kind', ['list', 'tensor', 'empty', 'pointer', 'whole', 'epoch', 'names'])
+@pytest.mark.parametrize(
+    'kind', ['list', 'tensor', 'empty', 'pointer', 'whole', 'epoch', 'negative', 'no epoch', 'names']
+)
 def test_checkpoints_of_runs(place, capsys, kind):
     """`--resume` of a run whose checkpoint is something else."""
     (place / 'r').mkdir()
@@ -488,6 +492,8 @@ def test_checkpoints_of_runs(place, capsys, kind):
         'tensor': torch.zeros(2),
         'whole': Foreign(2, 2),
         'epoch': {'epoch': 'three'},
+        'negative': {'epoch': -1},
+        'no epoch': {'state_dict': {}},
         'names': {'epoch': 1, 'task': 5},
     }
     if kind in contents:
@@ -495,3 +501,47 @@ def test_checkpoints_of_runs(place, capsys, kind):
     else:
         path.write_bytes(POINTER if kind == 'pointer' else b'')
     refused(capsys, train, '--resume', 'r', names='last.pth.tar')
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """A run of one epoch."""
+    folder = tmp_path_factory.mktemp('runs') / 'r'
+    size = dict(height=32, width=16, batch_size=16, num_instance=2)
+    train_a_model(TrainSettings(output=str(folder), dataset='sample', model='test_resnet', epochs=1, workers=0, **size))
+    return folder
+
+
+SAVERS = {
+    'gone': None,
+    'list': [1],
+    'text': 'saver',
+    'empty': {},
+    'no pending': {'pending': ...},
+    'pending': {'pending': 3},
+    'pending of three': {'pending': (1, 2, 3)},
+    'pending of texts': {'pending': ('1', '0.5')},
+    'best epoch': {'best_epoch': 'two'},
+    'best metric': {'best_metric': torch.ones(1)},
+    'no number': {'best_metric': float('nan')},
+    'files': {'checkpoint_files': 'checkpoint-0.pth.tar'},
+    'files without metrics': {'checkpoint_files': ['checkpoint-0.pth.tar']},
+    'metric of a file': {'checkpoint_files': [('checkpoint-0.pth.tar', 'good')]},
+    'a file of the user': {'checkpoint_files': [('/tmp/x', 0.9), ('../mine.txt', 0.1)]},
+}
+
+
+@pytest.mark.parametrize('kind', SAVERS)
+def test_what_a_checkpoint_tells_of_others(trained, tmp_path, capsys, kind):
+    """By it files are ranked, and removed: none but the run's own."""
+    folder = tmp_path / 'r'
+    shutil.copytree(trained, folder)
+    (tmp_path / 'mine.txt').write_text('mine')
+    state = torch.load(folder / 'last.pth.tar', weights_only=True)
+    wrong = SAVERS[kind]
+    if isinstance(wrong, dict) and wrong:
+        wrong = {name: value for name, value in (state['saver'] | wrong).items() if value is not ...}
+    torch.save({**state, 'saver': wrong}, folder / 'last.pth.tar')
+    before = sorted(p.name for p in folder.iterdir())
+    refused(capsys, train, '--resume', folder, '--epochs', 2, names=['last.pth.tar', 'saver'])
+    assert (tmp_path / 'mine.txt').exists() and sorted(p.name for p in folder.iterdir()) == before

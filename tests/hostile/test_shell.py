@@ -15,7 +15,7 @@ from PIL import Image
 from msinet_eval.cli import main as evaluate
 from msinet_eval.features.types import Features
 from msinet_timm.cli.data import main as data
-from msinet_timm.cli.hub import main as hub
+from msinet_timm.cli.hub import main as hub_command
 from msinet_timm.datasets import Record, Remote, create_dataset
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.shards.stream import StreamedBatches, in_shards
@@ -226,11 +226,29 @@ def test_a_configuration_names_files(mark, folder, image, capsys, arguments):
     path = folder(model_args=arguments)
     before = sorted(p.name for p in mark.parent.iterdir())
     refused(capsys, evaluate, 'pair', image, image, '--model', path, '--threshold', 1, names=['config.json', named])
-    refused(capsys, hub, 'verify', path, names=['config.json', named], code=1)
+    refused(capsys, hub_command, 'verify', path, names=['config.json', named], code=1)
     refused(capsys, train, '--model', path, '-ds', 'sample', '--output', 'run', names=['config.json', named])
     with pytest.raises(InputError, match=named):
         Embedder(path)
     assert sorted(p.name for p in mark.parent.iterdir()) == before
+
+
+@pytest.mark.parametrize('arguments', FILES[:3], ids=str)
+def test_a_configuration_on_the_hub_names_files(mark, folder, image, capsys, hub, arguments):
+    """Whoever publishes a model names files of whoever loads it: none is opened, and none is made but in the cache."""
+    torch.save(timm.create_model('test_resnet', num_classes=0).state_dict(), 'secret.pth')
+    named = f'model_args.{next(iter(arguments))}'
+    path = folder(model_args=arguments)
+    hub.repositories['some/body'] = {'private': False, 'commits': {}, 'branches': {}}
+    hub.commit('some/body', {file.name: file.read_bytes() for file in path.iterdir() if file.is_file()})
+    name, before = 'hf-hub:some/body', sorted(p.name for p in mark.parent.iterdir())
+    refused(capsys, evaluate, 'pair', image, image, '--model', name, '--threshold', 1, names=['some/body', named])
+    refused(capsys, hub_command, 'verify', name, names=named, code=1)
+    refused(capsys, train, '--model', name, '-ds', 'sample', '--output', 'run', names=['some/body', named])
+    refused(capsys, hub_command, 'export', name, '--format', 'torchscript', '--output', 'm.pt', names=named)
+    with pytest.raises(InputError, match=named):
+        Embedder(name)
+    assert sorted({p.name for p in mark.parent.iterdir()} - {'cache'}) == before
 
 
 def test_arguments_of_the_network_are_taken(folder, image, capsys):

@@ -208,12 +208,12 @@ def resume(experiment: Experiment, folder: RunFolder | None) -> tuple[int, bool]
     for path in [settings.folder / name for name in (CHECKPOINT, UNMEASURED) if settings.resume]:
         if path.is_file():
             found = load_checkpoint(path)
-            if state is None or found.get('epoch', -1) > state.get('epoch', -1):
+            if state is None or found['epoch'] > state['epoch']:
                 checkpoint, state, measured = path, found, path.name == CHECKPOINT
     if state is not None:
         check_people(settings.folder, experiment.data.trained_on, experiment.data.remarks, experiment.program)
         try:
-            start = int(state['epoch']) + measured
+            start = state['epoch'] + measured
             experiment.load_state(state)
         except InputError:
             raise
@@ -239,6 +239,8 @@ def load_checkpoint(path: Path) -> dict:
         state = torch.load(path, map_location='cpu', weights_only=True)
     if not isinstance(state, dict):
         raise InputError(f'{path}: holds a {type(state).__name__}, which no run has written')
+    if type(state.get('epoch')) is not int or state['epoch'] < 0:
+        raise InputError(f'{path}: tells no epoch, and so no run has written it')
     return state
 
 

@@ -16,7 +16,7 @@ from msinet_train.data.sources import TrainingData
 from msinet_train.losses.task import ReIDTask
 from msinet_train.models import backbone_of
 from msinet_train.run.card import model_card
-from msinet_train.run.folder import RunFolder
+from msinet_train.run.folder import RunFolder, check_saver
 from msinet_train.run.measure import Measurement, calibrate, measure
 from msinet_train.settings import TrainSettings
 
@@ -84,6 +84,7 @@ class Training(Experiment):
 
     def load_state(self, state: dict) -> None:
         """Takes what a checkpoint holds; weights that were not averaged so far are averaged from now on."""
+        check_saver(state.get('saver'))
         task_state = state.get('task_state')
         self.task.load_checkpoint_state(state['state_dict'], task_state)
         if self.average is not None:

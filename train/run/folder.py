@@ -5,7 +5,9 @@ import copy
 import csv
 import io
 import logging
+import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -51,6 +53,10 @@ class _LogFile(logging.FileHandler):
         raise WriteError(f'{self.baseFilename}: cannot write this file ({error.strerror})') from error
 
 
+# the names that timm's saver gives to checkpoints that it removes again
+_RANKED = re.compile(r'checkpoint-\d+\.pth\.tar')
+
+
 class _AtomicSaver(CheckpointSaver):
     """timm's saver, whose files are whole at any moment, and which makes up for what a killed process left undone."""
 
@@ -89,6 +95,34 @@ class _AtomicSaver(CheckpointSaver):
         """Keeps the checkpoint of every `interval`-th epoch; of none for 0."""
         if interval and done and done % interval == 0:
             self.save_milestone(done)
+
+
+def check_saver(found: Any) -> None:
+    """Refuses what no saver has written into a checkpoint: it removes files by the names in there.
+
+    Raises:
+        ValueError: wrong types, missing entries, or files that are no checkpoints of a run.
+    """
+    if not isinstance(found, dict):
+        raise ValueError(f'its entry saver is a {type(found).__name__} instead of a dict')
+
+    def epoch(value: Any) -> bool:
+        return value is None or (type(value) is int and value >= 0)
+
+    def metric(value: Any) -> bool:
+        return value is None or (type(value) in (int, float) and math.isfinite(value))
+
+    def files(value: Any) -> bool:
+        pairs = isinstance(value, list) and all(isinstance(v, tuple | list) and len(v) == 2 for v in value)
+        return pairs and all(isinstance(n, str) and _RANKED.fullmatch(n) and metric(m) for n, m in value)
+
+    def pending(value: Any) -> bool:
+        return isinstance(value, tuple | list) and len(value) == 2 and epoch(value[0]) and metric(value[1])
+
+    parts = {'checkpoint_files': files, 'best_epoch': epoch, 'best_metric': metric, 'pending': pending}
+    for name, right in parts.items():
+        if name not in found or not right(found[name]):
+            raise ValueError(f'its entry saver {"holds a wrong" if name in found else "lacks"} {name}')
 
 
 class RunFolder:
