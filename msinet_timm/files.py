@@ -329,22 +329,28 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError('it is nested too deeply') from None
 
 
-def check_regular(path: str | os.PathLike) -> None:
+def check_regular(path: str | os.PathLike, empty: bool = False) -> None:
     """Refuses what is there like a file and is none, before it is opened: a pipe would wait, a device might never end.
 
+    Args:
+        path: of the file.
+        empty: whether it may be empty, as those seem that the system makes up while they are read.
+
     Raises:
-        OSError: it is missing, no regular file, or empty, as are those that the system makes up while they are read.
+        OSError: it is missing, no regular file, or empty.
     """
     status = os.stat(path)
     kind = _KINDS.get(stat.S_IFMT(status.st_mode))
-    if kind or not status.st_size:
+    if kind or not (status.st_size or empty):
         raise OSError(f'it is {kind} and no file' if kind else 'the file is empty')
 
 
 def pointer(path: str | os.PathLike) -> str:
     """Why a file is none, where it is one of the pointers that Git LFS leaves in place of large files; else ''."""
     try:
-        with open(path if os.path.isfile(path) else os.devnull, 'rb') as file:
+        # a file without a size may be one that the system makes up, and have no end
+        small = os.path.isfile(path) and 0 < os.path.getsize(path) < 1024
+        with open(path if small else os.devnull, 'rb') as file:
             found = file.read(24) == b'version https://git-lfs.'
     except OSError:
         return ''

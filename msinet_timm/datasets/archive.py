@@ -116,7 +116,7 @@ def open_shard(path: str) -> Iterator[BinaryIO]:
         OSError: it cannot be read, or is no regular file.
     """
     if not isinstance(path, Remote):
-        check_regular(path)
+        check_regular(path, empty=True)
         with open(path, 'rb') as file:
             yield file
         return

@@ -225,7 +225,7 @@ def test_only_files_are_opened(embedder, tmp_path, kind):
     if kind not in ('folder', 'loop'):
         with pytest.raises(InputError, match=f'x.tar/0.jpg: .*{words}'):
             load_image(f'{shard}/0.jpg')
-    if kind != 'loop':
+    if kind not in ('loop', 'empty', '/proc/kmsg'):
         with pytest.raises(OSError, match=words), open_shard(shard):
             pass
     del kept
