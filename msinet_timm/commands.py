@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msinet_commands
 
-from .errors import InputError, one_line
+from .errors import InputError, check_utf8, one_line
 
 __all__ = [
     'below_one',
@@ -52,9 +52,11 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[handler])
         # load_image refuses what Pillow warns of here, and names the file
         warnings.filterwarnings('ignore', 'Image size .* could be decompression bomb')
+        if hasattr(sys.stdout, 'reconfigure'):  # what it cannot show is shown by its number, as on standard error
+            sys.stdout.reconfigure(errors='backslashreplace')
         try:
             try:
-                _check_arguments(argv or ())
+                _check_arguments(sys.argv[1:] if argv is None else argv)
                 return main(argv) or 0
             finally:
                 _flush()
@@ -71,8 +73,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
 
 
 def _check_arguments(argv: Sequence[str]) -> None:
-    """No shell gives a NUL character, but programs may, and no file has one in its name."""
+    """Refuses names that no file has (a NUL character comes from programs alone), or that no JSON or table can hold."""
     for before, text in zip(('', *argv), argv, strict=False):
+        check_utf8(text)
         if '\0' in text:
             raise InputError(f'{before} {text!r} holds a NUL character'.lstrip())
 

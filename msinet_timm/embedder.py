@@ -14,6 +14,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 
 from msinet_timm.datasets.images import load_image, rgb_image, rgb_pixels
+from msinet_timm.datasets.records import cover_pixels
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
 from msinet_timm.hub.load import load_model, without_classifiers
 from msinet_timm.models.camera_norm import CameraNorms
@@ -352,11 +353,10 @@ def _listed(images: Images) -> Sequence[ImageLike] | torch.Tensor | np.ndarray:
 def _whole_pixels(box: list[float], shape: tuple[int, ...], name: str) -> tuple[int, int, int, int]:
     if not all(map(math.isfinite, box)):
         raise InputError(f'{name} ({box}) is not finite')
-    left, top = (max(0, math.floor(value)) for value in box[:2])
-    right, bottom = (min(limit, math.ceil(value)) for value, limit in zip(box[2:], (shape[1], shape[0]), strict=True))
-    if box[0] >= box[2] or box[1] >= box[3] or left >= right or top >= bottom:
+    pixels = cover_pixels(box, (shape[1], shape[0]))
+    if pixels is None:
         raise InputError(
             f'{name} ({", ".join(f"{value:g}" for value in box)}: left, top, right, bottom) is empty in a frame of '
             f'{shape[1]}x{shape[0]} pixels'
         )
-    return left, top, right, bottom
+    return pixels

@@ -1,9 +1,10 @@
 """What a user can mend: wrong input, and packages that are missing."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ['InputError', 'MissingPackageError', 'explained', 'needs', 'one_line']
+__all__ = ['InputError', 'MissingPackageError', 'check_utf8', 'explained', 'needs', 'one_line']
 
 
 class InputError(ValueError):
@@ -12,6 +13,30 @@ class InputError(ValueError):
 
 class MissingPackageError(InputError, ImportError):
     """An optional package is missing: the message says how to install it."""
+
+
+def check_utf8(name: str, what: str = '') -> None:
+    """Refuses the name of a file that no JSON, table or page can hold.
+
+    Args:
+        name: to look at.
+        what: it is the name of, for the message.
+
+    Raises:
+        InputError: its bytes are no UTF-8, so that Python has put surrogates into it; the message shows the bytes.
+    """
+    if name.isascii():
+        return
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        try:
+            shown = os.fsencode(name).decode('utf-8', 'backslashreplace')
+        except UnicodeEncodeError:  # other surrogates
+            shown = name.encode('utf-8', 'backslashreplace').decode()
+        raise InputError(
+            f'{what}{shown}: this name is not UTF-8: rename it, as by convmv -r -f cp1252 -t utf-8 --notest'
+        ) from None
 
 
 def one_line(error: Exception, limit: int = 400) -> str:

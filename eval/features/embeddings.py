@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from msinet_timm.datasets.readers.rows import read_rows
+from msinet_timm.datasets.readers.rows import place_image, read_rows, tell_tracklets
 from msinet_timm.datasets.records import PARTS
 from msinet_timm.errors import InputError, explained
 
@@ -93,7 +93,9 @@ def _load_array(path: Path) -> Tensor:
 def _label(arrays: dict[str, Tensor], table: Path) -> dict[str, Features]:
     """Features of arrays and the rows of their parts."""
     required, optional = COLUMNS[:2], COLUMNS[2:]
-    rows = read_rows(table, required, optional, 'part', tuple(arrays), optional, lambda p, _: str(table.parent / p))
+    folder = str(table.parent)
+    rows = read_rows(table, required, optional, 'part', tuple(arrays), optional, lambda p, _: place_image(folder, p))
+    rows = dict(zip(rows, tell_tracklets([tuple(records) for records in rows.values()]), strict=True))
     for part, array in arrays.items():
         if len(rows[part]) != len(array):
             raise InputError(f'{table} has {len(rows[part])} rows of the part {part} for {len(array)} embeddings')

@@ -127,7 +127,8 @@ def _check_one_name(features: Features, names: Sequence[str], first: Sequence[in
         if name != names[other]:
             raise InputError(
                 f'tracklet {features.tracklets[index]} mixes {kind}: {features.paths[index]} has {name}, '
-                f'{features.paths[other]} has {names[other]}'
+                f'{features.paths[other]} has {names[other]}; give each tracklet of a camera a name of its own, '
+                'or, where they are numbered anew for each identity, the option tracklets=identity'
             )
 
 

@@ -12,12 +12,24 @@ from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import check_regular, pointer
 
 from .archive import image_file, read_image, split_path
-from .records import Record
+from .records import Record, cover_pixels
 
-__all__ = ['FORMATS', 'ReIDImages', 'UnreadableImageError', 'load_image', 'rgb_image', 'rgb_pixels']
+__all__ = [
+    'FORMATS',
+    'IMAGE_SUFFIXES',
+    'ReIDImages',
+    'UnreadableImageError',
+    'load_image',
+    'rgb_image',
+    'rgb_pixels',
+]
 
 #: All that Pillow is asked to read, MPO as JPEG. It knows 40 more, some of which start other programs.
 FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'WEBP', 'TIFF', 'JPEG2000')
+#: How names of such files end, in any capitalisation: what else lies in a folder is no image.
+IMAGE_SUFFIXES = (
+    '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif', '.jp2',
+)  # fmt: skip
 
 
 class UnreadableImageError(InputError):
@@ -42,18 +54,20 @@ def load_image(
     """Opens an image as RGB, turned upright as its EXIF orientation says, and crops it.
 
     Grey becomes three equal channels, of 16 bits the upper 8. Transparency is dropped, not blended with a background:
-    the colours are those that Pillow's `convert('RGB')` gives, and so torchvision's loaders.
+    the colours are those that Pillow's `convert('RGB')` gives, and so torchvision's loaders. Of several images in
+    a file (GIF, TIFF) it is the first.
 
     Args:
         path: image file of one of `FORMATS`, or member of a local shard.
-        box: left, top, right and bottom in pixels of the upright image; None for all of it.
+        box: left, top, right and bottom in pixels of the upright image, beyond which it is cut off; None for all of
+            it.
         at_least: height and width down to which a JPEG without a box may be decoded at a half, a quarter or an eighth
             of its size: faster, but its pixels differ slightly from those of a resize. None decodes at full size.
         content: of the file, where it has been read already.
 
     Raises:
         UnreadableImageError: missing, no regular file, truncated, no image, larger than Pillow's
-            `Image.MAX_IMAGE_PIXELS`, numbers that are no colours, or smaller than its box.
+            `Image.MAX_IMAGE_PIXELS`, numbers that are no colours, or nothing of it in its box.
     """
     try:
         if content is None and split_path(path):
@@ -73,9 +87,10 @@ def load_image(
         raise UnreadableImageError(f'{path}: cannot read this image ({reason}); replace or remove it') from None
     if box is None:
         return image
-    if box[2] > image.width or box[3] > image.height:
-        raise UnreadableImageError(f'{path}: the box {box} reaches beyond its {image.width}x{image.height} pixels')
-    return image.crop(box)
+    inner = cover_pixels(box, image.size)
+    if inner is None:
+        raise UnreadableImageError(f'{path}: the box {box} shows nothing of its {image.width}x{image.height} pixels')
+    return image.crop(inner)
 
 
 def rgb_image(image: Image.Image, name: str) -> Image.Image:

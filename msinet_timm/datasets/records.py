@@ -1,10 +1,11 @@
 """One type for an image and one for a data set: what every reader gives and everything else takes."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, check_utf8
 
 __all__ = [
     'NO_CAMERAS',
@@ -16,6 +17,8 @@ __all__ = [
     'Record',
     'UNFINISHED',
     'check_cameras',
+    'check_names',
+    'cover_pixels',
     'sort_names',
 ]
 
@@ -43,7 +46,8 @@ class Record(NamedTuple):
         tracklet: name of the series of images that it comes from, within one camera.
         domain: name of the place or source.
         clothes: name of what the person wears, to be compared within one identity.
-        box: left, top, right and bottom in pixels of the upright image: the rest of the file is cropped away.
+        box: left, top, right and bottom in pixels of the upright image: the rest of the file is cropped away. It may
+            reach beyond the right and lower edges of the image, which cut it off.
     """
 
     path: str
@@ -55,6 +59,24 @@ class Record(NamedTuple):
     domain: str | None = None
     clothes: str | None = None
     box: tuple[int, int, int, int] | None = None
+
+
+def cover_pixels(
+    box: Sequence[float], size: tuple[int, int] = (2**31 - 1, 2**31 - 1)
+) -> tuple[int, int, int, int] | None:
+    """The pixels of an image that a box covers, wholly or in part.
+
+    Args:
+        box: left, top, right and bottom, finite.
+        size: width and height of the image, where they are known.
+
+    Returns:
+        Left, top, right and bottom, within the image; None where it covers nothing of it.
+    """
+    left, top = (max(0, math.floor(value)) for value in box[:2])
+    right, bottom = (min(limit, math.ceil(value)) for value, limit in zip(box[2:], size, strict=True))
+    empty = box[0] >= box[2] or box[1] >= box[3] or left >= right or top >= bottom
+    return None if empty else (left, top, right, bottom)
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -73,6 +95,17 @@ def check_cameras(records: Sequence[Record]) -> None:
     without = next((r.path for r in records if r.camera is None), None)
     if without is not None and any(r.camera is not None for r in records):
         raise InputError(f'{without} has no camera but other images have: give all of them one, or none')
+
+
+def check_names(records: Sequence[Record]) -> None:
+    """Raises `InputError` if a name is not UTF-8, which no table, report or list of features can hold."""
+    for record in records:
+        check_utf8(record.path)
+    for column in (name for name in Record._fields if name not in ('path', 'time', 'box')):
+        first = {getattr(record, column): record.path for record in reversed(records)}
+        first.pop(None, None)
+        for name, path in first.items():
+            check_utf8(name, f'{path}: {column} ')
 
 
 @dataclass(frozen=True)

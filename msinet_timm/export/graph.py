@@ -12,8 +12,7 @@ from timm.utils import reparameterize_model
 from torchvision.transforms.functional import pil_to_tensor
 
 from msinet_timm.datasets import Record, create_dataset
-from msinet_timm.datasets.images import load_image
-from msinet_timm.datasets.readers.layout import IMAGE_SUFFIXES
+from msinet_timm.datasets.images import IMAGE_SUFFIXES, load_image
 from msinet_timm.datasets.tools.verify import map_images, problem_of
 from msinet_timm.errors import InputError
 from msinet_timm.forms import in_bf16
@@ -23,7 +22,6 @@ from .cameras import ByCamera, OfCamera, Switched, adapted, split_norms
 
 __all__ = ['Preprocessed', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
 
-_ENDINGS = (*IMAGE_SUFFIXES, '.tif', '.tiff')
 # Images of a folder that are decoded before some of them are used.
 _LOOKED_AT = 1000
 
@@ -141,9 +139,9 @@ def find_images(folder: str | Path | None, count: int) -> list[str]:
     else:
         if not Path(folder).is_dir():
             raise InputError(f'{folder}: no such folder of images')
-        found = sorted(str(p) for p in Path(folder).rglob('*') if p.suffix.lower() in _ENDINGS)
+        found = sorted(str(p) for p in Path(folder).rglob('*') if p.suffix.lower() in IMAGE_SUFFIXES)
     if not found:
-        raise InputError(f'{folder}: no images in it ({", ".join(_ENDINGS)})')
+        raise InputError(f'{folder}: no images in it ({", ".join(IMAGE_SUFFIXES)})')
     if folder is not None:
         looked_at = [Record(path, '') for path in _evenly(found, max(count, _LOOKED_AT))]
         problems = [problem for problem in map_images(problem_of, looked_at, 'check images') if problem]

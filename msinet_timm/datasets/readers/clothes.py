@@ -7,7 +7,7 @@ from pathlib import Path
 from msinet_timm.datasets.records import Counts, Protocol, Record, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import FileNames, find_folder, image_names, number_name
+from .layout import FileNames, find_folder, folder_names, image_names, number_name
 from .reader import Option, Reader
 
 __all__ = ['CLOTHES_OPTION', 'LTCC', 'PRCC', 'clothes_protocol']
@@ -94,7 +94,7 @@ def _read_prcc_folder(folder: Path, camera: str | None) -> tuple[Record, ...]:
     if not folder.is_dir():
         raise InputError(f'{folder} is missing: expected prcc/rgb with train/<identity> and test/{{A,B,C}}/<identity>')
     records = []
-    for person in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for person in (folder / name for name in folder_names(folder)):
         if not person.name.isdecimal():
             raise InputError(f'{person}: expected folders named by the number of an identity')
         identity = number_name(person.name)

@@ -10,13 +10,16 @@ from msinet_timm.datasets.records import PARTS, SPLIT, Record, ReIDDataset, sort
 from msinet_timm.errors import InputError
 
 from .clothes import CLOTHES_OPTION
-from .layout import JUNK, image_names
+from .layout import JUNK, pick_folders, pick_images, skip
+from .parts import TEST, find_parts
 from .reader import Option, Reader
-from .rows import FIELDS, own_dataset
+from .rows import FIELDS, TRACKLETS_OPTION, own_dataset
 
 __all__ = ['FOLDER', 'check_camera_folders', 'read_folder', 'split_identities']
 
 _FEW = 2  # identities that either side is to have, where there are as many
+#: Who is in the galleries of Market-1501 and MARS, beside junk, and asked for by nobody.
+_DISTRACTORS = '0000'
 
 
 def read_folder(
@@ -26,11 +29,13 @@ def read_folder(
     test_share: float | None = None,
     protocol: str = 'standard',
     layout: str = 'identities',
+    tracklets: str = 'auto',
 ) -> ReIDDataset:
-    """Reads `train`, `query` and `gallery`, or splits what is there.
+    """Reads `train`, `query` and `gallery`, or splits what is there; see `find_parts` for `test` and `val`.
 
-    Images are in `<identity>/` or `<identity>/<camera>/`, in the three parts or directly in the root. Those of
-    identity -1 are junk, as in Market-1501, and dropped.
+    Images are in `<identity>/` or `<identity>/<camera>/`, in the parts or directly in the root. Those of identity -1
+    (in MARS 00-1) are junk, and dropped; beside them, identity 0000 stands for distractors where queries are drawn:
+    nobody asks for them, and nobody trains on them.
 
     With the layout `cameras` nobody knows who is in the images to learn from: they are in `<camera>/` or
     `<camera>/<tracklet>/`, in `train` or directly in the root, and each tracklet, or image without one, counts as an
@@ -44,31 +49,52 @@ def read_folder(
         test_share: share of identities to test on that is to be expected, 0-1 (None: 0.5).
         protocol: standard or clothes-changing.
         layout: identities or cameras.
+        tracklets: see `TRACKLETS_OPTION`.
 
     Raises:
-        InputError: options of a split although there are parts, a wrong pattern, an image that it does not match,
-            images outside of folders of identities, a camera's folder without images, cameras for only some of the
-            images, or nothing to read.
+        InputError: options of a split although there are parts, parts that `find_parts` refuses, a wrong pattern, an
+            image that it does not match, images outside of folders of identities, a camera's folder without images,
+            cameras for only some of the images, or nothing to read.
     """
     folder = Path(root)
     if not folder.is_dir():
         raise InputError(f'{root} is no folder')
     regex = _compile(pattern)
-    present = [part for part in PARTS if (folder / part).is_dir()]
-    if (present or layout == 'cameras') and (seed, test_share) != (None, None):
-        why = f'{root} has the folder {present[0]}' if present else 'nobody is known in the layout cameras'
+    places, notes = find_parts(folder)
+    fixed = (bool(places) and TEST not in places) or layout == 'cameras'
+    if (fixed and seed is not None) or ((places or fixed) and test_share is not None):
+        why = f'{root} has the folder {next(iter(places))}' if places else 'nobody is known in the layout cameras'
         raise InputError(f'{why}, so that nothing is split: leave out seed and test_share')
-    if present or layout == 'cameras':
+    if places or layout == 'cameras':
         unnamed = {'train'} if layout == 'cameras' else ()
-        parts = {part: _collect(folder / part, regex, part in unnamed) for part in present}
-        parts, notes = parts or {'train': _collect(folder, regex, True)}, ()
+        found = {part: _collect(place, regex, part in unnamed) for part, place in places.items()}
+        found = found or {'train': _collect(folder, regex, True)}
+        parts = {part: records for part, (records, _) in found.items() if part != TEST}
+        if TEST in found:
+            drawn, distractors = _split(found[TEST], seed or 0, 1)
+            parts |= {part: drawn[part] for part in ('query', 'gallery')}
+            notes += (f'queries are drawn from {places[TEST].name}, seed {seed or 0}', *distractors)
     else:
         seed, test_share = seed or 0, 0.5 if test_share is None else test_share
-        parts = split_identities(_collect(folder, regex), seed, test_share)
-        trained, tested = (len({r.identity for part in some for r in parts[part]}) for some in (PARTS[:1], PARTS[1:]))
+        parts, distractors = _split(_collect(folder, regex), seed, test_share)
+        trained, tested = (
+            len({r.identity for part in some for r in parts[part]} - ({_DISTRACTORS} if distractors else set()))
+            for some in (PARTS[:1], PARTS[1:])
+        )
         told = f'{tested} of {trained + tested} to test on (test_share {test_share:g}), seed {seed}'
-        notes = (f'{SPLIT}: {told}',)
-    return own_dataset('folder', str(folder), parts, protocol, 'folders', notes)
+        notes = (f'{SPLIT}: {told}', *distractors)
+    return own_dataset('folder', str(folder), parts, protocol, 'folders', notes, tracklets)
+
+
+def _split(
+    found: tuple[list[Record], int], seed: int, test_share: float
+) -> tuple[dict[str, list[Record]], tuple[str, ...]]:
+    """Parts of what `_collect` has found, and a note of the distractors, who are in the gallery and nowhere else."""
+    records, junk = found
+    distractors = [r for r in records if r.identity == _DISTRACTORS] if junk else []
+    parts = split_identities([r for r in records if not junk or r.identity != _DISTRACTORS], seed, test_share)
+    parts['gallery'] += distractors
+    return parts, (f'{len(distractors):,} distractors, of identity {_DISTRACTORS}',) if distractors else ()
 
 
 def _compile(pattern: str | None) -> re.Pattern | None:
@@ -85,15 +111,18 @@ def _compile(pattern: str | None) -> re.Pattern | None:
     return regex
 
 
-def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> list[Record]:
-    """Records in order of paths; folders are of cameras and tracklets where identities are not known."""
-    records = []
-    for directory, children, _ in os.walk(folder, followlinks=True):
-        children[:] = sorted(c for c in children if not c.startswith('.'))
+def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> tuple[list[Record], int]:
+    """Records in order of paths, and the number of junk images among them, which are left out.
+
+    Folders are of cameras and tracklets where identities are not known.
+    """
+    records, junk = [], 0
+    for directory, children, files in os.walk(folder, onerror=_refuse, followlinks=True):
+        children[:] = pick_folders(children)
         here = Path(directory)
         below = here.relative_to(folder).parts
         row = _from_camera_folders(below) if unnamed else _from_folders(below, regex)
-        for name in image_names(here):
+        for name in pick_images(files):
             path = str(here / name)
             cells = row | _from_name(path, name, regex)
             if unnamed:
@@ -105,7 +134,10 @@ def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> l
                     f'{path}: expected images in {folder}/<identity>/ or {folder}/<identity>/<camera>/; '
                     "if file names tell identities, give the option pattern='(?P<identity>...)'"
                 )
-            if cells['identity'] != JUNK:
+            if cells['identity'] in JUNK:
+                junk += 1
+                skip(f'images of nobody (identity {cells["identity"]})')
+            else:
                 records.append(Record(path, **cells))
     if not records:
         raise InputError(f'{folder} holds no images')
@@ -114,7 +146,11 @@ def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> l
         for camera in sorted(child.name for child in folder.iterdir() if child.is_dir()):
             if not camera.startswith('.') and camera not in filled:
                 raise InputError(f'{folder / camera} holds no images: put some of this camera into it, or remove it')
-    return records
+    return records, junk
+
+
+def _refuse(error: OSError) -> None:
+    raise error  # which os.walk would pass over
 
 
 def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str, str]:
@@ -226,10 +262,10 @@ def _pick_queries(records: list[Record], seed: int) -> list[Record]:
 FOLDER = Reader(
     read_folder,
     about='your own images, in a folder for each identity',
-    layout='[{train,query,gallery}/]<identity>/[<camera>/]*.jpg',
+    layout='[{train,query,gallery}/ or {train,test}/]<identity>/[<camera>/]*.jpg',
     options=(
         Option('pattern', None, f'regular expression on file names with named groups: {", ".join(FIELDS)}'),
-        Option('seed', 0, 'of the split by identity, where there are no train, query, gallery'),
+        Option('seed', 0, 'of the split by identity, where there are no query and gallery'),
         Option('test_share', 0.5, 'expected share of identities to test on, where there are no train, query, gallery'),
         CLOTHES_OPTION,
         Option(
@@ -238,5 +274,6 @@ FOLDER = Reader(
             'of images to learn from; cameras: <camera>/[<tracklet>/]*.jpg, nobody known',
             choices=('identities', 'cameras'),
         ),
+        TRACKLETS_OPTION,
     ),
 )

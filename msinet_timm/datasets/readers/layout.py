@@ -1,20 +1,59 @@
 """Finding and reading what benchmarks have on disk: folders under several names, file names that say it all, lists."""
 
+import codecs
+import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from sys import intern
+from typing import TextIO
 
+from msinet_timm.datasets.images import IMAGE_SUFFIXES
 from msinet_timm.datasets.records import Record
 from msinet_timm.errors import InputError
+from msinet_timm.files import OWN
 
-__all__ = ['JUNK', 'FileNames', 'find_folder', 'image_names', 'number_name', 'read_lines', 'require_file']
+__all__ = [
+    'JUNK',
+    'FileNames',
+    'find_folder',
+    'folder_names',
+    'image_names',
+    'list_folder',
+    'no_text',
+    'number_name',
+    'open_text',
+    'pick_folders',
+    'pick_images',
+    'read_lines',
+    'require_file',
+    'skip',
+    'telling_skipped',
+]
 
-#: What data sets call images of nobody, such as bad detections.
-JUNK = '-1'
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.webp')
+#: What data sets call images of nobody, such as bad detections: in Market-1501 and in MARS.
+JUNK = ('-1', '00-1')
+# what systems leave everywhere, and texts about a data set
+_HARMLESS = re.compile(
+    r'thumbs\.db|desktop\.ini|\.ds_store|\._.*|\.git.*|(readme|licen[cs]e|citation)\b.*', re.IGNORECASE
+)
+_MARKS = {
+    codecs.BOM_UTF8: 'utf-8-sig',
+    codecs.BOM_UTF32_LE: 'utf-32',  # which begins as that of UTF-16
+    codecs.BOM_UTF32_BE: 'utf-32',
+    codecs.BOM_UTF16_LE: 'utf-16',
+    codecs.BOM_UTF16_BE: 'utf-16',
+}
+
+_logger = logging.getLogger(__name__)
+
+# what the reader that runs has left out; readers are many, and all of them list folders by the functions below
+_skipped: ContextVar[Counter[str]] = ContextVar('skipped')
 
 
 def find_folder(
@@ -56,9 +95,109 @@ def _children(folder: Path, names: Sequence[str]) -> Iterator[Path]:
     yield from (folder / name for _, name in sorted(found))
 
 
+@contextmanager
+def telling_skipped(root: str) -> Iterator[None]:
+    """Logs, once, how many files of a data set's folder were left out inside the `with`, and of what kind."""
+    skipped: Counter[str] = Counter()
+    token = _skipped.set(skipped)
+    try:
+        yield
+    finally:
+        _skipped.reset(token)
+    if skipped:
+        kinds = ', '.join(f'{count:,} {kind}' for kind, count in skipped.most_common())
+        _logger.warning(f'{root}: {skipped.total():,} skipped: {kinds}')
+
+
+def skip(kind: str, count: int = 1) -> None:
+    """Counts what a reader leaves out of a data set's folder."""
+    _skipped.get(Counter())[kind] += count
+
+
+def pick_images(names: Iterable[str]) -> list[str]:
+    """Those of a folder's files that are images, sorted; the others are counted as skipped.
+
+    Hidden files such as macOS's `._0002_c1s1_000451_03.jpg` are no images.
+    """
+    images = []
+    for name in names:
+        hidden = name.startswith('.')
+        if not hidden and name.lower().endswith(IMAGE_SUFFIXES):
+            images.append(name)
+        elif not _HARMLESS.fullmatch(name) and not name.startswith(OWN):
+            skip('hidden' if hidden else os.path.splitext(name)[1].lower() or 'without ending')
+    return sorted(images)
+
+
+def pick_folders(names: Iterable[str]) -> list[str]:
+    """Those of a folder's folders that are not hidden, sorted; the others are counted as skipped."""
+    names = sorted(names)
+    if hidden := sum(n.startswith('.') and not _HARMLESS.fullmatch(n) and not n.startswith(OWN) for n in names):
+        skip('hidden folders', hidden)
+    return [name for name in names if not name.startswith('.')]
+
+
 def image_names(folder: Path) -> list[str]:
-    """Sorted names of the images in a folder; hidden files such as macOS's `._0002_c1s1_000451_03.jpg` are none."""
-    return sorted(n for n in os.listdir(folder) if n.lower().endswith(IMAGE_SUFFIXES) and not n.startswith('.'))
+    """Sorted names of the images in a folder that should hold nothing else; see `pick_images`."""
+    folders, files = list_folder(folder)
+    if inner := len(pick_folders(folders)):
+        skip(f'folders in {folder.name}', inner)
+    return pick_images(files)
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Sorted names of the folders in a folder that should hold nothing else; see `pick_folders`."""
+    folders, files = list_folder(folder)
+    if images := len(pick_images(files)):
+        skip(f'images beside the folders in {folder.name}', images)
+    return pick_folders(folders)
+
+
+def list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    """Names of the folders and of the files in a folder."""
+    names: tuple[list[str], list[str]] = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            names[not entry.is_dir()].append(entry.name)
+    return names
+
+
+def open_text(path: Path, encoding: str | None = None) -> TextIO:
+    """Opens a text of the user's, with line ends as they are.
+
+    Args:
+        path: of the file.
+        encoding: None for that of the mark at its beginning, else UTF-8.
+
+    Raises:
+        InputError: it is UTF-16 without a mark, or something else that is no text.
+        OSError: it cannot be read.
+    """
+    if encoding is None:
+        with open(path, 'rb') as file:
+            start = file.read(4)
+        if b'\0' in start and not start.startswith(tuple(_MARKS)):
+            raise InputError(f'{path}: not UTF-8, perhaps UTF-16: write it anew, as by iconv -f utf-16le -t utf-8')
+        encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), 'utf-8')
+    return open(path, encoding=encoding, newline='')
+
+
+def no_text(path: Path, error: UnicodeError) -> str:
+    """What is wrong with a text that cannot be decoded, and the way out."""
+    encoding = getattr(error, 'encoding', '').lower()
+    if encoding != 'utf-8':
+        return f'{path}: not the {encoding} that it should be ({error}): write it anew as UTF-8'
+    with open(path, 'rb') as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as e:
+                text = line[max(0, e.start - 20) : e.start + 20].strip().decode('utf-8', 'backslashreplace')
+                where = f"line {number} holds '{text}'"
+                break
+        else:
+            where = str(error)
+    return f'{path}: not UTF-8, perhaps cp1252 ({where}): write it anew, as by iconv -f cp1252 -t utf-8 {path} > new'
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -69,9 +208,12 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     """
     require_file(path)
     try:
-        lines = path.read_text(encoding='utf-8-sig').splitlines()
-    except (OSError, UnicodeDecodeError) as e:
+        with open_text(path) as file:
+            lines = file.read().splitlines()
+    except OSError as e:
         raise InputError(f'{path}: cannot read this list ({e})') from e
+    except UnicodeError as e:
+        raise InputError(no_text(path, e)) from e
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise InputError(f'{path} is empty')
@@ -132,7 +274,7 @@ class FileNames:
         """
         if not folder.is_dir():
             raise InputError(f'{folder} is missing: expected the folders {", ".join(parts)} side by side')
-        records = tuple(r for r in (self.record(folder, n) for n in image_names(folder)) if r.identity != JUNK)
+        records = tuple(r for r in (self.record(folder, n) for n in image_names(folder)) if r.identity not in JUNK)
         if not records:
             raise InputError(f'{folder} holds no images: expected files named like {self.example}')
         return records

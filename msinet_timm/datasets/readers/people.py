@@ -1,12 +1,13 @@
 """More people: CUHK03 in its new protocol, and the synthetic PersonX, RandPerson and ClonedPerson."""
 
+import os
 import re
 from pathlib import Path
 
 from msinet_timm.datasets.records import Counts, ReIDDataset
 from msinet_timm.errors import InputError
 
-from .layout import FileNames, find_folder, image_names, number_name
+from .layout import FileNames, find_folder, number_name
 from .market1501 import FOLDERS
 from .reader import Option, Reader
 
@@ -79,7 +80,7 @@ def _read_randperson(root: str) -> ReIDDataset:
 
 
 def _holds_scenes(folder: Path) -> bool:
-    return folder.is_dir() and any(_SCENES.pattern.fullmatch(name) for name in image_names(folder))
+    return folder.is_dir() and any(map(_SCENES.pattern.fullmatch, os.listdir(folder)))
 
 
 _CLONED_PARTS = {'train': 'train', 'query': 'test/query', 'gallery': 'test/gallery'}

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msinet_timm.commands import not_negative
-from msinet_timm.datasets.records import UNFINISHED, Counts, ReIDDataset
-from msinet_timm.errors import InputError
+from msinet_timm.datasets.records import PARTS, UNFINISHED, Counts, ReIDDataset, check_names
+from msinet_timm.errors import InputError, check_utf8
+
+from .layout import telling_skipped
 
 __all__ = ['Option', 'Reader', 'add_data_option', 'key_value', 'parse_options']
 
@@ -97,7 +99,17 @@ class Reader:
                 f'{root}: its conversion is not finished: give the command msinet-data convert once more, which goes on'
             )
         root = str(root) if isinstance(root, Path) else root
-        return replace(self.read(root, **converted), options=dict(options))
+        try:
+            with telling_skipped(root or name):
+                dataset = self.read(root, **converted)
+        except InputError:
+            raise
+        except OSError as e:
+            raise InputError(f'{e.filename or root}: cannot read it ({e.strerror or e})') from e
+        check_utf8(dataset.root)
+        for part in PARTS:
+            check_names(getattr(dataset, part))
+        return replace(dataset, options=dict(options))
 
 
 def key_value(text: str) -> str:

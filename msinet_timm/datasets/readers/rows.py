@@ -3,21 +3,35 @@
 import csv
 import itertools
 import logging
+import math
+import os
+import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from sys import intern
 
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_cameras
+from msinet_timm.datasets.archive import image_file
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_cameras, cover_pixels, sort_names
 from msinet_timm.errors import InputError, needs
 
 from .clothes import clothes_protocol
+from .layout import JUNK, no_text, open_text
+from .reader import Option
 
-__all__ = ['FIELDS', 'own_dataset', 'parse_row', 'read_rows']
+__all__ = ['FIELDS', 'TRACKLETS_OPTION', 'own_dataset', 'parse_row', 'place_image', 'read_rows', 'tell_tracklets']
 
 #: What users may tell of an image, apart from its path and box.
 FIELDS = Record._fields[1:-1]
+TRACKLETS_OPTION = Option(
+    'tracklets',
+    'auto',
+    'names of tracklets hold within a camera, or begin anew with each identity',
+    ('auto', 'camera', 'identity'),
+)
 _LISTED = 20
+_EXACT = 2**53  # up to here, floats tell all integers apart
+_SHORTENED = re.compile(r'\d+([.,]\d+)?e\+\d+', re.IGNORECASE)
 
 _logger = logging.getLogger(__name__)
 
@@ -33,14 +47,16 @@ def parse_row(path: str, cells: Mapping[str, str], problem: Callable[[str, str],
     identity = cells.get('identity')
     if not identity:
         problem('identity', 'empty')
-    elif identity[0] == '-' and identity[1:].isdecimal():
+    elif (identity[0] == '-' and identity[1:].isdecimal()) or identity in JUNK:
         problem('identity', f'{identity} is below 0; leave out images of nobody')
     get = cells.get  # a million rows have nine million cells
     names = [intern(name) if (name := get(field)) else None for field in FIELDS]
+    for field, name in zip(('identity', 'camera'), names, strict=False):
+        if name and '+' in name and _SHORTENED.fullmatch(name):
+            problem(field, f'{name} is a number whose last digits a spreadsheet has dropped: write it as a text')
     if time := cells.get('time'):
-        try:
-            names[3] = int(time)
-        except ValueError:
+        names[3] = _parse_time(time)
+        if names[3] is None:
             problem('time', f"'{time}' must be an integer")
     box = None
     if text := cells.get('box'):
@@ -50,16 +66,34 @@ def parse_row(path: str, cells: Mapping[str, str], problem: Callable[[str, str],
     return Record(path, *names, box)
 
 
-def _parse_box(text: str) -> tuple[int, int, int, int] | None:
+def _parse_time(text: str) -> int | None:
     try:
-        left, top, right, bottom = map(int, text.strip('[]()').replace(',', ' ').replace(';', ' ').split())
+        return int(text)
+    except ValueError:
+        try:
+            number = float(text)  # as pandas writes integers where one is missing
+        except ValueError:
+            return None
+        return int(number) if number.is_integer() else None
+
+
+def _parse_box(text: str) -> tuple[int, int, int, int] | None:
+    """The pixels that are covered; None where these are none, or it is no box."""
+    try:
+        box = [float(number) for number in text.strip('[]()').replace(',', ' ').replace(';', ' ').split()]
     except ValueError:
         return None
-    return (left, top, right, bottom) if 0 <= left < right and 0 <= top < bottom else None
+    return cover_pixels(box) if len(box) == 4 and all(map(math.isfinite, box)) else None
 
 
 def own_dataset(
-    name: str, root: str, parts: Mapping[str, Sequence[Record]], protocol: str, places: str, notes: tuple[str, ...] = ()
+    name: str,
+    root: str,
+    parts: Mapping[str, Sequence[Record]],
+    protocol: str,
+    places: str,
+    notes: tuple[str, ...] = (),
+    tracklets: str = 'auto',
 ) -> ReIDDataset:
     """A user's data set from its records.
 
@@ -70,17 +104,65 @@ def own_dataset(
         protocol: standard or clothes-changing.
         places: what the parts are called in the layout, for messages.
         notes: of the data set.
+        tracklets: see `TRACKLETS_OPTION`.
 
     Raises:
         InputError: only one of query and gallery, only some of the cameras, or clothes that are not known.
     """
-    records = {part: tuple(parts.get(part, ())) for part in PARTS}
+    read = [tuple(parts.get(part, ())) for part in PARTS]
+    told = [*tell_tracklets(read[:1], tracklets), *tell_tracklets(read[1:], tracklets)]
+    if changed := [r for before, after in zip(read, told, strict=True) if before is not after for r in after]:
+        name = next((r.tracklet for r in changed if r.tracklet), None)
+        notes += (f'tracklets begin anew with each identity: their names are like {name}',) if name else ()
+    records = dict(zip(PARTS, told, strict=True))
     if bool(records['query']) != bool(records['gallery']):
         raise InputError(f'{root} has only one of the {places} query and gallery: give both, or neither')
     check_cameras([record for part in records.values() for record in part])
     rules = clothes_protocol(protocol, records['query'] + records['gallery'])
     notes += (f'{protocol} protocol',) if rules.same_clothes_removed else ()
     return ReIDDataset(name, root, **records, protocol=rules, notes=notes)
+
+
+def tell_tracklets(parts: Sequence[tuple[Record, ...]], tracklets: str = 'auto') -> Sequence[tuple[Record, ...]]:
+    """Gives tracklets names that hold within a camera, where they are numbered anew for each identity.
+
+    Args:
+        parts: records of images that are told apart by identity, camera and tracklet.
+        tracklets: `identity` where they begin anew with each identity, `camera` where not. `auto` finds out: they do if
+            identities share some, and the lowest number is there for each identity under each of its cameras, or,
+            where no two cameras of an identity share a number, for each identity.
+
+    Returns:
+        The parts, where need be with tracklets called `<identity>/<tracklet>`.
+    """
+    if tracklets == 'camera' or (tracklets == 'auto' and not _begin_anew(parts)):
+        return parts
+    return [
+        tuple([r._replace(tracklet=r.tracklet and intern(f'{r.identity}/{r.tracklet}')) for r in records])
+        for records in parts
+    ]
+
+
+def _begin_anew(parts: Sequence[Sequence[Record]]) -> bool:
+    units = {(r.identity, r.camera, r.tracklet) for records in parts for r in records if r.tracklet is not None}
+    names = {number for _, _, number in units}
+    if not all(map(str.isdecimal, names)) or len({unit[1:] for unit in units}) == len(units):
+        return False
+    lowest = sort_names(names)[0]
+    firsts = {(identity, camera) for identity, camera, number in units if number == lowest}
+    if firsts == {unit[:2] for unit in units}:
+        return True
+    once = len({(identity, number) for identity, _, number in units}) == len(units)
+    return once and {identity for identity, _ in firsts} == {unit[0] for unit in units}
+
+
+def place_image(folder: str, path: str) -> str:
+    r"""The path of an image that a table names, also where it has `\`, as on Windows, between folders."""
+    place = os.path.join(folder, path)
+    if '\\' in path and not os.path.exists(image_file(place)):
+        other = os.path.join(folder, path.replace('\\', '/'))
+        return other if os.path.exists(image_file(other)) else place
+    return place
 
 
 def read_rows(
@@ -91,6 +173,7 @@ def read_rows(
     parts: Sequence[str],
     whole: Sequence[str],
     place: Callable[[str, Callable[[str, str], object]], str],
+    encoding: str | None = None,
 ) -> dict[str, list[Record]]:
     """Reads a table of images.
 
@@ -103,6 +186,7 @@ def read_rows(
         parts: what it may hold.
         whole: columns that must be filled in all rows or in none.
         place: takes the cell `path` and what is to be called for problems with it, gives the image's path.
+        encoding: of a text; None for that of the mark at its beginning, else UTF-8.
 
     Returns:
         Part -> records, in order.
@@ -111,7 +195,7 @@ def read_rows(
         InputError: a file that cannot be read, a column missing, or wrong rows, of which the first 20 are listed.
     """
     parquet = table.suffix.lower() == '.parquet'
-    columns, rows = _read_parquet(table) if parquet else _read_csv(table)
+    columns, rows = _read_parquet(table) if parquet else _read_csv(table, encoding)
     _check_columns(table, columns, required, optional)
     # what is said not to be used is not
     places = {name: columns.index(name) for name in (*required, *optional) if name in columns}
@@ -170,16 +254,15 @@ def _repeated(records: Sequence[Record], numbers: Sequence[int]) -> Iterator[tup
             yield number, 'path', f'the same image as in {before}'
 
 
-def _read_csv(table: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+def _read_csv(table: Path, encoding: str | None) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Columns, and the fields of each line with its number."""
-    rows = _csv_rows(table)
+    rows = _csv_rows(table, encoding)
     return next(rows)[1], rows
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+def _csv_rows(table: Path, encoding: str | None) -> Iterator[tuple[int, list[str]]]:
     try:
-        # csv wants to see line ends itself
-        with open(table, encoding='utf-8-sig', newline='') as file:
+        with open_text(table, encoding) as file:
             header = file.readline()
             lines = itertools.chain([header], file)
             reader = csv.reader(lines, delimiter=max(',;\t', key=header.count), skipinitialspace=True)
@@ -192,8 +275,10 @@ def _csv_rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         raise InputError(
             f'{table}: cannot read line {reader.line_num} ({e}); is there a quote that is not closed?'
         ) from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f'{table}: cannot read this table ({e}); it must be UTF-8 text') from e
+    except OSError as e:
+        raise InputError(f'{table}: cannot read this table ({e})') from e
+    except UnicodeError as e:
+        raise InputError(f'{no_text(table, e)}, or, for -ds table, give the option encoding=cp1252') from e
 
 
 def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -218,7 +303,9 @@ def _to_text(value) -> str:
         return ''
     if isinstance(value, list | tuple):
         return ' '.join(map(_to_text, value))
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value).strip()
+    if isinstance(value, float) and value.is_integer() and abs(value) <= _EXACT:
+        return str(int(value))
+    return str(value).strip()
 
 
 def _check_columns(table: Path, columns: Sequence[str], required: Sequence[str], optional: Sequence[str]) -> None:

@@ -21,8 +21,8 @@ from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import Remote, check_root, open_shard, shard_of
 from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION
 from msinet_timm.datasets.readers.reader import Reader
-from msinet_timm.datasets.readers.rows import FIELDS, own_dataset, parse_row
-from msinet_timm.datasets.records import PARTS, Record, ReIDDataset
+from msinet_timm.datasets.readers.rows import FIELDS, TRACKLETS_OPTION, own_dataset, parse_row
+from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_names
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import parse_json, pointer, replace_rows
 
@@ -37,13 +37,14 @@ _REBUILD = 'delete the index to have it built anew'
 _logger = logging.getLogger(__name__)
 
 
-def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
+def read_shards(root: str, protocol: str = 'standard', tracklets: str = 'auto') -> ReIDDataset:
     """Reads the index; where a local folder has none, builds it from the shards and leaves it there.
 
     Args:
         root: local folder, or a `Remote` that files are found under: `https://...`, or `pipe:COMMAND` with `{}` for
             the file.
         protocol: standard or clothes-changing.
+        tracklets: see `TRACKLETS_OPTION`.
 
     Raises:
         InputError: a text that only a `Remote` may be; no index and no shards, shards that are missing, cut short or
@@ -58,7 +59,7 @@ def read_shards(root: str, protocol: str = 'standard') -> ReIDDataset:
         parts = _read_index(root, shards)
     else:
         parts = _build_index(Path(root), shards)
-    return own_dataset('shards', root, parts, protocol, 'parts')
+    return own_dataset('shards', root, parts, protocol, 'parts', tracklets=tracklets)
 
 
 def _find_shards(folder: Path) -> list[str]:
@@ -143,6 +144,8 @@ def _build_index(folder: Path, shards: Sequence[str]) -> dict[str, list[Record]]
     parts: dict[str, list[Record]] = {part: [] for part in PARTS}
     for name in progress(shards, desc='index', unit='shard'):
         parts[name.partition('-')[0]] += _scan(f'{folder}/{name}')
+    for records in parts.values():
+        check_names(records)
     try:
         write_index(folder, parts)
     except OSError as e:
@@ -219,5 +222,5 @@ SHARDS = Reader(
     read_shards,
     about='images in WebDataset shards, for sets that outgrow a disk; also by https:// or pipe: where that is typed',
     layout=f'{{train,query,gallery}}-000000.tar of KEY.jpg + KEY.json, and {INDEX}: what msinet-data convert writes',
-    options=(CLOTHES_OPTION,),
+    options=(CLOTHES_OPTION, TRACKLETS_OPTION),
 )

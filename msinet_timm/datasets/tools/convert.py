@@ -93,7 +93,7 @@ def _cell(record: Record, field: str) -> str:
 def _to_folder(dataset: ReIDDataset, output: Path) -> None:
     records = dataset.train + dataset.query + dataset.gallery
     for name in sort_names(name for r in records for name in (r.identity, r.camera) if name):
-        if name == JUNK or name.startswith('.') or '/' in name or os.sep in name:
+        if name in JUNK or name.startswith('.') or '/' in name or os.sep in name:
             raise InputError(
                 f"'{name}' cannot be the name of a folder of images: rename it, or convert to csv or shards"
             )
