@@ -324,7 +324,7 @@ def test_a_table_without_a_mark(capsys):
     paint('é.png', 'b.png')
     rows = [('b.png', 'Zoë', 'gallery', 2), ('é.png', 'Zoë', 'query', 1)]
     table = write_table('t.csv', rows, encoding='cp1252')
-    names = ['t.csv: not UTF-8, perhaps cp1252', 'line 2', r'Zo\xeb', 'iconv -f cp1252', 'encoding=cp1252']
+    names = ['t.csv: cannot read this table', 'line 2', r'Zo\xeb', 'iconv -f cp1252', 'option encoding=cp1252']
     refused(capsys, data, 'check', 'table', table, names=names)
     dataset = create_dataset('table', table, encoding='cp1252')
     assert dataset.query[0].identity == 'Zoë' and dataset.query[0].path.endswith('é.png')
@@ -344,7 +344,7 @@ def test_labels_of_embeddings_are_a_table_too(capsys):
     write_table('l.csv', rows, ('part', 'identity', 'camera'), encoding='utf-16')
     assert run(capsys, evaluate, *argv)[0] == 0
     write_table('l.csv', rows, ('part', 'identity', 'camera'), encoding='cp1252')
-    refused(capsys, evaluate, *argv, names=['l.csv: not UTF-8', 'iconv'])
+    refused(capsys, evaluate, *argv, names=['l.csv: cannot read', 'must be UTF-8', 'iconv -f cp1252'])
 
 
 def test_a_list_of_a_benchmark(capsys):
@@ -354,7 +354,9 @@ def test_a_list_of_a_benchmark(capsys):
     for name, encoding in (('train_list', 'utf-16'), ('test_list_800', 'cp1252')):
         with open(f'v/train_test_split/{name}.txt', 'w', encoding=encoding) as file:
             file.write('0000001 1\n0000002 é\n'[: 20 if encoding == 'cp1252' else 10])
-    refused(capsys, data, 'check', 'vehicleid', 'v', names=['test_list_800.txt', 'not UTF-8', 'line 2'])
+    refused(
+        capsys, data, 'check', 'vehicleid', 'v', names=['test_list_800.txt: cannot read this list', 'iconv', 'line 2']
+    )
 
 
 BOXES = [

@@ -182,22 +182,21 @@ def open_text(path: Path, encoding: str | None = None) -> TextIO:
     return open(path, encoding=encoding, newline='')
 
 
-def no_text(path: Path, error: UnicodeError) -> str:
-    """What is wrong with a text that cannot be decoded, and the way out."""
-    encoding = getattr(error, 'encoding', '').lower()
-    if encoding != 'utf-8':
-        return f'{path}: not the {encoding} that it should be ({error}): write it anew as UTF-8'
-    with open(path, 'rb') as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode()
-            except UnicodeDecodeError as e:
-                text = line[max(0, e.start - 20) : e.start + 20].strip().decode('utf-8', 'backslashreplace')
-                where = f"line {number} holds '{text}'"
-                break
-        else:
-            where = str(error)
-    return f'{path}: not UTF-8, perhaps cp1252 ({where}): write it anew, as by iconv -f cp1252 -t utf-8 {path} > new'
+def no_text(path: Path, what: str, error: UnicodeError) -> str:
+    """What is wrong with a text (a `table`, a `list`) that cannot be decoded, and the way out."""
+    told, source = str(error), getattr(error, 'encoding', '').lower()
+    if source == 'utf-8':
+        source = 'cp1252'
+        with open(path, 'rb') as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    line.decode()
+                except UnicodeDecodeError as e:
+                    shown = line[max(0, e.start - 20) : e.start + 20].strip().decode('utf-8', 'backslashreplace')
+                    told = f"line {number} holds '{shown}', perhaps it is {source}"
+                    break
+    way = f'write it anew, as by iconv -f {source} -t utf-8 {path} > new'
+    return f'{path}: cannot read this {what} ({told}); it must be UTF-8 text: {way}'
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:
@@ -213,7 +212,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except OSError as e:
         raise InputError(f'{path}: cannot read this list ({e})') from e
     except UnicodeError as e:
-        raise InputError(no_text(path, e)) from e
+        raise InputError(no_text(path, 'list', e)) from e
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     if not numbered:
         raise InputError(f'{path} is empty')

@@ -278,7 +278,7 @@ def _csv_rows(table: Path, encoding: str | None) -> Iterator[tuple[int, list[str
     except OSError as e:
         raise InputError(f'{table}: cannot read this table ({e})') from e
     except UnicodeError as e:
-        raise InputError(f'{no_text(table, e)}, or, for -ds table, give the option encoding=cp1252') from e
+        raise InputError(f'{no_text(table, "table", e)}, or, for -ds table, give the option encoding=cp1252') from e
 
 
 def _read_parquet(table: Path) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:

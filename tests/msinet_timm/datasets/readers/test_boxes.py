@@ -34,7 +34,13 @@ def test_records_with_boxes_are_cropped(image):
     assert np.array_equal(images[1][0], upright[1:3, :2])
 
 
-@pytest.mark.parametrize('box', [(0, 0, 7, 8), (0, 0, 6, 9)])
-def test_box_beyond_the_image(image, box):
-    with pytest.raises(InputError, match=r'a.png: the box .* reaches beyond its 6x8 pixels'):
+@pytest.mark.parametrize('box', [(0, 0, 7, 8), (0, 0, 6, 9), (0, 0, 600, 900)])
+def test_box_beyond_the_image_is_cut_off(image, box):
+    path, upright = image
+    assert np.array_equal(load_image(path, box), upright)
+
+
+@pytest.mark.parametrize('box', [(6, 0, 7, 8), (0, 8, 6, 9)])
+def test_box_outside_of_the_image(image, box):
+    with pytest.raises(InputError, match=r'a.png: the box .* shows nothing of its 6x8 pixels'):
         load_image(image[0], box)

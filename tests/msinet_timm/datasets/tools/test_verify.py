@@ -54,8 +54,8 @@ def test_at_most_20_are_listed(dataset, caplog):
     assert any('skipped: 3 more' in line for line in lines)
 
 
-def test_boxes_beyond_the_image_are_broken_too(dataset):
-    query = (dataset.query[0], dataset.query[0]._replace(box=(0, 0, 5, 5)))
+def test_boxes_outside_of_the_image_are_broken_too(dataset):
+    query = (dataset.query[0], dataset.query[0]._replace(box=(5000, 0, 5005, 5)))
     left = drop_broken(ReIDDataset('own', '', (), query, dataset.gallery))
     assert left.query == query[:1]
 
