@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 from msinet_timm.errors import InputError, check_utf8
@@ -73,10 +74,12 @@ def cover_pixels(
     Returns:
         Left, top, right and bottom, within the image; None where it covers nothing of it.
     """
-    left, top = (max(0, math.floor(value)) for value in box[:2])
-    right, bottom = (min(limit, math.ceil(value)) for value, limit in zip(box[2:], size, strict=True))
-    empty = box[0] >= box[2] or box[1] >= box[3] or left >= right or top >= bottom
-    return None if empty else (left, top, right, bottom)
+    left, top, right, bottom = box
+    if left >= right or top >= bottom:
+        return None
+    left, top = max(0, math.floor(left)), max(0, math.floor(top))
+    right, bottom = min(size[0], math.ceil(right)), min(size[1], math.ceil(bottom))
+    return (left, top, right, bottom) if left < right and top < bottom else None
 
 
 def sort_names(names: Iterable[str]) -> list[str]:
@@ -99,13 +102,11 @@ def check_cameras(records: Sequence[Record]) -> None:
 
 def check_names(records: Sequence[Record]) -> None:
     """Raises `InputError` if a name is not UTF-8, which no table, report or list of features can hold."""
-    for record in records:
-        check_utf8(record.path)
-    for column in (name for name in Record._fields if name not in ('path', 'time', 'box')):
-        first = {getattr(record, column): record.path for record in reversed(records)}
-        first.pop(None, None)
-        for name, path in first.items():
-            check_utf8(name, f'{path}: {column} ')
+    for column in (name for name in Record._fields if name not in ('time', 'box')):
+        for name in set(map(attrgetter(column), records)):  # fast where there are millions
+            if name is not None and not name.isascii():
+                where = next(r.path for r in records if getattr(r, column) == name)
+                check_utf8(name, '' if name == where else f'{where}: {column} ')
 
 
 @dataclass(frozen=True)

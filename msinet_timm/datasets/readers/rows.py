@@ -8,6 +8,7 @@ import os
 import re
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from sys import intern
 
@@ -51,8 +52,8 @@ def parse_row(path: str, cells: Mapping[str, str], problem: Callable[[str, str],
         problem('identity', f'{identity} is below 0; leave out images of nobody')
     get = cells.get  # a million rows have nine million cells
     names = [intern(name) if (name := get(field)) else None for field in FIELDS]
-    for field, name in zip(('identity', 'camera'), names, strict=False):
-        if name and '+' in name and _SHORTENED.fullmatch(name):
+    for field in ('identity', 'camera'):
+        if (name := get(field)) and '+' in name and _SHORTENED.fullmatch(name):
             problem(field, f'{name} is a number whose last digits a spreadsheet has dropped: write it as a text')
     if time := cells.get('time'):
         names[3] = _parse_time(time)
@@ -79,11 +80,17 @@ def _parse_time(text: str) -> int | None:
 
 def _parse_box(text: str) -> tuple[int, int, int, int] | None:
     """The pixels that are covered; None where these are none, or it is no box."""
-    try:
-        box = [float(number) for number in text.strip('[]()').replace(',', ' ').replace(';', ' ').split()]
-    except ValueError:
+    numbers = text.strip('[]()').replace(',', ' ').replace(';', ' ').split()
+    if len(numbers) != 4:
         return None
-    return cover_pixels(box) if len(box) == 4 and all(map(math.isfinite, box)) else None
+    try:
+        return cover_pixels(tuple(map(int, numbers)))
+    except ValueError:  # slower
+        try:
+            box = tuple(map(float, numbers))
+        except ValueError:
+            return None
+        return cover_pixels(box) if all(map(math.isfinite, box)) else None
 
 
 def own_dataset(
@@ -144,7 +151,8 @@ def tell_tracklets(parts: Sequence[tuple[Record, ...]], tracklets: str = 'auto')
 
 
 def _begin_anew(parts: Sequence[Sequence[Record]]) -> bool:
-    units = {(r.identity, r.camera, r.tracklet) for records in parts for r in records if r.tracklet is not None}
+    of = attrgetter('identity', 'camera', 'tracklet')  # fast where there are millions
+    units = [unit for unit in set().union(*(map(of, records) for records in parts)) if unit[2] is not None]
     names = {number for _, _, number in units}
     if not all(map(str.isdecimal, names)) or len({unit[1:] for unit in units}) == len(units):
         return False
