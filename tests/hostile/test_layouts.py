@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import tarfile
 
 import numpy as np
 import pytest
@@ -478,3 +479,20 @@ def test_labels_of_shards_that_are_not_unicode(capsys):
     with open('s/query-000000.tar', 'rb+') as file:
         file.write(content.replace(label, odd))
     refused(capsys, data, 'check', 'shards', 's', names=['query-000000.tar/', r'identity \ud800', 'not UTF-8'])
+
+
+def test_nor_in_shards(capsys, caplog):
+    people('p', 'query', 'gallery')
+    assert run(capsys, data, 'convert', 'folder', 'p', '--to', 'shards', '--output', 's')[0] == 0
+    os.unlink('s/index.csv')
+    open('s/val-000000.tar', 'w').close()
+    with tarfile.open('s/query-000000.tar', 'a') as tar:
+        for name in ('000000.txt', '999999.json', '.hidden.png'):
+            member = tarfile.TarInfo(name)
+            content = b'{"identity": "anna"}'
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    for told in ('4 skipped: 1 .tar, 1 .txt, 1 hidden, 1 .json', '1 skipped: 1 .tar'):  # the second time by the index
+        caplog.clear()
+        run(capsys, data, 'check', 'shards', 's')
+        assert caplog.messages.count(f's: {told}') == 1

@@ -33,6 +33,7 @@ __all__ = [
     'read_lines',
     'require_file',
     'skip',
+    'skip_files',
     'telling_skipped',
 ]
 
@@ -111,7 +112,19 @@ def telling_skipped(root: str) -> Iterator[None]:
 
 def skip(kind: str, count: int = 1) -> None:
     """Counts what a reader leaves out of a data set's folder."""
-    _skipped.get(Counter())[kind] += count
+    if count:
+        _skipped.get(Counter())[kind] += count
+
+
+def skip_files(names: Iterable[str]) -> None:
+    """Counts files by their ending, but for those that systems leave everywhere and texts about a data set."""
+    for name in names:
+        if not _is_harmless(name):
+            skip('hidden' if name.startswith('.') else os.path.splitext(name)[1].lower() or 'without ending')
+
+
+def _is_harmless(name: str) -> bool:
+    return bool(_HARMLESS.fullmatch(name)) or name.startswith(OWN)
 
 
 def pick_images(names: Iterable[str]) -> list[str]:
@@ -119,37 +132,30 @@ def pick_images(names: Iterable[str]) -> list[str]:
 
     Hidden files such as macOS's `._0002_c1s1_000451_03.jpg` are no images.
     """
-    images = []
-    for name in names:
-        hidden = name.startswith('.')
-        if not hidden and name.lower().endswith(IMAGE_SUFFIXES):
-            images.append(name)
-        elif not _HARMLESS.fullmatch(name) and not name.startswith(OWN):
-            skip('hidden' if hidden else os.path.splitext(name)[1].lower() or 'without ending')
+    names = list(names)
+    images = {name for name in names if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')}
+    skip_files(name for name in names if name not in images)
     return sorted(images)
 
 
 def pick_folders(names: Iterable[str]) -> list[str]:
     """Those of a folder's folders that are not hidden, sorted; the others are counted as skipped."""
     names = sorted(names)
-    if hidden := sum(n.startswith('.') and not _HARMLESS.fullmatch(n) and not n.startswith(OWN) for n in names):
-        skip('hidden folders', hidden)
+    skip('hidden folders', sum(name.startswith('.') and not _is_harmless(name) for name in names))
     return [name for name in names if not name.startswith('.')]
 
 
 def image_names(folder: Path) -> list[str]:
     """Sorted names of the images in a folder that should hold nothing else; see `pick_images`."""
     folders, files = list_folder(folder)
-    if inner := len(pick_folders(folders)):
-        skip(f'folders in {folder.name}', inner)
+    skip(f'folders in {folder.name}', len(pick_folders(folders)))
     return pick_images(files)
 
 
 def folder_names(folder: Path) -> list[str]:
     """Sorted names of the folders in a folder that should hold nothing else; see `pick_folders`."""
     folders, files = list_folder(folder)
-    if images := len(pick_images(files)):
-        skip(f'images beside the folders in {folder.name}', images)
+    skip(f'images beside the folders in {folder.name}', len(pick_images(files)))
     return pick_folders(folders)
 
 

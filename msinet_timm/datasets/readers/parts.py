@@ -50,8 +50,7 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     if not found or (unknown and not found.keys() & {'train', 'query', 'gallery'}):
         return {}, ()
     _refuse_images(folder, found, unknown)
-    if images := len(pick_images(files)):
-        skip(f'images beside the folders in {folder.name}', images)
+    skip(f'images beside the folders in {folder.name}', len(pick_images(files)))
     return _assign(found)
 
 

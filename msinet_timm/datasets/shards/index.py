@@ -20,6 +20,7 @@ from PIL import Image
 from msinet_timm.commands import progress
 from msinet_timm.datasets.archive import Remote, check_root, open_shard, shard_of
 from msinet_timm.datasets.readers.clothes import CLOTHES_OPTION
+from msinet_timm.datasets.readers.layout import list_folder, pick_folders, skip, skip_files
 from msinet_timm.datasets.readers.reader import Reader
 from msinet_timm.datasets.readers.rows import FIELDS, TRACKLETS_OPTION, own_dataset, parse_row
 from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, check_names
@@ -66,7 +67,10 @@ def _find_shards(folder: Path) -> list[str]:
     """Names of the shards in a local folder, each of which is whole."""
     if not folder.is_dir():
         raise InputError(f'{folder} is no folder')
-    names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
+    folders, files = list_folder(folder)
+    names = sorted(name for name in files if _NAME.fullmatch(name))
+    skip_files(name for name in files if name != INDEX and not _NAME.fullmatch(name))
+    skip('folders', len(pick_folders(folders)))
     if not names:
         raise InputError(f'{folder} holds no shards: expected train-000000.tar, query-000000.tar, gallery-000000.tar')
     for name in names:
@@ -164,6 +168,7 @@ def _scan(shard: str) -> list[Record]:
                 last = member.name
                 key, suffix = _split_name(last)
                 if not member.isreg() or os.path.basename(last).startswith('.'):
+                    skip_files([os.path.basename(last)] * member.isreg())
                     continue
                 if '.tar/' in last:
                     raise InputError(f'{shard}: the member {last} is named like a shard: give it another name')
@@ -173,6 +178,8 @@ def _scan(shard: str) -> list[Record]:
                     if key in images:
                         raise InputError(f'{shard}: {images[key]} and {last} are one sample: give each its own key')
                     images[key] = last
+                else:
+                    skip_files([os.path.basename(last)])
             file.seek(tar.offset)
             if file.read(512) != bytes(512):  # a header that is none ends the loop like the end of the archive
                 raise tarfile.ReadError('bad header')
@@ -180,6 +187,7 @@ def _scan(shard: str) -> list[Record]:
         raise InputError(f'{shard}: broken after {last} ({e}): copy or write it again') from e
     if not images:
         raise InputError(f'{shard} has no samples: expected members such as 000000.jpg and 000000.json; remove it')
+    skip_files(f'{key}.json' for key in labels.keys() - images.keys())
     for key, member in images.items():
         if key not in labels:
             raise InputError(f'{shard}/{member}: its labels are missing, expected the member {key}.json')
