@@ -52,8 +52,9 @@ def command(main: Callable[..., int | None]) -> Callable[..., int]:
         logging.basicConfig(level=logging.INFO, format='%(message)s', handlers=[handler])
         # load_image refuses what Pillow warns of here, and names the file
         warnings.filterwarnings('ignore', 'Image size .* could be decompression bomb')
-        if hasattr(sys.stdout, 'reconfigure'):  # what it cannot show is shown by its number, as on standard error
-            sys.stdout.reconfigure(errors='backslashreplace')
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, 'reconfigure'):  # what it cannot show is shown by its number
+                stream.reconfigure(errors='backslashreplace')
         try:
             try:
                 _check_arguments(sys.argv[1:] if argv is None else argv)

@@ -185,6 +185,13 @@ def read_names(file: safetensors.safe_open, kind: str, count: int) -> tuple[str,
     names = _read_names(file, kind)
     if names is not None and (len(names) != count or not all(isinstance(name, str) for name in names)):
         raise ValueError(f'{kind} must be a text for each of {count} images')
+    for name in set(names or ()):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f'{kind} must be UTF-8, not {name!a}: rename that file, and make the features anew'
+            ) from None
     return names
 
 

@@ -9,12 +9,15 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 from hostile import refused, run
 from PIL import Image, features
 
 from msinet_eval.cli import main as evaluate
+from msinet_eval.features.types import Features
 from msinet_timm.cli.data import main as data
-from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets import Record, create_dataset
+from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_train.cli import main as train
 
@@ -137,8 +140,6 @@ def test_images_of_every_ending(capsys, caplog, ending):
 
 
 def test_the_first_image_of_a_file():
-    from msinet_timm.datasets.images import load_image
-
     first, second = (Image.new('RGB', (8, 8), colour) for colour in ('red', 'blue'))
     for name in ('a.gif', 'a.tif'):
         first.save(name, save_all=True, append_images=[second])
@@ -370,8 +371,6 @@ BOXES = [
 
 @pytest.mark.parametrize(('text', 'box'), BOXES)
 def test_boxes_are_cut_off(capsys, text, box):
-    from msinet_timm.datasets.images import load_image
-
     paint('a.png', 'b.png')
     header = ('path', 'identity', 'split', 'camera', 'box')
     table = write_table('t.csv', [('a.png', 1, 'query', 1, text), ('b.png', 1, 'gallery', 2, '')], header)
@@ -496,3 +495,11 @@ def test_nor_in_shards(capsys, caplog):
         caplog.clear()
         run(capsys, data, 'check', 'shards', 's')
         assert caplog.messages.count(f's: {told}') == 1
+
+
+def test_features_of_names_that_are_not_utf8(capsys):
+    """As files have them that the version before has written."""
+    for part, camera in (('query', '1'), ('gallery', '2')):
+        Features.of([Record('caf\udce9.png', 'anna', camera)], torch.eye(1)).save(f'{part}.safetensors')
+    argv = ('--embeddings', 'query.safetensors', 'gallery.safetensors', '--html', 'r.html')
+    refused(capsys, evaluate, *argv, names=['query.safetensors', r'caf\udce9', 'must be UTF-8'])
