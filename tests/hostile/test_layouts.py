@@ -213,6 +213,22 @@ def test_folders_of_mars(capsys, caplog, junk):
     refused(capsys, data, 'check', 'table', write_table('t.csv', rows), names=[f'line 2, identity: {junk}'])
 
 
+def test_mars_as_it_is_published(capsys):
+    for part, identities in (('train', ('0001', '0003')), ('test', ('00-1', '0000', '0002', '0004'))):
+        for i in identities:
+            for camera in (1, 2):
+                for tracklet in (1, 2):
+                    paint(*(f'm/bbox_{part}/{i}/{i}C{camera}T{tracklet:04}F{frame:03}.jpg' for frame in (1, 2)))
+    pattern = r'pattern=C(?P<camera>\d)T(?P<tracklet>\d+)F'
+    dataset = create_dataset('folder', 'm', pattern=pattern.partition('=')[2])
+    assert {r.identity for r in dataset.train} == {'0001', '0003'}
+    assert {(r.identity, r.camera) for r in dataset.query} == {(i, c) for i in ('0002', '0004') for c in '12'}
+    assert {r.tracklet for r in dataset.train} == {f'{i}/{n}' for i in ('0001', '0003') for n in ('0001', '0002')}
+    argv = (*EVAL, 'folder', '--data-dir', 'm', '--data-option', pattern, '--multi-shot')
+    code, text = run(capsys, evaluate, *argv)
+    assert code == 0 and 'queries are drawn from bbox_test' in text and '8 distractors, of identity 0000' in text
+
+
 def test_without_junk_0000_is_somebody():
     people('s', '.', identities=('0000', '0001', '0002', '0003'))
     assert '0000' in {r.identity for r in create_dataset('folder', 's', test_share=0).train}

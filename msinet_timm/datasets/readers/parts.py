@@ -15,6 +15,8 @@ __all__ = ['TEST', 'find_parts']
 TEST = 'test'
 _NAMES = {
     **{name: name for name in ('train', 'query', 'gallery', TEST)},
+    # as benchmarks call them
+    **{f'{kind}_{name}': name for kind in ('bbox', 'bounding_box', 'image') for name in ('train', 'query', TEST)},
     **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
 }
 
