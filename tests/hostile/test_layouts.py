@@ -102,7 +102,7 @@ def test_what_else_test_and_val_mean(capsys):
     dataset = create_dataset('folder', 'c')
     assert counts(dataset) == (4, 2, 2) and 'val is tested on' in dataset.notes[0]
     people('d', 'train', 'query', 'gallery', 'test')
-    refused(capsys, data, 'check', 'folder', 'd', names=['test and gallery', 'Remove one'])
+    refused(capsys, data, 'check', 'folder', 'd', names=['test and gallery', 'Move one'])
     people('e', '.', identities=('Test', 'anna', 'ben', 'val'))  # somebody's names
     assert {r.identity for part in ('train', 'gallery') for r in getattr(create_dataset('folder', 'e'), part)} == {
         'Test', 'anna', 'ben', 'val',

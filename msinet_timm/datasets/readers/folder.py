@@ -10,7 +10,7 @@ from msinet_timm.datasets.records import PARTS, SPLIT, Record, ReIDDataset, sort
 from msinet_timm.errors import InputError
 
 from .clothes import CLOTHES_OPTION
-from .layout import JUNK, pick_folders, pick_images, skip
+from .layout import JUNK, pick_folders, pick_images, skip, walk
 from .parts import TEST, find_parts
 from .reader import Option, Reader
 from .rows import FIELDS, TRACKLETS_OPTION, own_dataset
@@ -117,7 +117,7 @@ def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> t
     Folders are of cameras and tracklets where identities are not known.
     """
     records, junk = [], 0
-    for directory, children, files in os.walk(folder, onerror=_refuse, followlinks=True):
+    for directory, children, files in walk(folder):
         children[:] = pick_folders(children)
         here = Path(directory)
         below = here.relative_to(folder).parts
@@ -147,10 +147,6 @@ def _collect(folder: Path, regex: re.Pattern | None, unnamed: bool = False) -> t
             if not camera.startswith('.') and camera not in filled:
                 raise InputError(f'{folder / camera} holds no images: put some of this camera into it, or remove it')
     return records, junk
-
-
-def _refuse(error: OSError) -> None:
-    raise error  # which os.walk would pass over
 
 
 def _from_folders(parts: tuple[str, ...], regex: re.Pattern | None) -> dict[str, str]:

@@ -35,6 +35,7 @@ __all__ = [
     'skip',
     'skip_files',
     'telling_skipped',
+    'walk',
 ]
 
 #: What data sets call images of nobody, such as bad detections: in Market-1501 and in MARS.
@@ -168,6 +169,19 @@ def list_folder(folder: Path) -> tuple[list[str], list[str]]:
     return names
 
 
+def walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    """What `os.walk` gives, through links to folders, too.
+
+    Raises:
+        OSError: a folder cannot be opened, which `os.walk` itself passes over.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    return os.walk(folder, onerror=refuse, followlinks=True)
+
+
 def open_text(path: Path, encoding: str | None = None) -> TextIO:
     """Opens a text of the user's, with line ends as they are.
 
@@ -183,7 +197,8 @@ def open_text(path: Path, encoding: str | None = None) -> TextIO:
         with open(path, 'rb') as file:
             start = file.read(4)
         if b'\0' in start and not start.startswith(tuple(_MARKS)):
-            raise InputError(f'{path}: not UTF-8, perhaps UTF-16: write it anew, as by iconv -f utf-16le -t utf-8')
+            way = f'write it anew, as by iconv -f utf-16le -t utf-8 {path} > new'
+            raise InputError(f'{path}: not UTF-8, perhaps UTF-16: {way}')
         encoding = next((name for mark, name in _MARKS.items() if start.startswith(mark)), 'utf-8')
     return open(path, encoding=encoding, newline='')
 

@@ -1,13 +1,12 @@
 """The parts of a user's folder: which of its folders are to train on, which ask, which are ranked."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from msinet_timm.datasets.images import IMAGE_SUFFIXES
 from msinet_timm.errors import InputError
 
-from .layout import list_folder, pick_folders, pick_images, skip
+from .layout import list_folder, pick_folders, pick_images, skip, walk
 
 __all__ = ['TEST', 'find_parts']
 
@@ -37,10 +36,9 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
         InputError: two folders for one part, parts that exclude each other, or images in further folders.
     """
     folders, files = list_folder(folder)
-    folders = pick_folders(folders)
     found: dict[str, Path] = {}
     unknown = []
-    for name in folders:
+    for name in sorted(name for name in folders if not name.startswith('.')):
         part = _NAMES.get(name.lower())
         if part is None:
             unknown.append(name)
@@ -52,6 +50,7 @@ def find_parts(folder: Path) -> tuple[dict[str, Path], tuple[str, ...]]:
     if not found or (unknown and not found.keys() & {'train', 'query', 'gallery'}):
         return {}, ()
     _refuse_images(folder, found, unknown)
+    pick_folders(folders)  # which counts the hidden ones
     skip(f'images beside the folders in {folder.name}', len(pick_images(files)))
     return _assign(found)
 
@@ -71,7 +70,7 @@ def _refuse_images(folder: Path, found: Mapping[str, Path], unknown: list[str]) 
 
 def _count(folder: Path) -> tuple[int, int]:
     """How many images, and how many other files."""
-    files = [file for _, _, files in os.walk(folder, followlinks=True) for file in files]
+    files = [file for _, _, files in walk(folder) for file in files]
     images = sum(file.lower().endswith(IMAGE_SUFFIXES) and not file.startswith('.') for file in files)
     return images, len(files) - images
 
@@ -87,7 +86,7 @@ def _assign(found: dict[str, Path]) -> tuple[dict[str, Path], tuple[str, ...]]:
         return parts, notes
     if 'gallery' in parts:
         raise InputError(
-            f'{test.parent} has {test.name} and {parts["gallery"].name}: which is ranked? Remove one of them'
+            f'{test.parent} has {test.name} and {parts["gallery"].name}: which is ranked? Move one of them elsewhere'
         )
     if 'query' in parts:
         return {**parts, 'gallery': test}, (*notes, f'{test.name} is the gallery')
