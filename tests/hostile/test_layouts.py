@@ -58,7 +58,9 @@ def counts(dataset):
 # the parts of a folder
 
 
-@pytest.mark.parametrize('names', [('Train', 'Query', 'Gallery'), ('TRAIN', 'query', 'GALLERY')])
+@pytest.mark.parametrize(
+    'names', [('Train', 'Query', 'Gallery'), ('TRAIN', 'query', 'GALLERY'), ('training', 'probe', 'gallery')]
+)
 def test_parts_in_any_capitalisation(capsys, names):
     people('p', names[0], identities=('carl', 'dora'))
     people('p', *names[1:])
@@ -98,6 +100,9 @@ def test_what_else_test_and_val_mean(capsys):
     people('b', 'train', 'query', 'Test')
     dataset = create_dataset('folder', 'b')
     assert counts(dataset) == (4, 4, 4) and dataset.notes == ('Test is the gallery',)
+    people('f', 'training', identities=('carl', 'dora'))
+    people('f', 'Testing')
+    assert counts(create_dataset('folder', 'f')) == (4, 2, 2)
     people('c', 'train', 'val')
     dataset = create_dataset('folder', 'c')
     assert counts(dataset) == (4, 2, 2) and 'val is tested on' in dataset.notes[0]

@@ -227,9 +227,10 @@ def split_identities(records: list[Record], seed: int, test_share: float) -> dic
         parts['query'] += asking
         parts['gallery'] += [record for record in people[name] if record not in asking]
     if tested and not parts['query']:
+        different = ' under different cameras' if records[0].camera is not None else ''
         raise InputError(
-            f'none of {len(tested)} identities to test on has two images'
-            + (' under different cameras' if records[0].camera is not None else '')
+            f'none of {len(tested)} identities to test on has two images{different}: folders are read as <identity>/ '
+            'or <identity>/<camera>/; if that is right, give images of more people, or another seed or test_share'
         )
     return parts
 

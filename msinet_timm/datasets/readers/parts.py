@@ -17,6 +17,7 @@ _NAMES = {
     # as benchmarks call them
     **{f'{kind}_{name}': name for kind in ('bbox', 'bounding_box', 'image') for name in ('train', 'query', TEST)},
     **dict.fromkeys(('val', 'valid', 'validation'), 'val'),
+    **{'training': 'train', 'testing': TEST, 'queries': 'query', 'probe': 'query', 'probes': 'query'},
 }
 
 

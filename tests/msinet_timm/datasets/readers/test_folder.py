@@ -202,7 +202,7 @@ def test_split_to_train_on_only(plant):
         ({'train/1/2/3': ['a.jpg']}, {}, r'train/1/2/3/a.jpg: expected images in'),
         ({'train/1/cam': ['a.jpg'], 'train/2': ['b.jpg']}, {}, r'train/2/b.jpg has no camera but other images have'),
         ({'1/2': ['a.jpg'], '2/1': ['a.jpg']}, {}, r'none of 1 identities to test on has two images under different'),
-        ({'1': ['a.jpg'], '2': ['a.jpg']}, {}, r'none of 1 identities to test on has two images$'),
+        ({'1': ['a.jpg'], '2': ['a.jpg']}, {}, r'none of 1 identities to test on has two images: folders are read as'),
         ({'1': []}, {}, r'data holds no images'),
         ({'1': ['a.jpg']}, {'test_share': 1.5}, r'option test_share=1.5 must be between 0 and 1'),
         ({'1': ['a.jpg']}, {'pattern': '('}, r'option pattern=\( is no regular expression'),
