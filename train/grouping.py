@@ -7,7 +7,6 @@ Ge et al., "Self-paced Contrastive Learning with Hybrid Memory for Domain Adapti
 Distances are those of k-reciprocal neighbours (Zhong et al., CVPR 2017).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -16,13 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from msinet_eval.metrics.checks import Labels
+from msinet_eval.metrics.ranking import evaluate_ranking
 from msinet_eval.metrics.rerank import ReRanking
 from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
 from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError, needs
 
-__all__ = ['Groups', 'agreement', 'group_crops', 'is_worse', 'mutual_share', 'number_tracklets']
+__all__ = ['Groups', 'agreement', 'choose_held_out', 'group_crops', 'number_tracklets', 'retrieval']
 
 #: Neighbours of a crop among which mutual ones are looked for: of tracklets, and where none are known.
 TRACKLET_NEIGHBOURS, CROP_NEIGHBOURS = 20, 30
@@ -92,39 +93,38 @@ def number_tracklets(records: Sequence[Record]) -> np.ndarray:
     return np.array([numbers[name] for name in names])
 
 
-def mutual_share(embeddings: Tensor, records: Sequence[Record], chosen: np.ndarray) -> tuple[float, int]:
-    """How often what is nearest to a tracklet under another camera finds it again: more with better embeddings.
+def choose_held_out(groups: Groups, share: float, seed: int) -> Groups:
+    """Some of the groups: at least two, of which crops can be mistaken for each other; none of fewer than six.
 
-    It needs no labels, and rises with the share of people that both cameras see.
+    Args:
+        groups: of all crops.
+        share: of the groups to choose, 0 to below 1.
+        seed: of the choice.
+
+    Returns:
+        The same without the groups that are not chosen.
+    """
+    count = max(2, round(share * groups.count)) if share and groups.count >= 6 else 0
+    chosen = np.random.default_rng(seed).choice(groups.count, count, replace=False) if count else []
+    return Groups(torch.where(torch.isin(groups.labels, torch.as_tensor(chosen, dtype=torch.int64)), groups.labels, -1))
+
+
+def retrieval(embeddings: Tensor, records: Sequence[Record], groups: Groups) -> float:
+    """How well grouped crops find those of their group under other cameras, among each other.
 
     Args:
         embeddings: [N, D] of length 1.
         records: see `group_crops`.
-        chosen: [N] crops of the tracklets that ask; they should not have been trained on.
+        groups: best not those of a model that has learnt these groups.
 
     Returns:
-        0 to 1, the mean over tracklets that ask and cameras, NaN where nobody asks; and how many there are of these.
+        mAP, 0 to 1; NaN where nothing is grouped.
     """
-    camera, unit = _camera_numbers(records), number_tracklets(records)
-    near = _find_nearest(embeddings, unit, camera)
-    found = [
-        near.index[mate, near.camera[one]] == one
-        for one in np.unique(unit[chosen])
-        for other, mate in enumerate(near.index[one])
-        if mate >= 0 and other != near.camera[one]
-    ]
-    return float(np.mean(found)) if found else float('nan'), len(found)
-
-
-def is_worse(share: float, before: float, asked: int) -> bool:
-    """Whether a share is lower than another one by more than chance: by two standard errors of the difference.
-
-    Args:
-        share: see `mutual_share`; NaN is not worse.
-        before: the other one.
-        asked: what both are shares of.
-    """
-    return before - share > 2 * math.sqrt((share * (1 - share) + before * (1 - before)) / max(asked, 1))
+    asked = (groups.labels >= 0).nonzero().flatten()
+    if not len(asked):
+        return float('nan')
+    labels = Labels(groups.labels[asked].tolist(), [records[i].camera for i in asked.tolist()])
+    return evaluate_ranking(embeddings[asked], embeddings[asked], labels, labels).mAP
 
 
 def _camera_numbers(records: Sequence[Record]) -> np.ndarray:

@@ -207,7 +207,7 @@ class TrainSettings(Settings):
     round_epochs: int = _unlabelled(12, 'epochs until crops are joined anew', positive, of='unlabelled')
     camera_crops: int = _unlabelled(64, 'crops of each camera that its norms are taken from', positive, of='unlabelled')
     held_out: float = _unlabelled(
-        0.2, 'share of tracklets that only tell whether it got better', below_one, of='unlabelled'
+        0.2, 'share of people that at first only tell whether it got better', below_one, of='unlabelled'
     )
 
     model: str = _model(

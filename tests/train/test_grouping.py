@@ -8,7 +8,7 @@ from msinet_eval.metrics.rerank import k_reciprocal
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
 from msinet_train import grouping
-from msinet_train.grouping import Groups, agreement, group_crops, is_worse, mutual_share, number_tracklets
+from msinet_train.grouping import Groups, agreement, choose_held_out, group_crops, number_tracklets, retrieval
 
 
 def make_crops(people=12, cameras=3, crops=5, spread=0.2, seed=0, seen=1.0, tracklets=True):
@@ -119,21 +119,32 @@ def test_agreement():
     assert agreement(groups, Groups(torch.tensor([0, 1, 0, 1, -1, -1]))) < 0.5
 
 
-def test_share_of_tracklets_that_find_each_other():
-    embeddings, records = make_crops()
-    chosen = np.array([r.identity in '012' for r in records])
-    share, asked = mutual_share(embeddings, records, chosen)
-    assert share == 1 and 0 < asked <= chosen.sum() * 3
-    blind = torch.nn.functional.normalize(torch.randn(len(records), 32, generator=torch.manual_seed(0)), dim=1)
-    assert mutual_share(blind, records, chosen)[0] < 0.8
-    share, asked = mutual_share(embeddings, records, np.zeros(len(records), bool))
-    assert np.isnan(share) and not asked
+def test_some_groups_are_held_out():
+    labels = torch.arange(10).repeat(4)
+    labels[:3] = -1
+    chosen = choose_held_out(Groups(labels), 0.3, 0)
+    assert len(set(chosen.labels.tolist()) - {-1}) == 3
+    assert all(a in (b, -1) for a, b in zip(chosen.labels.tolist(), labels.tolist(), strict=True))
+    for group in set(chosen.labels.tolist()) - {-1}:
+        assert ((chosen.labels == group) == (labels == group)).all()
+    assert (choose_held_out(Groups(labels), 0.3, 1).labels != chosen.labels).any()
+    assert len(set(choose_held_out(Groups(labels), 0.01, 0).labels.tolist())) == 3
+    for few in (choose_held_out(Groups(labels % 5), 0.3, 0), choose_held_out(Groups(labels), 0, 0)):
+        assert (few.labels == -1).all()
 
 
-def test_worse_is_more_than_chance():
-    """One of twelve may be chance, a hundred of twelve hundred are not."""
-    assert not is_worse(11 / 12, 1, 12) and is_worse(11 / 12, 1, 1200)
-    assert not is_worse(1, 0.5, 12) and not is_worse(float('nan'), 1, 0) and is_worse(0.2, 0.9, 12)
+def test_how_well_groups_find_each_other():
+    """By hand: two groups under two cameras, and a crop of none."""
+    records = [
+        Record(name, 'x', camera)
+        for name, camera in zip('abcde', ('door', 'yard', 'door', 'yard', 'yard'), strict=True)
+    ]
+    angles = torch.tensor([0.0, 0.3, 0.2, 1.0, 0.0])
+    embeddings = torch.stack([angles.cos(), angles.sin()], 1)
+    groups = Groups(torch.tensor([0, 0, 1, 1, -1]))
+    # a: b after c; b: a after c; c: d after b and a; d: c after b
+    assert retrieval(embeddings, records, groups) == pytest.approx((1 / 2 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+    assert np.isnan(retrieval(embeddings, records, Groups(torch.full((5,), -1))))
 
 
 def test_one_camera_is_refused():

@@ -17,7 +17,7 @@ from msinet_eval.features.types import Features
 from msinet_eval.report import EvaluationResult
 from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.cache import open_cache
-from msinet_timm.datasets.records import Record, sort_names
+from msinet_timm.datasets.records import Record
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_rows
 from msinet_timm.hub.adapt import adapt
@@ -25,7 +25,7 @@ from msinet_timm.models.camera_norm import CameraNorms
 from msinet_timm.processes import Processes
 from msinet_train.curves import read_rows
 from msinet_train.data.sources import load_data
-from msinet_train.grouping import Groups, agreement, group_crops, is_worse, mutual_share, number_tracklets
+from msinet_train.grouping import Groups, agreement, choose_held_out, group_crops, retrieval
 from msinet_train.models import backbone_of
 from msinet_train.run.card import model_card
 from msinet_train.run.folder import RunFolder
@@ -51,24 +51,22 @@ class _Sight:
     Attributes:
         norms: of the crops' cameras.
         features: of all crops.
-        share: see `mutual_share`, of the tracklets that are held out; NaN once they are learnt.
-        asked: what it is a share of.
+        mAP: among the crops that are held out, 0 to 1; NaN where there are none, or once they are learnt.
     """
 
     norms: CameraNorms
     features: Features
-    share: float
-    asked: int
+    mAP: float
 
 
 class UnlabelledTraining(Experiment):
     """Rounds of a training: crops are embedded by camera norms, joined to groups, and the model learns those.
 
     Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
-    Some tracklets are held out: how often they find each other across cameras tells without labels whether rounds make
-    the model worse. Where they do, by more than chance, `best` stays the model that the run began with. Else there is a
-    last round, twice as long as the others, once groups no longer change or epochs run out: it learns all crops, those
-    held out too, as one refits on all data after validation.
+    Some groups of the model that the run begins with are held out: how well their crops find each other tells without
+    labels whether rounds make the model better. Where they do not, `best` stays the model that the run began with.
+    Else there is a last round, twice as long as the others, once groups no longer change or epochs run out: it learns
+    all crops, those held out too, as one refits on all data after validation.
 
     A run's folder also has `rounds.csv`, and the groups of each round in `groups/`.
 
@@ -86,12 +84,12 @@ class UnlabelledTraining(Experiment):
         self.settings, self.processes = settings, processes
         self.data = load_data(settings)
         self._check()
-        self._held_out = choose_held_out(self.data.train, settings.held_out, settings.seed)
-        self._used = np.flatnonzero(~self._held_out)
+        self._held_out = Groups(torch.full((len(self.data.train),), -1))  # groups that are not learnt at first
+        self._used = np.arange(len(self.data.train))
         self._begun = 0  # the epoch that this round began with
         self._last = False
         self._rounds: list[dict[str, str]] = []  # of the process that writes
-        self._ends: dict[int, float] = {}  # by epochs, how often held-out tracklets found each other then
+        self._ends: dict[int, float] = {}  # by epochs, mAP among held-out crops then
         self._groups: Groups | None = None
         self._training: Training | None = None
         self._sight: _Sight | None = None
@@ -164,13 +162,16 @@ class UnlabelledTraining(Experiment):
             self._use_all()
             number = last[-1]
         self._begun = number * self._length
-        self._groups = self._read_groups(number)
+        self._held_out = self._read_groups(self._held_out_place, self.data.train)
+        if not self._last:
+            self._used = np.flatnonzero(self._held_out.labels < 0)
+        self._groups = self._read_groups(self._place(number, self._last), self._used_crops)
         self._training = self._prepare(self._groups)
         self._training.load_state(state)
         rows = read_rows(self.settings.folder / 'rounds.csv')
         self._rounds = [row for row in rows if int(row['epochs']) <= state['epoch'] + 1]
-        ends = {int(row['epochs']): float(row['mutual_share']) for row in self._rounds}
-        self._ends = {epochs: share for epochs, share in ends.items() if epochs % self._length == 0}
+        ends = {int(row['epochs']): float(row['held_out_mAP']) for row in self._rounds}
+        self._ends = {epochs: mAP for epochs, mAP in ends.items() if epochs % self._length == 0}
 
     def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         self._folder = folder
@@ -215,22 +216,22 @@ class UnlabelledTraining(Experiment):
         return self._training.describe(metrics)
 
     def remark(self) -> str:
-        shares = self._shares
-        if not shares:
+        known = self._known
+        if not known:
             return 'nothing is held out: whether the model became better is not known'
-        told = f'held-out tracklets that find each other across cameras: {shares[-1]:.1%}, at the start {shares[0]:.1%}'
+        told = (
+            f'mAP among held-out crops, by the groups of the first model: {known[-1]:.1%}, at the start {known[0]:.1%}'
+        )
         if self._last:
             return f'{told}; this was before the last round, which learns them, too'
-        if is_worse(shares[-1], shares[0], self._look().asked):
+        if known[-1] < known[0]:
             told += '; this model may be WORSE than what it began with'
-        elif shares[-1] < shares[0]:
-            told += f'; of {self._look().asked}, that may be chance'
         return told
 
     @property
-    def _shares(self) -> list[float]:
-        """How often held-out tracklets found each other: at the start, and after each round that left them out."""
-        return [share for row in self._rounds if not math.isnan(share := float(row['mutual_share']))]
+    def _known(self) -> list[float]:
+        """mAP among crops that are held out: at the start, and after each round that left them out."""
+        return [mAP for row in self._rounds if not math.isnan(mAP := float(row['held_out_mAP']))]
 
     @property
     def _whole(self) -> nn.Module:
@@ -246,24 +247,35 @@ class UnlabelledTraining(Experiment):
             features = extract(
                 norms.model, crops, norms=norms, cache=self._cache, distributed=self.processes.several, **options
             )
-            found = (float('nan'), 0) if self._last else mutual_share(features.embeddings, crops, self._held_out)
-            self._sight = _Sight(norms, features, *found)
+            self._sight = _Sight(norms, features, self._retrieval(features))
         return self._sight
+
+    def _retrieval(self, features: Features) -> float:
+        return float('nan') if self._last else retrieval(features.embeddings, self.data.train, self._held_out)
+
+    def _hold_out(self) -> None:
+        """Chooses what is not learnt at first."""
+        sight, settings = self._look(), self.settings
+        groups = group_crops(sight.features.embeddings, self.data.train)
+        self._held_out = choose_held_out(groups, settings.held_out, settings.seed)
+        self._used = np.flatnonzero(self._held_out.labels < 0)
+        self._sight = dataclasses.replace(sight, mAP=self._retrieval(sight.features))
 
     def _begin_round(self, epoch: int) -> bool:
         """Groups the crops and gets ready to learn them; False where no further round would make the model better."""
         if epoch == 0:
+            self._hold_out()
             self._add_round(0)
             if self._folder is not None:  # it stays the best one where no round makes it better
                 self._save_model(self._folder, 'best', -1, None)
-        self._ends[epoch] = round(self._look().share, 4)
+        self._ends[epoch] = round(self._look().mAP, 4)
         before, left = self._groups, self.settings.epochs - epoch
         groups = self._group()
         alike = 0.0 if before is None else agreement(before, groups)
         told = f'; agreement with the round before: {alike:.3f}' if before else ''
         _logger.info(f'round {epoch // self._length + 1}: {groups}{told}')
         if before and (alike >= UNCHANGED or left <= self._last_length):
-            if is_worse(max(list(self._ends.values())[1:]), self._ends[0], self._look().asked):
+            if max(list(self._ends.values())[1:]) < self._ends[0]:
                 _logger.info('rounds make the model worse: that was the last one')
                 return False
             self._use_all()
@@ -283,7 +295,8 @@ class UnlabelledTraining(Experiment):
         if training.average is not None:
             training.average.load_state_dict(training.model.state_dict())
         if self._folder is not None:
-            self._write_groups()
+            self._write_groups(self._held_out_place, self._held_out, self.data.train)
+            self._write_groups(self._place(epoch // self._length, self._last), groups, self._used_crops)
             training.open(self._folder, None, True)
             if self.saver is not None:
                 training.saver.load_state_dict(self.saver.state_dict())
@@ -323,16 +336,16 @@ class UnlabelledTraining(Experiment):
 
     def _add_round(self, epochs: int) -> bool:
         """Notes how the model does after so many epochs; whether it does no worse than the best so far."""
-        share, groups = round(self._look().share, 4), self._groups
+        mAP, groups = round(self._look().mAP, 4), self._groups
         self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
-        best = max(self._shares, default=0.0)
+        best = max(self._known, default=0.0)
         found = (groups.count, int((groups.labels >= 0).sum())) if groups else (0, 0)
-        row = (epochs, f'{share:.4f}', *found)
-        self._rounds.append(dict(zip(('epochs', 'mutual_share', 'groups', 'crops'), map(str, row), strict=True)))
+        row = (epochs, f'{mAP:.4f}', *found)
+        self._rounds.append(dict(zip(('epochs', 'held_out_mAP', 'groups', 'crops'), map(str, row), strict=True)))
         if self._folder is not None:
             rows = [self._rounds[0].keys(), *(row.values() for row in self._rounds)]
             replace_rows(self._folder.path / 'rounds.csv', rows)
-        return not is_worse(share, best, self._look().asked)
+        return not mAP < best
 
     def _save_model(self, folder: RunFolder, name: str, epoch: int, measurement: Measurement | None) -> None:
         title = folder.path.absolute().name
@@ -354,35 +367,26 @@ class UnlabelledTraining(Experiment):
         """Of the groups of a round, counted from 0."""
         return self.settings.folder / 'groups' / f'round-{number + 1}{"-last" * last}.csv'
 
-    def _write_groups(self) -> None:
-        place = self._place(self._begun // self._length, self._last)
+    @property
+    def _held_out_place(self) -> Path:
+        return self.settings.folder / 'groups' / 'held-out.csv'
+
+    def _write_groups(self, place: Path, groups: Groups, crops: Sequence[Record]) -> None:
         place.parent.mkdir(exist_ok=True)
-        crops = zip(self._used_crops, self._groups.labels.tolist(), strict=True)
-        rows = [(r.path, r.camera, r.tracklet or '', label if label >= 0 else '') for r, label in crops]
+        labels = (label if label >= 0 else '' for label in groups.labels.tolist())
+        rows = [(r.path, r.camera, r.tracklet or '', label) for r, label in zip(crops, labels, strict=True)]
         replace_rows(place, [('path', 'camera', 'tracklet', 'group'), *rows])
 
-    def _read_groups(self, number: int) -> Groups:
-        """The groups of a round that is to go on.
+    def _read_groups(self, place: Path, crops: Sequence[Record]) -> Groups:
+        """Groups of a round that is to go on.
 
         Raises:
             InputError: they are gone, or of other crops.
         """
-        place = self._place(number, self._last)
         if not place.is_file():
             raise InputError(f'{place}: is gone, so that this run cannot go on; begin another one')
         with explained(f'{place}: cannot be read, so that this run cannot go on'):
             rows = read_rows(place)
-        if [row['path'] for row in rows] != [record.path for record in self._used_crops]:
+        if [row['path'] for row in rows] != [record.path for record in crops]:
             raise InputError(f'{place}: the crops are no longer those of this run; begin another one')
         return Groups(torch.tensor([int(row['group'] or -1) for row in rows]))
-
-
-def choose_held_out(records: Sequence[Record], share: float, seed: int) -> np.ndarray:
-    """[N] whether a crop is of a tracklet that is not trained on: a share of each camera's, by chance."""
-    unit, chosen = number_tracklets(records), []
-    camera_of = dict(zip(unit.tolist(), (record.camera for record in records), strict=True))
-    rng = np.random.default_rng(seed)
-    for camera in sort_names(camera_of.values()):
-        own = [number for number, name in camera_of.items() if name == camera]
-        chosen += rng.choice(own, min(round(share * len(own)), len(own) - 1), replace=False).tolist()
-    return np.isin(unit, chosen)

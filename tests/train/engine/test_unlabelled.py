@@ -17,7 +17,7 @@ from msinet_timm.models.camera_norm import CameraNorms
 from msinet_train.cli import main
 from msinet_train.engine import unlabelled
 from msinet_train.engine.loop import train
-from msinet_train.engine.unlabelled import UnlabelledTraining, choose_held_out
+from msinet_train.engine.unlabelled import UnlabelledTraining
 from msinet_train.settings import TrainSettings
 
 SETTINGS = {
@@ -70,8 +70,8 @@ def test_a_run_leaves_rounds_groups_and_a_model_with_its_cameras(run):
     """Two rounds of an epoch, and a last one of two."""
     rounds = rows(run / 'rounds.csv')
     assert [row['epochs'] for row in rounds] == ['0', '1', '2', '3', '4']
-    assert all(0 <= float(row['mutual_share']) <= 1 for row in rounds[:3])
-    assert [row['mutual_share'] for row in rounds[3:]] == ['nan', 'nan']
+    assert all(0 <= float(row['held_out_mAP']) <= 1 for row in rounds[:3])
+    assert [row['held_out_mAP'] for row in rounds[3:]] == ['nan', 'nan']
     for name, row in (('round-1', rounds[1]), ('round-2', rounds[2]), ('round-3-last', rounds[4])):
         groups = rows(run / 'groups' / f'{name}.csv')
         named = {row['group'] for row in groups} - {''}
@@ -83,7 +83,7 @@ def test_a_run_leaves_rounds_groups_and_a_model_with_its_cameras(run):
         assert sorted(CameraNorms.load(run / name, model)) == ['1', '2', '3', '4']
         card = (run / name / 'README.md').read_text(encoding='utf-8')
         assert 'No label was used' in card
-        assert 'held-out tracklets that find each other across cameras' in card
+        assert 'mAP among held-out crops' in card
         assert 'before the last round' in card
 
 
@@ -92,14 +92,14 @@ def test_a_run_remembers_no_tracklets_as_people(run):
     assert 'SHA-256' not in (run / 'last' / 'README.md').read_text()
 
 
-def test_held_out_tracklets_are_trained_on_in_the_last_round_only(run, crops):
+def test_held_out_groups_are_trained_on_in_the_last_round_only(run, crops):
     records = create_dataset('folder', str(crops / 'tracklets'), layout='cameras').train
-    held_out = choose_held_out(records, 0.2, 0)
-    tracklets = {(r.camera, r.tracklet) for r, out in zip(records, held_out, strict=True) if out}
-    assert {camera for camera, _ in tracklets} == set('1234')
+    held_out = rows(run / 'groups' / 'held-out.csv')
+    assert len(held_out) == len(records)
+    paths = {row['path'] for row in held_out if row['group']}
+    assert len({row['group'] for row in held_out} - {''}) >= 2
     for name in ('round-1', 'round-2'):
-        for row in rows(run / 'groups' / f'{name}.csv'):
-            assert (row['camera'], row['tracklet']) not in tracklets
+        assert {row['path'] for row in rows(run / 'groups' / f'{name}.csv')} == {r.path for r in records} - paths
     assert len(rows(run / 'groups' / 'round-3-last.csv')) == len(records)
 
 
@@ -161,7 +161,7 @@ def test_a_worse_model_is_told_and_is_not_the_best(crops, tmp_path, caplog):
     caplog.set_level(logging.INFO)
     train(settings(crops / 'tracklets', tmp_path / 'run', lr=1.0, epochs=4, round_epochs=2, held_out=1 / 3))
     assert 'rounds make the model worse: that was the last one' in caplog.text
-    first, last = (float(row['mutual_share']) for row in rows(tmp_path / 'run' / 'rounds.csv'))
+    first, last = (float(row['held_out_mAP']) for row in rows(tmp_path / 'run' / 'rounds.csv'))
     assert last < first
     assert 'WORSE' in caplog.text
     assert 'WORSE' in (tmp_path / 'run' / 'last' / 'README.md').read_text()
