@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msinet_timm.errors import InputError, check_utf8
 
@@ -21,7 +21,10 @@ __all__ = [
     'check_names',
     'cover_pixels',
     'sort_names',
+    'spread',
 ]
+
+T = TypeVar('T')
 
 #: Of a data set, in this order.
 PARTS = ('train', 'query', 'gallery')
@@ -86,6 +89,12 @@ def sort_names(names: Iterable[str]) -> list[str]:
     """Each name once, in order: by value where all are numbers, else as texts."""
     names = set(names)
     return sorted(names, key=_by_value if all(map(str.isdecimal, names)) else None)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most so many of the items, in order and evenly over all of them."""
+    count = min(count, len(items))
+    return [items[len(items) * i // count] for i in range(count)]
 
 
 def _by_value(number: str) -> tuple[int, str, str]:

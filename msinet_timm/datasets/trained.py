@@ -119,12 +119,13 @@ class TrainedOn:
 
     def tell(self, dataset: ReIDDataset) -> ReIDDataset:
         """The data set with a remark, if it asks for identities that were trained on."""
-        learnt = [learnt for learnt in self.everything if not dataset.asked.isdisjoint(learnt.identities)]
-        seen = {name for learnt in learnt if learnt.is_from(dataset) for name in learnt.identities} & dataset.asked
+        asked = dataset.asked
+        learnt = [learnt for learnt in self.everything if not asked.isdisjoint(learnt.identities)]
+        seen = {name for learnt in learnt if learnt.is_from(dataset) for name in learnt.identities} & asked
         told = ()
         if seen:
             told = (
-                f'SEEN IN TRAINING: {len(seen)} of {len(dataset.asked)} query identities are among those that this '
+                f'SEEN IN TRAINING: {len(seen)} of {len(asked)} query identities are among those that this '
                 'model was trained on: the metrics say little about how it does with others',
             )
         elif dataset.name in self.forgotten and any(note.startswith(SPLIT) for note in dataset.notes):

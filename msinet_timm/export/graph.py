@@ -13,6 +13,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from msinet_timm.datasets import Record, create_dataset
 from msinet_timm.datasets.images import IMAGE_SUFFIXES, load_image
+from msinet_timm.datasets.records import spread
 from msinet_timm.datasets.tools.verify import map_images, problem_of
 from msinet_timm.errors import InputError
 from msinet_timm.forms import in_bf16
@@ -143,16 +144,11 @@ def find_images(folder: str | Path | None, count: int) -> list[str]:
     if not found:
         raise InputError(f'{folder}: no images in it ({", ".join(IMAGE_SUFFIXES)})')
     if folder is not None:
-        looked_at = [Record(path, '') for path in _evenly(found, max(count, _LOOKED_AT))]
+        looked_at = [Record(path, '') for path in spread(found, max(count, _LOOKED_AT))]
         problems = [problem for problem in map_images(problem_of, looked_at, 'check images') if problem]
         if problems:
             raise InputError(f'{folder}: {len(problems)} of {len(looked_at)} images cannot be read: {problems[0]}')
-    return _evenly(found, count)
-
-
-def _evenly(paths: Sequence[str], count: int) -> list[str]:
-    count = min(count, len(paths))
-    return [paths[len(paths) * i // count] for i in range(count)]
+    return spread(found, count)
 
 
 def graph_inputs(

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.images import ReIDImages, load_image
-from msinet_timm.datasets.records import Record, sort_names
+from msinet_timm.datasets.records import Record, sort_names, spread
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.files import drafts, holds_nothing, replace_file
@@ -57,10 +57,7 @@ def choose_crops(records: Sequence[Record], crops: int = 64) -> dict[str, list[i
         if record.camera is None:
             raise InputError(f'{record.path} has no camera: a model is adapted to the cameras of its images')
         by_camera.setdefault(record.camera, []).append(index)
-    return {
-        name: [own[i * len(own) // min(crops, len(own))] for i in range(min(crops, len(own)))]
-        for name, own in ((name, by_camera[name]) for name in sort_names(by_camera))
-    }
+    return {name: spread(by_camera[name], crops) for name in sort_names(by_camera)}
 
 
 def adapt(

@@ -266,8 +266,9 @@ class UnlabelledTraining(Experiment):
         if epoch == 0:
             self._hold_out()
             self._add_round(0)
-            if self._folder is not None:  # it stays the best one where no round makes it better
-                self._save_model(self._folder, 'best', -1, None)
+            if self._folder is not None:
+                self._write_groups(self._held_out_place, self._held_out, self.data.train)
+                self._save_model(self._folder, 'best', -1, None)  # it stays so where no round makes it better
         self._ends[epoch] = round(self._look().mAP, 4)
         before, left = self._groups, self.settings.epochs - epoch
         groups = self._group()
@@ -295,7 +296,6 @@ class UnlabelledTraining(Experiment):
         if training.average is not None:
             training.average.load_state_dict(training.model.state_dict())
         if self._folder is not None:
-            self._write_groups(self._held_out_place, self._held_out, self.data.train)
             self._write_groups(self._place(epoch // self._length, self._last), groups, self._used_crops)
             training.open(self._folder, None, True)
             if self.saver is not None:
