@@ -42,6 +42,8 @@ _logger = logging.getLogger(__name__)
 
 #: Groups of two rounds that are so much alike are the same.
 UNCHANGED = 0.98
+#: So much of mAP among held-out crops is chance: they are few, and the first model, which groups them, is ahead.
+CHANCE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,9 +66,9 @@ class UnlabelledTraining(Experiment):
 
     Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
     Some groups of the model that the run begins with are held out: how well their crops find each other tells without
-    labels whether rounds make the model better. Where they do not, `best` stays the model that the run began with.
-    Else there is a last round, twice as long as the others, once groups no longer change or epochs run out: it learns
-    all crops, those held out too, as one refits on all data after validation.
+    labels whether rounds make the model worse, by more than `CHANCE`. Where they do, `best` stays the model that the run
+    began with. Else there is a last round, twice as long as the others, once groups no longer change or epochs run out:
+    it learns all crops, those held out too, as one refits on all data after validation.
 
     A run's folder also has `rounds.csv`, and the groups of each round in `groups/`.
 
@@ -224,7 +226,7 @@ class UnlabelledTraining(Experiment):
         )
         if self._last:
             return f'{told}; this was before the last round, which learns them, too'
-        if known[-1] < known[0]:
+        if known[-1] < known[0] - CHANCE:
             told += '; this model may be WORSE than what it began with'
         return told
 
@@ -276,7 +278,7 @@ class UnlabelledTraining(Experiment):
         told = f'; agreement with the round before: {alike:.3f}' if before else ''
         _logger.info(f'round {epoch // self._length + 1}: {groups}{told}')
         if before and (alike >= UNCHANGED or left <= self._last_length):
-            if max(list(self._ends.values())[1:]) < self._ends[0]:
+            if max(list(self._ends.values())[1:]) < self._ends[0] - CHANCE:
                 _logger.info('rounds make the model worse: that was the last one')
                 return False
             self._use_all()
@@ -335,7 +337,7 @@ class UnlabelledTraining(Experiment):
         return prepare(settings, self.processes, data, fresh=False)
 
     def _add_round(self, epochs: int) -> bool:
-        """Notes how the model does after so many epochs; whether it does no worse than the best so far."""
+        """Notes how the model does after so many epochs; whether it is not worse than the best so far, but for chance."""
         mAP, groups = round(self._look().mAP, 4), self._groups
         self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
         best = max(self._known, default=0.0)
@@ -345,7 +347,7 @@ class UnlabelledTraining(Experiment):
         if self._folder is not None:
             rows = [self._rounds[0].keys(), *(row.values() for row in self._rounds)]
             replace_rows(self._folder.path / 'rounds.csv', rows)
-        return not mAP < best
+        return not mAP < best - CHANCE
 
     def _save_model(self, folder: RunFolder, name: str, epoch: int, measurement: Measurement | None) -> None:
         title = folder.path.absolute().name

@@ -168,6 +168,17 @@ def test_a_worse_model_is_told_and_is_not_the_best(crops, tmp_path, caplog):
     assert 'WORSE' not in (tmp_path / 'run' / 'best' / 'README.md').read_text()
 
 
+@pytest.mark.parametrize('after, worse', [(0.9724, False), (0.94, True)])
+def test_a_difference_by_chance_is_no_reason_to_stop(crops, tmp_path, caplog, monkeypatch, after, worse):
+    found = iter([0.9733, 0.9733])  # of the first model: before groups are held out, and of those
+    monkeypatch.setattr(unlabelled, 'retrieval', lambda *_: next(found, after))
+    caplog.set_level(logging.INFO)
+    train(settings(crops / 'tracklets', tmp_path / 'run', held_out=1 / 3))
+    assert ('WORSE' in caplog.text) == ('rounds make the model worse' in caplog.text) == worse
+    models = [(tmp_path / 'run' / name / 'model.safetensors').read_bytes() for name in ('best', 'last')]
+    assert (models[0] != models[1]) == worse
+
+
 def test_images_that_are_found_are_measured_with_the_cameras(crops, tmp_path):
     sample = create_dataset('sample')
     asked = {record.identity for record in sample.query[:12]}
