@@ -66,7 +66,7 @@ class UnlabelledTraining(Experiment):
 
     Each round begins anew with the weights that the run began with, so that what was joined wrongly leaves no trace.
     Some groups of the model that the run begins with are held out: how well their crops find each other tells without
-    labels whether rounds make the model worse, by more than `CHANCE`. Where they do, `best` stays the model that the run
+    labels whether rounds make the model worse by more than `CHANCE`. Where they do, `best` stays the model that the run
     began with. Else there is a last round, twice as long as the others, once groups no longer change or epochs run out:
     it learns all crops, those held out too, as one refits on all data after validation.
 
@@ -337,7 +337,7 @@ class UnlabelledTraining(Experiment):
         return prepare(settings, self.processes, data, fresh=False)
 
     def _add_round(self, epochs: int) -> bool:
-        """Notes how the model does after so many epochs; whether it is not worse than the best so far, but for chance."""
+        """Notes how the model does after so many epochs; whether no worse than the best so far, but for chance."""
         mAP, groups = round(self._look().mAP, 4), self._groups
         self._rounds = [row for row in self._rounds if int(row['epochs']) < epochs]  # not one that was interrupted
         best = max(self._known, default=0.0)
