@@ -80,11 +80,12 @@ start = time.perf_counter()
 import msinet_timm
 print(time.perf_counter() - start)
 """
-    results = [
-        subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True) for _ in range(3)
-    ]
-    assert all(r.returncode == 0 and not r.stderr and len(r.stdout.split()) == 1 for r in results)
-    assert min(float(r.stdout) for r in results) < 0.3
+    for _ in range(3):  # a busy machine may be slow by chance
+        result = subprocess.run([sys.executable, '-c', script], cwd=tmp_path, capture_output=True, text=True)
+        assert result.returncode == 0 and not result.stderr and len(result.stdout.split()) == 1
+        if float(result.stdout) < 0.3:
+            return
+    pytest.fail(f'importing msinet_timm took {float(result.stdout):.2f} s')
 
 
 def test_import_leaves_optional_and_own_packages_out(tmp_path):
