@@ -1,6 +1,7 @@
 """What MSINet is made of: convolution blocks, cells of two branches, and necks."""
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn as nn
@@ -42,11 +43,13 @@ class ConvBlock(nn.Module):
 class LightConv(nn.Module):
     """1x1 convolution, then 3x3 depthwise, then one batch norm and ReLU for both."""
 
-    def __init__(self, channels: int, device=None, dtype=None) -> None:
+    def __init__(self, channels: int, dilation: int = 1, device=None, dtype=None) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False, **dd)
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False, **dd)
+        self.depthwise = nn.Conv2d(
+            channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False, **dd
+        )
         self.bn = nn.BatchNorm2d(channels, **dd)
         self.act = nn.ReLU(inplace=True)
 
@@ -69,6 +72,7 @@ class Cell(nn.Module):
         out_chs: channels of the output.
         interactions: the two interactions: names, or classes of others, see `create_interaction`.
         mid_chs: channels of each branch; None for a quarter of the output's.
+        dilation: of the 3x3 convolutions.
     """
 
     def __init__(
@@ -77,19 +81,21 @@ class Cell(nn.Module):
         out_chs: int,
         interactions: tuple[str | type[nn.Module], str | type[nn.Module]],
         mid_chs: int | None = None,
+        dilation: int = 1,
         device=None,
         dtype=None,
     ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
         mid_chs = mid_chs or out_chs // 4
+        light = partial(LightConv, mid_chs, dilation, **dd)
         self.reduce_a = ConvBlock(in_chs, mid_chs, **dd)
         self.reduce_b = ConvBlock(in_chs, mid_chs, **dd)
-        self.first_a = LightConv(mid_chs, **dd)
-        self.first_b = nn.Sequential(*[LightConv(mid_chs, **dd) for _ in range(3)])
+        self.first_a = light()
+        self.first_b = nn.Sequential(light(), light(), light())
         self.interaction1 = create_interaction(interactions[0], mid_chs, **dd)
-        self.second_a = LightConv(mid_chs, **dd)
-        self.second_b = nn.Sequential(*[LightConv(mid_chs, **dd) for _ in range(3)])
+        self.second_a = light()
+        self.second_b = nn.Sequential(light(), light(), light())
         self.interaction2 = create_interaction(interactions[1], mid_chs, **dd)
         self.expand_a = ConvBlock(mid_chs, out_chs, act=False, **dd)
         self.expand_b = ConvBlock(mid_chs, out_chs, act=False, **dd)

@@ -52,7 +52,7 @@ def fold_conv(conv: nn.Conv2d, norm: nn.Module) -> nn.Conv2d:
         ValueError: a norm without running statistics.
     """
     _check_statistics(norm)
-    shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding
+    shape = conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation
     folded = nn.Conv2d(*shape, groups=conv.groups, device='meta')
     folded.weight, folded.bias = fuse_conv_bn_weights(
         conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias

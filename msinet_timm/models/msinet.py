@@ -27,6 +27,7 @@ from .weights import checked_filter_fn, checkpoint_filter_fn, fit_state_dict, lo
 __all__ = ['Embedding', 'MSINet', 'checkpoint_filter_fn', 'register_genotype']
 
 LOCAL_WIDTH = 128
+OUTPUT_STRIDES = (32, 16, 8)
 WIDTHS = {
     'x1_0': (64, 256, 384, 512),
     'x0_75': (48, 192, 288, 384),
@@ -55,6 +56,13 @@ class Embedding(NamedTuple):
     neck_features: torch.Tensor | None = None
 
 
+def _pool(halve: bool, ceil_mode: bool) -> nn.Module:
+    """Means over 2x2: every second one, or all, with the last row and column repeated."""
+    if halve:
+        return nn.AvgPool2d(2, stride=2, ceil_mode=ceil_mode)
+    return nn.Sequential(nn.ReplicationPad2d((0, 1, 0, 1)), nn.AvgPool2d(2, stride=1))
+
+
 class MSINet(nn.Module):
     """Multi-scale interaction network.
 
@@ -71,12 +79,20 @@ class MSINet(nn.Module):
         global_pool: pooling of the whole map and of both halves of the local one: any of timm's, such as `'avg'`
             (the published one), `'max'` or `'catavgmax'`; `''` leaves the map as it is (only without classifiers).
         drop_rate: dropout before the classifiers.
+        output_stride: of the last maps, 32, 16 or 8. Below 32, later convolutions are dilated instead: 8 gives stage 3
+            at the stride of stage 2.
+        stage5: two cells of the last stage's width, with its interactions, for the fifth map, which else is the fourth
+            one's average over 2x2. No embedding needs it, so that weights for ReID leave it at its initial values.
+        backbone: round odd heights and widths up when they are halved, as ResNets do (the published network rounds
+            down), and let `forward` run the fifth map, too, where tracing looks for it. `features_only` sets it.
 
     Raises:
-        ValueError: an unknown or malformed genotype, or widths that cannot be built.
+        ValueError: an unknown or malformed genotype, or widths or an output stride that cannot be built.
     """
 
     __jit_unused_properties__ = ['_model_args']
+    __constants__ = ['DEPTH']
+    DEPTH = 3  # stages that embeddings come from
 
     def __init__(
         self,
@@ -86,12 +102,17 @@ class MSINet(nn.Module):
         in_chans: int = 3,
         global_pool: str = 'avg',
         drop_rate: float = 0.0,
+        output_stride: int = 32,
+        stage5: bool = False,
+        backbone: bool = False,
         device=None,
         dtype=None,
     ) -> None:
         dd = {'device': device, 'dtype': dtype}
         super().__init__()
         genotype = find_genotype(genotype)
+        if output_stride not in OUTPUT_STRIDES:
+            raise ValueError(f'output_stride {output_stride}: give {", ".join(map(str, OUTPUT_STRIDES))}')
         widths = tuple(widths)
         if len(widths) != 4 or any(w < 4 or w % 4 for w in widths[1:]) or widths[0] < 1:
             raise ValueError(f'widths {widths}: give four, of the stem and of three stages in multiples of 4')
@@ -99,6 +120,7 @@ class MSINet(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
+        self.backbone = backbone
         self.grad_checkpointing = False
 
         stem, *stages = widths
@@ -106,15 +128,23 @@ class MSINet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         self.feature_info = [dict(num_chs=stem, reduction=2, module='stem')]
         blocks = []
-        prev = stem
-        for i, width in enumerate(stages):
+        prev, stride, dilation = stem, 4, 1
+        for i, width in enumerate((*stages, stages[-1])):
+            kept = i < len(stages) or stage5
             if i > 0:
-                blocks.append(nn.Sequential(ConvBlock(prev, prev, **dd), nn.AvgPool2d(2, stride=2)))
-            first, second = genotype.cells[2 * i : 2 * i + 2]
-            self.feature_info.append(dict(num_chs=width, reduction=4 * 2**i, module=f'stages.{len(blocks)}'))
-            blocks.append(nn.Sequential(Cell(prev, width, first, **dd), Cell(width, width, second, **dd)))
+                halved = stride < output_stride
+                stride, dilation = (2 * stride, dilation) if halved else (stride, 2 * dilation)
+                pool = _pool(halved, backbone or i == len(stages))
+                blocks.append(nn.Sequential(ConvBlock(prev, prev, **dd), pool) if kept else nn.Sequential(pool))
+            self.feature_info.append(dict(num_chs=width, reduction=stride, module=f'stages.{len(blocks)}'))
+            first, second = genotype.cells[2 * min(i, 2) : 2 * min(i, 2) + 2]
+            cells = [
+                Cell(prev, width, first, dilation=dilation, **dd),
+                Cell(width, width, second, dilation=dilation, **dd),
+            ]
+            blocks.append(nn.Sequential(*cells) if kept else nn.Sequential(nn.Identity()))
             prev = width
-        # In execution order: stage, transition, stage, transition, stage.
+        # In execution order: stage, transition, stage, transition, stage; then what only the fifth map needs.
         self.stages = nn.Sequential(*blocks)
         self.global_width = prev
         self.lateral = nn.Conv2d(stages[1], LOCAL_WIDTH, 1, **dd)
@@ -212,10 +242,10 @@ class MSINet(nn.Module):
 
         Args:
             x: images [B, in_chans, H, W].
-            indices: which of `feature_info`'s maps: the last n, a list, or all for None.
+            indices: which of `feature_info`'s five maps: the last n, a list, or all for None.
             norm: has no effect, as no norm follows the last stage.
             stop_early: skip what comes after the last map asked for. The features are then that map, unless it is the
-                last stage's.
+                third stage's or comes after it.
             output_fmt: `'NCHW'`, the only layout.
             intermediates_only: leave the features out.
 
@@ -224,16 +254,21 @@ class MSINet(nn.Module):
         """
         if output_fmt != 'NCHW':
             raise ValueError('MSINet gives its maps as NCHW only')
-        depth = (len(self.stages) + 1) // 2
-        take_indices, max_index = feature_take_indices(depth + 1, indices)
-        if stop_early:
-            depth = max_index
-        x, before_last, intermediates = self._forward_stages(x, depth, take_indices)
+        take_indices, max_index = feature_take_indices((len(self.stages) + 1) // 2 + 1, indices)
+        whole = max_index >= self.DEPTH or not stop_early
+        x, before_last, intermediates = self._forward_stages(
+            x, max(max_index, self._depth() if whole else 0), take_indices
+        )
         if intermediates_only:
             return intermediates
-        if self.lateral is not None and depth == 3:
+        if self.lateral is not None and whole:
             x = torch.cat([x, self.lateral(before_last)], dim=1)
         return x, intermediates
+
+    def _depth(self) -> int:
+        """How many stages `forward_features` runs: those left, but for the fifth map's where an embedding is made."""
+        embeds = self.lateral is not None and not self.backbone
+        return self.DEPTH if embeds else (len(self.stages) + 1) // 2
 
     def _forward_stages(
         self, x: torch.Tensor, depth: int, taps: list[int]
@@ -244,12 +279,16 @@ class MSINet(nn.Module):
             x: images [B, in_chans, H, W].
             depth: how many stages to run; 0 for the stem alone.
             taps: which maps to keep: 0 for the stem's, then the number of the stage.
+
+        Returns:
+            The last of these maps, but never the fifth one beside the local branch; the one before the third stage; and
+            those at the taps.
         """
         x = self.stem(x)
         maps = [x] if 0 in taps else []
         if depth > 0:
             x = self.maxpool(x)
-        before_last = x
+        before_last = last = x
         for i, stage in enumerate(self.stages):
             if i < 2 * depth - 1:  # TorchScript can neither slice a Sequential nor break out of it
                 if i == 4:
@@ -258,9 +297,11 @@ class MSINet(nn.Module):
                     x = checkpoint_seq(stage, x)
                 else:
                     x = stage(x)
+                if i < 2 * self.DEPTH - 1 or self.lateral is None:
+                    last = x
                 if i % 2 == 0 and i // 2 + 1 in taps:
                     maps.append(x)
-        return x, before_last, maps
+        return last, before_last, maps
 
     def prune_intermediate_layers(
         self,
@@ -282,7 +323,7 @@ class MSINet(nn.Module):
         take_indices, max_index = feature_take_indices((len(self.stages) + 1) // 2 + 1, indices)
         if max_index == 0:
             self.maxpool = nn.Identity()
-        pruned = max(0, 2 * max_index - 1) < len(self.stages)
+        pruned = max_index < self.DEPTH
         self.stages = self.stages[: max(0, 2 * max_index - 1)]
         if pruned or prune_head:
             self.num_features = self.global_width = self.feature_info[max_index]['num_chs']
@@ -293,7 +334,7 @@ class MSINet(nn.Module):
 
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, in_chans, H, W] to the map [B, num_features, H/16, W/16]: the last stage's, then the lateral's."""
-        x, before_last, _ = self._forward_stages(x, (len(self.stages) + 1) // 2, [])
+        x, before_last, _ = self._forward_stages(x, self._depth(), [])
         if self.lateral is not None:
             x = torch.cat([x, self.lateral(before_last)], dim=1)
         return x
@@ -357,16 +398,31 @@ class MSINet(nn.Module):
         return Embedding(feature_map, *features, *logits, torch.cat(necks, dim=1) if neck_features else None)
 
 
+def _check_out_indices(indices: int | Iterable[int]) -> None:
+    """Raises ValueError for maps that don't exist; timm takes the last n for a number."""
+    last = MSINet.DEPTH + 1
+    if isinstance(indices, int):
+        if not 1 <= indices <= last + 1:
+            raise ValueError(
+                f'out_indices {indices}: MSINet has {last + 1} maps, 0 to {last}; give 1 to {last + 1} of them'
+            )
+    elif wrong := [i for i in indices if not -last - 1 <= i <= last]:
+        raise ValueError(f'out_indices {wrong} do not exist: MSINet has {last + 1} maps, 0 to {last}')
+
+
 default_cfgs = generate_default_cfgs(load_default_cfgs())
 
 
 def _create_msinet(variant: str, pretrained: bool = False, **kwargs: Any) -> MSINet:
+    if kwargs.get('features_only'):
+        kwargs.setdefault('backbone', True)
+        _check_out_indices(kwargs.get('out_indices', ()))
     return build_model_with_cfg(
         MSINet,
         variant,
         pretrained,
         pretrained_filter_fn=partial(checked_filter_fn, cache_dir=kwargs.get('cache_dir')),
-        feature_cfg=dict(out_indices=(0, 1, 2, 3), flatten_sequential=True),
+        feature_cfg=dict(out_indices=(0, 1, 2, 3, 4), flatten_sequential=True),
         **kwargs,
     )
 

@@ -103,6 +103,7 @@ _PUBLISHED_CELL = {
     'downsample': 'shortcut',
 }
 _LOCAL_BRANCH = ('lateral.', 'local_neck.', 'local_classifier.')
+_FIFTH_MAP = ('stages.5.', 'stages.6.')
 _CLASSIFIERS = ('global_classifier.', 'local_classifier.')
 _FROZEN_BIASES = ('head.bias', 'f_head.bias')
 _LISTED = 3
@@ -159,7 +160,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     `module.`. Of a published checkpoint, the neck biases (frozen at zero) and the alignment module are dropped.
     Classifiers of another number of classes than the model's are left out: the model keeps its own. The published
     ImageNet weights lack the local branch: it keeps its initial values, with a warning, and its classifier is set to
-    zero, so that the predicted class is the global branch's.
+    zero, so that the predicted class is the global branch's. A trained fifth map (`stage5`) keeps its initial values
+    where the checkpoint has none.
 
     Args:
         state_dict: tensors by name.
@@ -179,6 +181,9 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
         state_dict.setdefault('arch_weights', own['arch_weights'])
     if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):
         _fill_local_branch(state_dict, own)
+    for name in own:
+        if name.startswith(_FIFTH_MAP):  # of `stage5`, which weights for ReID have nothing for
+            state_dict.setdefault(name, own[name])
     classifiers = () if 'arch_weights' in own else _CLASSIFIERS  # a search goes on with its own
     for name in [name for name in {**own, **state_dict} if name.startswith(classifiers)]:
         if name not in own:

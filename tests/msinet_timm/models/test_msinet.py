@@ -8,6 +8,7 @@ from golden_figures import assert_golden, image, load_json, load_tensors, state_
 from timm.layers import set_scriptable
 from timm.models import group_parameters
 from timm.models._features import FeatureGetterNet
+from timm.utils.model import reparameterize_model
 from torch.fx import symbolic_trace
 
 MODELS = ['msinet_x0_25', 'msinet_x1_0']
@@ -204,8 +205,8 @@ def test_layer_groups():
 @pytest.mark.parametrize('wrapper', FEATURE_WRAPPERS)
 def test_features_only(name, wrapper):
     model = create(name, features_only=True, feature_cls=wrapper).eval()
-    widths = {'msinet_x0_25': [16, 64, 96, 128], 'msinet_x1_0': [64, 256, 384, 512]}[name]
-    assert model.feature_info.channels() == widths and model.feature_info.reduction() == [2, 4, 8, 16]
+    widths = {'msinet_x0_25': [16, 64, 96, 128, 128], 'msinet_x1_0': [64, 256, 384, 512, 512]}[name]
+    assert model.feature_info.channels() == widths and model.feature_info.reduction() == [2, 4, 8, 16, 32]
     torch.manual_seed(0)  # the same initial values as the wrapped one
     plain = create(name).eval()
     x = torch.randn(1, 3, 96, 64)
@@ -216,6 +217,75 @@ def test_features_only(name, wrapper):
         torch.testing.assert_close(actual, tap)
 
 
+@pytest.mark.parametrize('size', [(101, 67), (72, 40), (16, 16)])
+def test_maps_are_as_large_as_those_of_resnets(size):
+    x = torch.randn(1, 3, *size)
+    with torch.no_grad():
+        shapes = [
+            [f.shape[2:] for f in timm.create_model(name, features_only=True).eval()(x)]
+            for name in ('msinet_x0_25', 'test_resnet')
+        ]
+        published = create().eval().forward_features(x)
+    assert shapes[0] == shapes[1]
+    assert published.shape[2:] == tuple(-(-n // 4) // 4 for n in size)  # rounds down after the stem
+
+
+@pytest.mark.parametrize('output_stride', [16, 8])
+@pytest.mark.parametrize('form', ['plain', 'fused', 'trained'])
+def test_dilated_maps_hold_the_strided_ones(output_stride, form):
+    """With interactions that look at one place at a time, every second value of a dilated map is of the strided one."""
+    options = dict(genotype=['none'] * 12, backbone=True, stage5=form == 'trained')
+    strided = create(**options).eval()
+    dilated = create(**options, output_stride=output_stride).eval()
+    dilated.load_state_dict(strided.state_dict())
+    if form == 'fused':
+        strided, dilated = (reparameterize_model(model) for model in (strided, dilated))
+    x = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        expected, maps = (model.forward_intermediates(x, intermediates_only=True) for model in (strided, dilated))
+    assert [info['reduction'] for info in dilated.feature_info] == [min(2**k, output_stride) for k in range(1, 6)]
+    for k, (a, b) in enumerate(zip(maps, expected, strict=True)):
+        assert a.shape[2:] == tuple(max(n // 2 ** (k + 1), n // output_stride) for n in (96, 64))
+        step = a.shape[2] // b.shape[2]
+        if step < 4:  # a mean over 2x2 is of neighbours, which lie twice as far apart the second time
+            torch.testing.assert_close(a[:, :, ::step, ::step], b)
+
+
+def test_fifth_map():
+    x = torch.randn(2, 3, 96, 64)
+    plain = create().eval()
+    with torch.no_grad():
+        maps = plain.forward_intermediates(x, intermediates_only=True)
+        torch.testing.assert_close(maps[4], torch.nn.functional.avg_pool2d(maps[3], 2))
+    trained = create(stage5=True).eval()
+    assert not [n for n in plain.state_dict() if n.startswith('stages.5')]
+    trained.load_state_dict(plain.state_dict(), strict=False)
+    with torch.no_grad():
+        torch.testing.assert_close(trained(x), plain(x))
+        assert trained.forward_intermediates(x, intermediates_only=True)[4].shape == maps[4].shape
+    model = create(features_only=True, stage5=True).train()
+    sum(f.pow(2).mean() for f in model(x)).backward()
+    assert not [n for n, p in model.named_parameters() if p.grad is None]
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(out_indices=(1, 5)), r'out_indices \[5\] do not exist: MSINet has 5 maps, 0 to 4'),
+        (dict(out_indices=(-6,)), r'out_indices \[-6\] do not exist'),
+        (dict(out_indices=6), 'out_indices 6: MSINet has 5 maps'),
+        (dict(out_indices=0), 'out_indices 0: MSINet has 5 maps'),
+        (dict(output_stride=4), 'output_stride 4: give 32, 16, 8'),
+        (dict(output_stride=12), 'output_stride 12: give 32, 16, 8'),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('wrapper', FEATURE_WRAPPERS)
+def test_maps_that_do_not_exist(options, message, wrapper):
+    with pytest.raises(ValueError, match=message):
+        create(features_only=True, feature_cls=wrapper, **options)
+
+
 @pytest.mark.parametrize('checkpointing', [False, True])
 def test_features_only_trains(checkpointing):
     model = create(features_only=True).train()
@@ -224,7 +294,7 @@ def test_features_only_trains(checkpointing):
     assert not [n for n, p in model.named_parameters() if p.grad is None]
 
 
-@pytest.mark.parametrize('index', range(4))
+@pytest.mark.parametrize('index', range(5))
 def test_intermediates_and_pruning(index):
     model = create(num_classes=5).eval()
     x = torch.randn(2, 3, 64, 32)
@@ -233,10 +303,10 @@ def test_intermediates_and_pruning(index):
         torch.testing.assert_close(features, model.forward_features(x))
         final, (tap,) = model.forward_intermediates(x, indices=[index], stop_early=True)
         torch.testing.assert_close(tap, taps[index])
-        torch.testing.assert_close(final, features if index == 3 else taps[index])
+        torch.testing.assert_close(final, features if index >= 3 else taps[index])
 
         whole = copy.deepcopy(model)
-        assert whole.prune_intermediate_layers([3], prune_head=False) == [3]
+        assert whole.prune_intermediate_layers([max(3, index)], prune_head=False) == [max(3, index)]
         torch.testing.assert_close(whole(x), model(x))
 
         pruned = copy.deepcopy(model)
@@ -273,9 +343,11 @@ def test_torchscript_and_fx(name, num_classes):
             torch.testing.assert_close(form(x), expected)
 
 
-def test_torchscript_of_maps():
-    getter = FeatureGetterNet(create().eval(), out_indices=(0, 1, 2)).eval()
-    x = torch.randn(1, 3, 64, 32)
+@pytest.mark.parametrize('indices', [(0, 1, 2), (2, 3, 4), (4,)])
+@pytest.mark.parametrize('options', [{}, dict(output_stride=8, stage5=True, backbone=True)], ids=str)
+def test_torchscript_of_maps(indices, options):
+    getter = FeatureGetterNet(create(**options).eval(), out_indices=indices).eval()
+    x = torch.randn(1, 3, 70, 35)
     with torch.no_grad():
         for scripted, expected in zip(torch.jit.script(getter)(x), getter(x), strict=True):
             torch.testing.assert_close(scripted, expected)
