@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Each of these installs again only when what is to be installed has changed.
 $(VENV)/.installed: setup.cfg pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,hosts-test]'
 	touch $(VENV)/.demo $(VENV)/.docs $@
 
 $(VENV)/.demo: setup.cfg pyproject.toml | $(BIN)/python
