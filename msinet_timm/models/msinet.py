@@ -83,7 +83,7 @@ class MSINet(nn.Module):
             at the stride of stage 2.
         stage5: two cells of the last stage's width, with its interactions, for the fifth map, which else is the fourth
             one's average over 2x2. No embedding needs it, so that weights for ReID leave it at its initial values.
-        backbone: round odd heights and widths up when they are halved, as ResNets do (the published network rounds
+        dense: for dense prediction, round odd heights and widths up when they are halved, as ResNets do (the published network rounds
             down), and let `forward` run the fifth map, too, where tracing looks for it. `features_only` sets it.
 
     Raises:
@@ -104,7 +104,7 @@ class MSINet(nn.Module):
         drop_rate: float = 0.0,
         output_stride: int = 32,
         stage5: bool = False,
-        backbone: bool = False,
+        dense: bool = False,
         device=None,
         dtype=None,
     ) -> None:
@@ -120,7 +120,7 @@ class MSINet(nn.Module):
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
-        self.backbone = backbone
+        self.dense = dense
         self.grad_checkpointing = False
 
         stem, *stages = widths
@@ -134,7 +134,7 @@ class MSINet(nn.Module):
             if i > 0:
                 halved = stride < output_stride
                 stride, dilation = (2 * stride, dilation) if halved else (stride, 2 * dilation)
-                pool = _pool(halved, backbone or i == len(stages))
+                pool = _pool(halved, dense or i == len(stages))
                 blocks.append(nn.Sequential(ConvBlock(prev, prev, **dd), pool) if kept else nn.Sequential(pool))
             self.feature_info.append(dict(num_chs=width, reduction=stride, module=f'stages.{len(blocks)}'))
             first, second = genotype.cells[2 * min(i, 2) : 2 * min(i, 2) + 2]
@@ -267,7 +267,7 @@ class MSINet(nn.Module):
 
     def _depth(self) -> int:
         """How many stages `forward_features` runs: those left, but for the fifth map's where an embedding is made."""
-        embeds = self.lateral is not None and not self.backbone
+        embeds = self.lateral is not None and not self.dense
         return self.DEPTH if embeds else (len(self.stages) + 1) // 2
 
     def _forward_stages(
@@ -415,7 +415,7 @@ default_cfgs = generate_default_cfgs(load_default_cfgs())
 
 def _create_msinet(variant: str, pretrained: bool = False, **kwargs: Any) -> MSINet:
     if kwargs.get('features_only'):
-        kwargs.setdefault('backbone', True)
+        kwargs.setdefault('dense', True)
         _check_out_indices(kwargs.get('out_indices', ()))
     return build_model_with_cfg(
         MSINet,

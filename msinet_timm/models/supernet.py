@@ -60,7 +60,7 @@ class MixedCell(Cell):
     """
 
     def __init__(self, in_chs: int, out_chs: int, mid_chs: int, device=None, dtype=None) -> None:
-        super().__init__(in_chs, out_chs, (MixedInteraction, MixedInteraction), mid_chs, device, dtype)
+        super().__init__(in_chs, out_chs, (MixedInteraction, MixedInteraction), mid_chs, device=device, dtype=dtype)
 
     def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """Map [B, in_chs, H, W] and the weights of both places, [2, 4], to the map [B, out_chs, H, W]."""

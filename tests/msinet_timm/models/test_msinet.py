@@ -234,7 +234,7 @@ def test_maps_are_as_large_as_those_of_resnets(size):
 @pytest.mark.parametrize('form', ['plain', 'fused', 'trained'])
 def test_dilated_maps_hold_the_strided_ones(output_stride, form):
     """With interactions that look at one place at a time, every second value of a dilated map is of the strided one."""
-    options = dict(genotype=['none'] * 12, backbone=True, stage5=form == 'trained')
+    options = dict(genotype=['none'] * 12, dense=True, stage5=form == 'trained')
     strided = create(**options).eval()
     dilated = create(**options, output_stride=output_stride).eval()
     dilated.load_state_dict(strided.state_dict())
@@ -344,7 +344,7 @@ def test_torchscript_and_fx(name, num_classes):
 
 
 @pytest.mark.parametrize('indices', [(0, 1, 2), (2, 3, 4), (4,)])
-@pytest.mark.parametrize('options', [{}, dict(output_stride=8, stage5=True, backbone=True)], ids=str)
+@pytest.mark.parametrize('options', [{}, dict(output_stride=8, stage5=True, dense=True)], ids=str)
 def test_torchscript_of_maps(indices, options):
     getter = FeatureGetterNet(create(**options).eval(), out_indices=indices).eval()
     x = torch.randn(1, 3, 70, 35)
