@@ -83,8 +83,9 @@ class MSINet(nn.Module):
             at the stride of stage 2.
         stage5: two cells of the last stage's width, with its interactions, for the fifth map, which else is the fourth
             one's average over 2x2. No embedding needs it, so that weights for ReID leave it at its initial values.
-        dense: for dense prediction, round odd heights and widths up when they are halved, as ResNets do (the published network rounds
-            down), and let `forward` run the fifth map, too, where tracing looks for it. `features_only` sets it.
+        dense: for dense prediction, round odd heights and widths up when they are halved, as ResNets do (the published
+            network rounds down), and let `forward` run the fifth map, too, where tracing looks for it. `features_only`
+            sets it.
 
     Raises:
         ValueError: an unknown or malformed genotype, or widths or an output stride that cannot be built.
