@@ -84,7 +84,9 @@ def draw_camera(seed: int, domain: str, number: int) -> Camera:
     )
 
 
-def develop(radiance: np.ndarray, camera: Camera, distance: float, rng: np.random.Generator) -> bytes:
+def develop(
+    radiance: np.ndarray, camera: Camera, distance: float, rng: np.random.Generator, alpha: np.ndarray | None = None
+) -> tuple[bytes, bytes | None]:
     """Turns what the lens sees into a stored image.
 
     Args:
@@ -92,9 +94,10 @@ def develop(radiance: np.ndarray, camera: Camera, distance: float, rng: np.rando
         camera: whose exposure, colours, blur, noise and compression apply.
         distance: metres to the person; far ones are resolved less finely.
         rng: for the noise and for what differs from image to image.
+        alpha: [H, W] from 0 to 1, which the lens blurs as it blurs the image; None for none.
 
     Returns:
-        A JPEG file.
+        A JPEG file, and a PNG file of `alpha`.
     """
     x = radiance * camera.balance * camera.exposure * 2.0 ** rng.normal(0, 0.15)
     x = 1 - np.exp(-1.25 * np.maximum(x, 0))  # highlights roll off as on a sensor with a tone curve
@@ -106,12 +109,23 @@ def develop(radiance: np.ndarray, camera: Camera, distance: float, rng: np.rando
     far = np.clip((distance - camera.near) / (camera.far - camera.near), 0, 1)
     share = 1 - (1 - camera.sharp) * far
     small = (max(8, round(size[0] * share)), max(16, round(size[1] * share)))
-    image = image.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC)
-    image = image.filter(ImageFilter.GaussianBlur(float(camera.blur * scale * rng.uniform(0.7, 1.2))))
+    blur = ImageFilter.GaussianBlur(float(camera.blur * scale * rng.uniform(0.7, 1.2)))
+
+    def see(layer: Image.Image) -> Image.Image:
+        return layer.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC).filter(blur)
+
+    image = see(image)
     noise = rng.normal(0, camera.noise, (size[1], size[0], 1)) + rng.normal(
         0, 0.4 * camera.noise, (size[1], size[0], 3)
     )
     pixels = np.clip(np.asarray(image) + 255 * noise, 0, 255).astype(np.uint8)
+    mask = None
+    if alpha is not None:
+        mask = _encoded(see(Image.fromarray((alpha * 255 + 0.5).astype(np.uint8))), 'PNG', optimize=True)
+    return _encoded(Image.fromarray(pixels), 'JPEG', quality=camera.quality, optimize=True), mask
+
+
+def _encoded(image: Image.Image, form: str, **options) -> bytes:
     out = io.BytesIO()
-    Image.fromarray(pixels).save(out, 'JPEG', quality=camera.quality, optimize=True)
+    image.save(out, form, **options)
     return out.getvalue()

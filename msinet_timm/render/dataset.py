@@ -19,13 +19,15 @@ from msinet_timm.files import holds_nothing, locked, read_json, refusing, replac
 
 from .body import load_rig
 from .identity import DOMAINS, generator
-from .scene import load_renderer, render_image
+from .image import RENDERERS, load, render_image
 
 __all__ = ['Planned', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
 _STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, as distractors
 _PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
+_MASKS = 'masks'  # no reader looks into this folder
+_SAMPLES = 4
 
 
 class Planned(NamedTuple):
@@ -78,25 +80,31 @@ def plan(*, identities: int, cameras: int, images: int, seed: int, domain: str) 
     return out
 
 
-def _check(limits: dict[str, tuple[int, int, int]], domain: str) -> None:
+def _mask(root: Path, image: Planned) -> Path:
+    return (root / _MASKS / image.path).with_suffix('.png')
+
+
+def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str) -> None:
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise InputError(f'--{name} {value} is out of range: give {low} to {high}')
     if domain not in DOMAINS:
         raise InputError(f'--domain {domain} is unknown: choose one of {", ".join(DOMAINS)}')
+    if renderer not in RENDERERS:
+        raise InputError(f'--renderer {renderer} is unknown: choose one of {", ".join(RENDERERS)}')
 
 
-def _prepare(root: Path, record: dict) -> None:
+def _prepare(root: Path, record: dict, masks: bool) -> None:
     """Makes the folders, or checks that those found were begun with the same settings."""
     file = root / 'render.json'
     if file.exists():
         try:
             found = read_json(file)
-            settings = dict(found['settings'])
+            settings = {'renderer': 'mitsuba'} | found['settings']  # the only one, before it was named
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
         if settings != record['settings']:
-            changed = [k for k in record['settings'] if settings.get(k) != record['settings'][k]]
+            changed = [k for k in record['settings'] | settings if settings.get(k) != record['settings'].get(k)]
             raise InputError(f'{root} was rendered with another {", ".join(changed)}: give the same, or another folder')
         if found.get('versions') != record['versions']:
             _logger.warning('%s was begun with %s: the rest may differ slightly', root, found.get('versions'))
@@ -104,18 +112,20 @@ def _prepare(root: Path, record: dict) -> None:
         raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
     else:
         replace_text(file, json.dumps(record, indent=2) + '\n')
-    for part in _PARTS:
-        (root / part).mkdir(exist_ok=True)
-        sweep(root / part)
+    for folder in (*_PARTS, *(f'{_MASKS}/{part}' for part in _PARTS if masks)):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        sweep(root / folder)
 
 
-def _render(root: Path, images: list[Planned], settings: dict) -> int:
+def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> int:
     for p in images:
-        content = render_image(
+        image, mask = render_image(
             settings['seed'], settings['domain'], p.identity, p.camera, p.index, p.kind,
-            settings['width'], settings['height'], settings['samples'],
+            settings['width'], settings['height'], settings.get('samples'), settings['renderer'], masks,
         )  # fmt: skip
-        replace_file(root / p.path, lambda draft, content=content: draft.write_bytes(content), swept=True)
+        for path, content in ((_mask(root, p), mask), (root / p.path, image)):
+            if content is not None and not path.exists():
+                replace_file(path, lambda draft, content=content: draft.write_bytes(content), swept=True)
     return len(images)
 
 
@@ -123,11 +133,11 @@ def _ignore_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 
-def _render_parallel(root: Path, tasks: list[list[Planned]], settings: dict, workers: int, bar) -> None:
-    # Each worker is a fresh process: neither torch nor mitsuba survives a fork with threads running.
+def _render_parallel(root: Path, tasks: list[list[Planned]], settings: dict, masks: bool, workers: int, bar) -> None:
+    # Each worker is a fresh process: neither torch nor a renderer survives a fork with threads running.
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool:
-        futures = [pool.submit(_render, root, task, settings) for task in tasks]
+        futures = [pool.submit(_render, root, task, settings, masks) for task in tasks]
         try:
             for future in concurrent.futures.as_completed(futures):
                 bar.update(future.result())
@@ -144,10 +154,12 @@ def render_dataset(
     images: int = 12,
     domain: str = 'street',
     seed: int = 0,
-    samples: int = 4,
+    samples: int | None = None,
     width: int = 128,
     height: int = 256,
     workers: int | None = None,
+    renderer: str = 'mitsuba',
+    masks: bool = False,
 ) -> dict[str, int]:
     """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
 
@@ -161,50 +173,60 @@ def render_dataset(
         images: images of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
         domain: one of `DOMAINS`: which places, lights, camera positions and clothes.
         seed: from 0; of everything random.
-        samples: rays for each pixel, 1 to 1024.
+        samples: rays of mitsuba for each pixel, 1 to 1024; None for 4. The raster renderer has none.
         width, height: of the images in pixels, 16 to 1024.
         workers: processes; None for one for each core.
+        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, many times as fast.
+        masks: also write how much of each pixel is the person, as 8-bit PNG files in `masks/`, under the images' paths;
+            raster only. A folder may get them later.
 
     Returns:
         Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
 
     Raises:
         InputError: a value is out of range, the folder holds something else, cannot be written to, or is written to by
-            another process, or anny or mitsuba is missing.
+            another process, `samples` or `masks` are not for this renderer, or what it needs is missing.
     """
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, 'sched_getaffinity') else workers
     workers = os.cpu_count() or 1 if workers is None else workers
+    if masks and renderer == 'mitsuba':
+        raise InputError('--masks: mitsuba gives none; add --renderer raster')
+    if samples is not None and renderer == 'raster':
+        raise InputError('--samples is for --renderer mitsuba alone: leave it out')
     _check(
         {
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
-            'seed': (seed, 0, 2**31 - 1), 'samples': (samples, 1, 1024), 'width': (width, 16, 1024),
+            'seed': (seed, 0, 2**31 - 1), 'samples': (_SAMPLES if samples is None else samples, 1, 1024), 'width': (width, 16, 1024),
             'height': (height, 16, 1024), 'workers': (workers, 1, 1024),
         },
         domain,
+        renderer,
     )  # fmt: skip
-    load_renderer()
+    versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow')} | load(renderer).versions()
     load_rig()
+    versions['anny'] = importlib.metadata.version('anny')
     settings = dict(
-        identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, samples=samples,
+        identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
         width=width, height=height,
     )  # fmt: skip
+    if renderer == 'mitsuba':
+        settings['samples'] = _SAMPLES if samples is None else samples
     todo = plan(identities=identities, cameras=cameras, images=images, seed=seed, domain=domain)
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)
     counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), _PARTS, strict=True)}
     counts |= {'distractors': labels['0000'], 'junk': labels['-1']}
-    versions = {name: importlib.metadata.version(name) for name in ('anny', 'mitsuba', 'numpy', 'Pillow')}
     root = Path(root)
     if root.exists() and not root.is_dir():
         raise InputError(f'{root} is a file: give a folder')
     with refusing(f'{root}: cannot write there', root), locked(root):
-        _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions})
-        _render_missing(root, todo, settings, workers)
+        _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions}, masks)
+        _render_missing(root, todo, settings, masks, workers)
     return counts
 
 
-def _render_missing(root: Path, todo: list[Planned], settings: dict, workers: int) -> None:
-    missing = [p for p in todo if not (root / p.path).exists()]
+def _render_missing(root: Path, todo: list[Planned], settings: dict, masks: bool, workers: int) -> None:
+    missing = [p for p in todo if not (root / p.path).exists() or (masks and not _mask(root, p).exists())]
     tasks: dict[int, list[Planned]] = {}
     for p in missing:  # one task for each identity, so that it is dressed once
         tasks.setdefault(p.identity, []).append(p)
@@ -214,6 +236,6 @@ def _render_missing(root: Path, todo: list[Planned], settings: dict, workers: in
         if workers == 1 or len(tasks) < 2:
             for task in tasks.values():
                 for p in task:
-                    bar.update(_render(root, [p], settings))
+                    bar.update(_render(root, [p], settings, masks))
         else:
-            _render_parallel(root, list(tasks.values()), settings, min(workers, len(tasks)), bar)
+            _render_parallel(root, list(tasks.values()), settings, masks, min(workers, len(tasks)), bar)

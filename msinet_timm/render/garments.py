@@ -139,7 +139,7 @@ def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
 
 
 def dress(body: Body, identity: Identity) -> Mesh:
-    """Everything of a person in one mesh in rest pose, with `weights` [V, len(BONES)] and `colour` [V, 3]."""
+    """Everything of a person in one mesh in rest pose, with `weights` [V, len(BONES)], `colour` [V, 3] and `part` [V]."""
     measure(body)
     layers = [_top(body, identity.top, 0.014)]
     if identity.outer:
@@ -162,5 +162,7 @@ def dress(body: Body, identity: Identity) -> Mesh:
     )
     parts += make_hat(body, identity) if identity.hat else []
     parts += make_bag(body, identity, back) if identity.bag else []
+    for number, part in enumerate(parts):
+        part.data['part'] = np.full(len(part.position), number)
     whole = merge(parts)
     return Mesh(whole.faces.astype(np.uint32), {k: v.astype(np.float32) for k, v in whole.data.items()})

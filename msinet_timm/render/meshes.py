@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ['Mesh', 'box', 'clip', 'ellipsoid', 'loft', 'merge', 'normals', 'smooth', 'submesh', 'subdivide']
+__all__ = ['Mesh', 'box', 'clip', 'ellipsoid', 'loft', 'merge', 'normals', 'simplify', 'smooth', 'submesh']
+__all__ += ['subdivide']
 
 
 @dataclass
@@ -49,6 +50,22 @@ def smooth(position: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
         mean = np.stack([np.bincount(i, position[j, k], len(position)) for k in range(3)], 1) / count[:, None]
         position = (position + mean) / 2
     return position
+
+
+def simplify(mesh: Mesh, cell: float) -> Mesh:
+    """Joins vertices of a `part` in the same cube of edge length `cell`; `weights` are those of the first of them."""
+    key = np.floor(mesh.position / cell).astype(np.int64)
+    key = np.concatenate([key - key.min(0), mesh.data['part'][:, None].astype(np.int64)], 1)
+    codes = np.ravel_multi_index(tuple(key.T), tuple(key.max(0) + 1))
+    _, first, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+    data = {}
+    for name, values in mesh.data.items():
+        data[name] = values[first]
+        if name != 'weights' and values.ndim == 2:
+            sums = [np.bincount(inverse, column, len(first)) for column in values.T]
+            data[name] = (np.stack(sums, 1) / counts[:, None]).astype(values.dtype)
+    faces = inverse.reshape(-1)[mesh.faces]
+    return Mesh(faces[(faces != np.roll(faces, 1, 1)).all(1)], data)
 
 
 def submesh(mesh: Mesh, keep: np.ndarray) -> Mesh:

@@ -1,0 +1,62 @@
+"""Renders one image: a dressed person in front of a camera."""
+
+import functools
+import importlib
+from types import ModuleType
+from typing import NamedTuple
+
+from .cameras import develop
+from .scene import compose
+
+__all__ = ['RENDERERS', 'Rendered', 'load', 'render_image']
+
+#: By name, the modules that hold `load_renderer`, `person`, `place`, `render` and `versions`.
+RENDERERS = {'mitsuba': 'traced', 'raster': 'raster'}
+
+
+class Rendered(NamedTuple):
+    """A JPEG file, and a PNG file [H, W] of how much of each pixel is the person (0 to 255), if that was asked for."""
+
+    image: bytes
+    mask: bytes | None
+
+
+def load(renderer: str) -> ModuleType:
+    """The module of a renderer, ready to render.
+
+    Raises:
+        InputError: what it needs is not installed.
+    """
+    module = importlib.import_module(f'{__package__}.{RENDERERS[renderer]}')
+    module.load_renderer()
+    return module
+
+
+def render_image(
+    seed: int, domain: str, identity: int, camera: int, index: int, kind: str, width: int, height: int,
+    samples: int | None = None, renderer: str = 'mitsuba', mask: bool = False,
+) -> Rendered:  # fmt: skip
+    """Renders an image. The same arguments always give the same bytes with the same versions of what renders.
+
+    Args:
+        seed: of the whole data set.
+        domain: one of `identity.DOMAINS`.
+        identity: number of the person.
+        camera: number of the camera, from 1.
+        index: number of the image of this person under this camera.
+        kind: person, place (nobody there), or a bad detection: partial or small.
+        width, height: of the image, in pixels.
+        samples: rays for each pixel; None for a renderer that has no rays.
+        renderer: one of `RENDERERS`.
+        mask: also give the person's mask, which `raster` alone can.
+
+    Raises:
+        InputError: anny, or what the renderer needs, is not installed.
+    """
+    module = load(renderer)
+    view, place = module.place(seed, domain, camera)
+    scene = compose(
+        functools.partial(module.person, seed, domain, height), view, seed, domain, identity, camera, index, kind
+    )
+    radiance, alpha = module.render(scene, view, place, width, height, samples)
+    return Rendered(*develop(radiance, view, scene.distance, scene.rng, alpha if mask else None))
