@@ -99,11 +99,11 @@ def develop(
     Returns:
         A JPEG file, and a PNG file of `alpha`.
     """
-    x = radiance * camera.balance * camera.exposure * 2.0 ** rng.normal(0, 0.15)
+    x = radiance * camera.balance.astype(radiance.dtype) * float(camera.exposure) * 2.0 ** rng.normal(0, 0.15)
     x = 1 - np.exp(-1.25 * np.maximum(x, 0))  # highlights roll off as on a sensor with a tone curve
-    x = np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055) ** camera.gamma
+    x = np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055) ** float(camera.gamma)
     grey = x.mean(2, keepdims=True)
-    x = grey + (x - grey) * camera.saturation
+    x = grey + (x - grey) * float(camera.saturation)
     image = Image.fromarray((np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8))
     size, scale = image.size, image.size[1] / 256
     far = np.clip((distance - camera.near) / (camera.far - camera.near), 0, 1)

@@ -52,9 +52,12 @@ def smooth(position: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
     return position
 
 
-def simplify(mesh: Mesh, cell: float) -> Mesh:
-    """Joins vertices of a `part` in the same cube of edge length `cell`; `weights` are those of the first of them."""
-    key = np.floor(mesh.position / cell).astype(np.int64)
+def simplify(mesh: Mesh, cell: float | np.ndarray) -> Mesh:
+    """Joins vertices of a `part` in the same cube of edge length `cell`, the same for a part, or one for all.
+
+    What is interpolated is averaged; `weights`, and arrays of one number for a vertex, are those of the first of them.
+    """
+    key = np.floor(mesh.position / np.reshape(cell, (-1, 1))).astype(np.int64)
     key = np.concatenate([key - key.min(0), mesh.data['part'][:, None].astype(np.int64)], 1)
     codes = np.ravel_multi_index(tuple(key.T), tuple(key.max(0) + 1))
     _, first, inverse, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)

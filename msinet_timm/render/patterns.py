@@ -1,5 +1,7 @@
 """Patterns: functions of a garment's own coordinates, so that they stick to the cloth however it moves."""
 
+import functools
+
 import numpy as np
 
 __all__ = ['PATTERNS', 'paint', 'value_noise']
@@ -8,16 +10,16 @@ __all__ = ['PATTERNS', 'paint', 'value_noise']
 def value_noise(points: np.ndarray, cell: float, seed: int) -> np.ndarray:
     """Smooth noise from 0 to 1 at `points` [N, D], with features of about `cell` in the unit of the points."""
     table = np.random.default_rng(seed).random(4096)
-    p = points / cell
+    p = points.T / cell
     low = np.floor(p).astype(np.int64)
     t = p - low
     t = t * t * (3 - 2 * t)
-    primes = np.array([73856093, 19349663, 83492791])[: p.shape[1]]
-    out = np.zeros(len(p))
-    for corner in np.ndindex(*[2] * p.shape[1]):
-        c = np.array(corner)
-        weight = np.prod(np.where(c, t, 1 - t), axis=1)
-        out += weight * table[((low + c) * primes).sum(1) % 4096]
+    codes = [(k * prime, (k + 1) * prime) for k, prime in zip(low, (73856093, 19349663, 83492791), strict=False)]
+    shares = [(1 - x, x) for x in t]
+    out = np.zeros(len(points))
+    for corner in np.ndindex(*[2] * len(p)):
+        weight = functools.reduce(np.multiply, [pair[k] for pair, k in zip(shares, corner, strict=True)])
+        out += weight * table[sum(pair[k] for pair, k in zip(codes, corner, strict=True)) % 4096]
     return out
 
 

@@ -25,11 +25,12 @@ from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, WH
 __all__ = ['load_renderer', 'person', 'place', 'render', 'versions']
 
 _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libegl1 libgl1-mesa-dri'
-_SUN, _PLACE_SUN = 512, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
+_SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
 _SKY, _PLACE_SKY = 256, 512  # of those of the sky's suns, `_SIDE` on each side of a square
 _SIDE = 4
-_ROUGH = 0.05  # metres between vertices of what casts the sky's shadows
-_MARGIN = 0.05  # metres by which rough meshes may stand off
+_SUN_ROUGH, _SKY_ROUGH = 0.02, 0.08  # metres between vertices of what casts the shadows of these
+_FINE = 1.8  # vertices of skin are this many metres, by an image's height in pixels, apart; those of clothes
+_COARSE = 3.0  # so many: smaller triangles than pixels cost time alone
 _ASIDE = 12.0  # metres to each side of a camera where its place's sun casts shadows
 _PLACES = 16  # places kept
 _STILL, _MOVING, _TARGET = 0.5, 0.75, 1.0
@@ -45,11 +46,19 @@ def _sky_suns() -> np.ndarray:
 _SUNS = _sky_suns()
 
 
+class _Rough(NamedTuple):
+    """A rough mesh of some vertices of another one: their numbers, and faces [F, 3] of these."""
+
+    number: np.ndarray
+    faces: np.ndarray
+
+
 @dataclass
 class _Person(Mesh):
-    """A person's mesh with `normal`, and faces [F, 3] of a rough one of the same vertices."""
+    """A person's mesh with `normal`, and rough ones that cast shadows: of the sun, and of the sky's suns."""
 
-    rough: np.ndarray
+    sun: _Rough
+    sky: _Rough
 
 
 class _Place(NamedTuple):
@@ -116,7 +125,7 @@ class _Renderer:
         """What is drawn to for images of a size: surfaces in quarters of pixels, shares of the sky, light."""
         context, quarters = self.context, (2 * width, 2 * height)
         surfaces = [context.texture(quarters, 4, dtype='f4') for _ in range(2)]
-        shares = context.texture((width, height), 2, dtype='f4')
+        shares = context.texture(((width + 1) // 2, (height + 1) // 2), 2, dtype='f4')
         return (
             context.framebuffer(surfaces, context.depth_renderbuffer(quarters)),
             context.framebuffer([shares]),
@@ -144,10 +153,14 @@ class _Renderer:
         self.context.enable(self.context.DEPTH_TEST)
 
     def cast(self, map_, arrays: list, instances: int = 1) -> None:
+        """Draws what casts shadows, where it faces away from the light: half of it, and no shadow of itself."""
         map_.use()
         map_.clear()
+        self.context.cull_face = 'front'
+        self.context.enable(self.context.CULL_FACE)
         for array in arrays:
             array.render(instances=instances)
+        self.context.disable(self.context.CULL_FACE)
 
 
 def _set(program, **values) -> None:
@@ -176,11 +189,12 @@ def versions() -> dict[str, str]:
 
 
 def _flat(mesh: Mesh) -> Mesh:
-    """The mesh with a normal for each face."""
+    """The mesh with a normal for each face, and each face from both sides."""
     a, b, c = mesh.position[mesh.faces].swapaxes(0, 1)
     normal = np.repeat(np.cross(b - a, c - a), 3, 0)
     data = {k: v[mesh.faces.ravel()] for k, v in mesh.data.items()}
-    return Mesh(np.arange(len(normal)).reshape(-1, 3), data | {'normal': normal})
+    faces = np.arange(len(normal)).reshape(-1, 3)
+    return Mesh(np.concatenate([faces, faces[:, ::-1]]), data | {'normal': normal})
 
 
 def _columns(mesh: Mesh) -> np.ndarray:
@@ -192,34 +206,43 @@ def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh
     """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
     body, mesh = make_person(seed, domain, number)
     mesh.data['normal'] = normals(mesh.position, mesh.faces).astype(np.float32)
-    mesh = simplify(mesh, 1.8 / height)
-    return body, _Person(mesh.faces, mesh.data, _rough(mesh))
+    mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
+    return body, _Person(mesh.faces, mesh.data, _rough(mesh, _SUN_ROUGH), _rough(mesh, _SKY_ROUGH))
 
 
-def _rough(mesh: Mesh) -> np.ndarray:
-    """Faces [F, 3] of a rough mesh of some of the same vertices."""
-    marked = Mesh(mesh.faces, {'position': mesh.position, 'part': 0 * mesh.data['part'], 'number': np.arange(len(mesh.position))})
-    rough = simplify(marked, _ROUGH)
-    return rough.data['number'][rough.faces]
+def _rough(mesh: Mesh, cell: float) -> _Rough:
+    number = np.arange(len(mesh.position))
+    rough = simplify(Mesh(mesh.faces, {'position': mesh.position, 'part': 0 * number, 'number': number}), cell)
+    return _Rough(rough.data['number'], rough.faces)
 
 
-def _light_space(towards: np.ndarray, points: np.ndarray, deep: np.ndarray | None = None) -> np.ndarray:
-    """Matrix [4, 4] from the world to what a far light sees of `points` [N, 3], from -1 to 1.
-
-    `deep` are points that lie in the same depth, wherever else.
-    """
+def _axes(towards: np.ndarray) -> np.ndarray:
+    """Axes [3, 3] of what a far light sees: to its right, up, and away from it."""
     towards = towards / np.linalg.norm(towards)
     side = np.cross([0.0, 1.0, 0.0] if abs(towards[1]) < 0.9 else [1.0, 0.0, 0.0], towards)
     side /= np.linalg.norm(side)
-    axes = np.stack([side, np.cross(towards, side), -towards])
-    seen = points @ axes.T
-    low, high = seen.min(0), seen.max(0)
+    return np.stack([side, np.cross(towards, side), -towards])
+
+
+_SUN_AXES = np.stack([_axes(d) for d in _SUNS])
+
+
+def _light_space(axes: np.ndarray, points: np.ndarray, deep: np.ndarray | None = None) -> np.ndarray:
+    """Matrices [N, 4, 4] from the world to what far lights see of `points` [P, 3], from -1 to 1.
+
+    Args:
+        axes: [N, 3, 3], see `_axes`.
+        points: all that may be in a shadow.
+        deep: what may cast one into it.
+    """
+    seen = axes @ points.T
+    low, high = seen.min(2), seen.max(2)
     if deep is not None:
-        depth = deep @ axes[2]
-        low[2], high[2] = min(low[2], depth.min()), max(high[2], depth.max())
+        depth = axes[:, 2] @ deep.T
+        low[:, 2], high[:, 2] = np.minimum(low[:, 2], depth.min(1)), np.maximum(high[:, 2], depth.max(1))
     half = np.maximum((high - low) / 2, 0.01) / 0.95
-    out = np.eye(4)
-    out[:3, :3], out[:3, 3] = axes / half[:, None], -(high + low) / 2 / half
+    out = np.tile(np.eye(4), (len(axes), 1, 1))
+    out[:, :3, :3], out[:, :3, 3] = axes / half[:, :, None], -(high + low) / 2 / half
     return out
 
 
@@ -250,10 +273,10 @@ def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
     bounds = np.array([[x, y, z] for x in (-_ASIDE, _ASIDE) for y in (2, deep + 5) for z in (0, 3)])
     standing = np.concatenate([fixed.position, *(corners for _, corners in around)])
     sun, sky = gl.shadow_map(_PLACE_SUN), gl.shadow_map(_PLACE_SKY)
-    sun_matrix = _light_space(-camera.light, bounds, standing)
-    sky_matrices = np.stack([_light_space(d, fixed.position) for d in _SUNS])
+    (sun_matrix,) = _light_space(_axes(-camera.light)[None], bounds, standing)
+    sky_matrices = _light_space(_SUN_AXES, fixed.position)
     casting = [gl.array(gl.outline, columns, fixed.faces)]
-    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], np.array([[0, 1, 2], [0, 2, 3]])) for t, c in around]
+    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], np.array([[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]])) for t, c in around]
     _set(gl.outline, sun=sun_matrix)
     gl.cast(sun, casting)
     _set(gl.rough, suns=sky_matrices)
@@ -262,24 +285,35 @@ def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
 
 
 class _Crowd(NamedTuple):
-    """All that moves in an image: vertices [V, 9], their faces and those of rough meshes; `faces[:first]` are the person's."""
+    """All that moves in an image.
+
+    Attributes:
+        vertices: [V, 9]; faces: [F, 3], the person's first.
+        first: how many are the person's.
+        sun, sky: positions [V, 3] and faces of rough meshes, which cast the shadows of these.
+    """
 
     vertices: np.ndarray
     faces: np.ndarray
-    rough: np.ndarray
     first: int
+    sun: tuple[np.ndarray, np.ndarray]
+    sky: tuple[np.ndarray, np.ndarray]
 
 
 def _gather(scene: Scene) -> _Crowd:
-    vertices, faces, rough, start = [], [], [], 0
-    for mesh in scene.moving:
-        mesh = mesh if isinstance(mesh, _Person) else _flat(mesh)
-        vertices.append(_columns(mesh))
-        faces.append(mesh.faces + start)
-        rough.append((mesh.rough if isinstance(mesh, _Person) else mesh.faces) + start)
-        start += len(mesh.position)
-    first = len(scene.target.faces) if scene.target else 0
-    return _Crowd(*(np.concatenate(parts) for parts in (vertices, faces, rough)), first)
+    meshes = [mesh if isinstance(mesh, _Person) else _flat(mesh) for mesh in scene.moving]
+    casting = []
+    for name in ('sun', 'sky'):
+        roughs = [getattr(m, name, _Rough(np.arange(len(m.position)), m.faces)) for m in meshes]
+        points = [m.position[r.number].astype(np.float32) for m, r in zip(meshes, roughs, strict=True)]
+        casting.append(_joined(points, [r.faces for r in roughs]))
+    whole = _joined([_columns(m) for m in meshes], [m.faces for m in meshes])
+    return _Crowd(*whole, len(scene.target.faces) if scene.target else 0, *casting)
+
+
+def _joined(vertices: list[np.ndarray], faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    starts = np.cumsum([0, *map(len, vertices[:-1])])
+    return np.concatenate(vertices), np.concatenate([f + s for f, s in zip(faces, starts, strict=True)])
 
 
 def render(
@@ -291,14 +325,13 @@ def render(
     crowd = _gather(scene) if scene.moving else None
     sun_matrix, sky_matrices, texel = np.eye(4), np.zeros((len(_SUNS), 4, 4)), 0.0
     if crowd:
-        used = crowd.vertices[np.unique(crowd.rough), :3]
-        sky_matrices = np.stack([_light_space(d, used) for d in _SUNS])
-        sun_matrix = _light_space(-view.light, crowd.vertices[:, :3])
+        sky_matrices = _light_space(_SUN_AXES, crowd.sky[0])
+        (sun_matrix,) = _light_space(_axes(-view.light)[None], crowd.sun[0])
         texel = _texel(sun_matrix, _SUN)
         _set(gl.outline, sun=sun_matrix)
-        gl.cast(gl.sun, [gl.array(gl.outline, crowd.vertices, crowd.faces)])
+        gl.cast(gl.sun, [gl.array(gl.outline, *crowd.sun)])
         _set(gl.rough, suns=sky_matrices)
-        gl.cast(gl.sky, [gl.array(gl.rough, crowd.vertices, crowd.rough)], len(_SUNS))
+        gl.cast(gl.sky, [gl.array(gl.rough, *crowd.sky)], len(_SUNS))
 
     surfaces, shares, light = gl.targets(width, height)
     eye = np.array([0, 0, view.height])
@@ -333,17 +366,17 @@ def render(
     sight = dict(eye=eye, view=np.stack([right * wide, up * tall, axis], 1), size=(width, height), crowd=crowd is not None)
     gl.fill(
         gl.ambient, shares, maps | dict(moving=gl.sky.depth_attachment, still=place.sky.depth_attachment),
-        suns=sky_matrices, place_suns=place.sky_matrices, towards=_SUNS, margin=_MARGIN, wall=(*place.wall, 0), **sight,
+        suns=sky_matrices, place_suns=place.sky_matrices, towards=_SUNS, margin=0.8 * _SKY_ROUGH, wall=(*place.wall, 0), **sight,
     )  # fmt: skip
     maps |= dict(shares=shares.color_attachments[0])
     gl.fill(
         gl.light, light, maps | dict(moving=gl.sun.depth_attachment, still=place.sun.depth_attachment),
         sun=sun_matrix, place_sun=place.sun_matrix, scale=_scale(sun_matrix), place_scale=_scale(place.sun_matrix),
-        texel=(texel, _texel(place.sun_matrix, _PLACE_SUN)), towards=-view.light / np.linalg.norm(view.light),
-        sun_light=scene.sun, sky_light=view.sky, reach=3 * 2 * tall / height, **sight,
+        margin=(0.4 * _SUN_ROUGH + texel, 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), towards=-view.light / np.linalg.norm(view.light),
+        sun_light=scene.sun, sky_light=view.sky, reach=3 * tall / height, **sight,
     )  # fmt: skip
     pixels = np.frombuffer(light.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]
-    return pixels[..., :3].astype(float), pixels[..., 3]
+    return pixels[..., :3], pixels[..., 3]
 
 
 def _scale(matrix: np.ndarray) -> np.ndarray:

@@ -87,7 +87,7 @@ vec3 front(vec3 normal, vec3 point) {
 }
 """
 
-#: Shares of the sky's light that reach what is seen, of what reaches it on open ground; and its depth.
+#: Shares of the sky's light that reach what is seen, of what reaches it on open ground, and its depth: of 2 x 2 pixels.
 AMBIENT = _SEEN + """
 uniform sampler2D colours;
 uniform sampler2DShadow moving;
@@ -106,10 +106,10 @@ float lit(sampler2DShadow map, mat4 sun, vec3 point, int k) {
     return texture(map, vec3(corner, clamp(0.5 * p.z + 0.5, 0, 1)));
 }
 void main() {
-    ivec2 first = 2 * ivec2(gl_FragCoord.xy), nearest = first;
+    ivec2 first = 4 * ivec2(gl_FragCoord.xy), nearest = first;  // of 4 x 4 quarters
     vec4 surface = texelFetch(surfaces, first, 0);
     for (int k = 1; k < 4; k++) {
-        ivec2 quarter = first + ivec2(k & 1, k >> 1);
+        ivec2 quarter = min(first + 2 * ivec2(k & 1, k >> 1), ivec2(size) * 2 - 1);
         vec4 other = texelFetch(surfaces, quarter, 0);
         if (other.w > 0 && (other.w < surface.w || surface.w == 0)) { surface = other; nearest = quarter; }
     }
@@ -120,8 +120,8 @@ void main() {
     vec3 off = point + margin * n;
     float reaching = 0, all = 1e-4;
     for (int k = 0; k < SUNS; k++) {
-        float weight = max(dot(n, towards[k]), 0);
-        float light = 1;
+        float weight = dot(n, towards[k]), light = 1;
+        if (weight <= 0) continue;
         if (crowd) light = lit(moving, suns[k], off + margin * towards[k], k);
         if (stays) light = min(light, lit(still, place_suns[k], point + 0.25 * (n + towards[k]), k));
         reaching += weight * light;
@@ -148,55 +148,78 @@ uniform mat4 sun;
 uniform mat4 place_sun;
 uniform vec2 scale;  // of the moving map, per metre
 uniform vec2 place_scale;
-uniform vec2 texel;  // metres of a pixel of the two maps
+uniform vec2 margin;  // metres by which the two maps may be wrong
 uniform bool crowd;
 uniform vec3 towards;
 uniform vec3 sun_light;
 uniform vec3 sky_light;
 uniform float reach;  // metres at a metre's depth, over which shadows are smoothed
 out vec4 light;
-float lit(sampler2DShadow map, mat4 sun, vec3 point, vec2 spread) {
+// Two samples aside of the point; those of a pixel's other quarters lie between.
+float lit(sampler2DShadow map, mat4 sun, vec3 point, vec2 aside) {
     vec3 p = (sun * vec4(point, 1)).xyz;
     if (max(abs(p.x), abs(p.y)) > 0.98) return 1.0;
     p = vec3(0.5 * p.xy + 0.5, clamp(0.5 * p.z + 0.5, 0, 1));
-    float sum = 0;
-    for (int k = 0; k < 4; k++) sum += texture(map, p + vec3(spread * (vec2(k & 1, k >> 1) - 0.5), 0));
-    return sum / 4;
+    return (texture(map, p + vec3(aside, 0)) + texture(map, p - vec3(aside, 0))) / 2;
 }
-float around(ivec2 pixel, ivec2 step, float depth) {
-    const float near[4] = float[](0.5625, 0.1875, 0.1875, 0.0625);
-    ivec2 last = textureSize(shares, 0) - 1;
+// The share of the sky's light: of the four 2 x 2 pixels around, those that are about as deep.
+float around(ivec2 quarter, float depth) {
+    vec2 p = (vec2(quarter) + 0.5) / 4 - 0.5;
+    ivec2 low = ivec2(floor(p)), last = textureSize(shares, 0) - 1;
+    vec2 t = p - vec2(low);
     float sum = 0, weights = 0;
     for (int k = 0; k < 4; k++) {
-        vec2 share = texelFetch(shares, clamp(pixel + step * ivec2(k & 1, k >> 1), ivec2(0), last), 0).xy;
-        float weight = near[k] * (exp(-8 * abs(share.y - depth)) + 1e-3);
+        ivec2 corner = ivec2(k & 1, k >> 1);
+        vec2 share = texelFetch(shares, clamp(low + corner, ivec2(0), last), 0).xy;
+        vec2 near = mix(1 - t, t, vec2(corner));
+        float away = 15 * (share.y - depth), weight = (near.x * near.y + 0.01) / (1 + away * away * away * away);
         sum += weight * share.x;
         weights += weight;
     }
-    return sum / weights;
+    return sum / (weights + 1e-9);
+}
+vec3 shaded(vec4 colour, vec4 surface, ivec2 quarter, vec2 turn) {
+    vec3 point = seen(quarter, surface.w), n = front(surface.xyz, point);
+    float facing = dot(n, towards);
+    if (facing > 0) {
+        vec3 off = n + towards;
+        vec2 aside = reach * surface.w * turn;
+        if (crowd) facing *= lit(moving, sun, point + margin.x * off, aside * scale);
+        if (facing > 0) facing *= lit(still, place_sun, point + margin.y * off, aside * place_scale);
+    }
+    vec3 falling = sun_light * max(facing, 0) / 3.14159265;
+    falling += sky_light * (0.5 + 0.5 * n.z) * around(quarter, surface.w);
+    return colour.rgb * falling;
 }
 void main() {
-    ivec2 pixel = ivec2(gl_FragCoord.xy);
-    light = vec4(0);
+    ivec2 first = 2 * ivec2(gl_FragCoord.xy);
+    vec4 colours_[4], surfaces_[4], colour = vec4(0), surface = vec4(0);
+    float near = 1e9, far = 0;
     for (int k = 0; k < 4; k++) {
-        ivec2 part = ivec2(k & 1, k >> 1), quarter = 2 * pixel + part;
-        vec4 colour = texelFetch(colours, quarter, 0), surface = texelFetch(surfaces, quarter, 0);
-        if (surface.w == 0) {
-            light.rgb += sky_light;
-            continue;
-        }
-        vec3 point = seen(quarter, surface.w), n = front(surface.xyz, point);
-        float facing = dot(n, towards);
-        if (facing > 0) {
-            vec3 off = n + towards;
-            float width = reach * surface.w;
-            if (crowd) facing *= lit(moving, sun, point + (0.004 + 1.5 * texel.x) * off, width * scale);
-            facing *= lit(still, place_sun, point + (0.004 + 1.5 * texel.y) * off, width * place_scale);
-        }
-        vec3 falling = sun_light * max(facing, 0) / 3.14159265;
-        falling += sky_light * (0.5 + 0.5 * n.z) * around(pixel, 2 * part - 1, surface.w);
-        light += vec4(colour.rgb * falling, float(colour.a > 0.9));
+        ivec2 quarter = first + ivec2(k & 1, k >> 1);
+        colours_[k] = texelFetch(colours, quarter, 0);
+        surfaces_[k] = texelFetch(surfaces, quarter, 0);
+        colour += colours_[k] / 4;
+        surface += vec4(normalize(surfaces_[k].xyz + vec3(1e-9)), surfaces_[k].w) / 4;
+        near = min(near, surfaces_[k].w);
+        far = max(far, surfaces_[k].w);
     }
-    light /= 4;
+    if (far == 0) {
+        light = vec4(sky_light, 0);
+    } else if (far - near < 0.03 && dot(surface.xyz, surface.xyz) > 0.8) {  // one surface: lit once
+        light = vec4(shaded(colour, surface, first, vec2(1, 0.3)), colour.a > 0.9);
+    } else {
+        light = vec4(0);
+        for (int k = 0; k < 4; k++) {
+            ivec2 part = ivec2(k & 1, k >> 1);
+            if (surfaces_[k].w == 0) {
+                light.rgb += sky_light / 4;
+            } else {
+                vec2 turn = part.x == part.y ? vec2(1, 0.3) : vec2(-0.3, 1);
+                light.rgb += shaded(colours_[k], surfaces_[k], first + part, turn) / 4;
+                light.a += float(colours_[k].a > 0.9) / 4;
+            }
+        }
+    }
 }
 """
