@@ -63,7 +63,7 @@ def _curtain(body: Body, identity: Identity, crown: np.ndarray, length: float) -
     weights = np.zeros((len(head), len(BONES)))
     weights[:, BONES.index('head')], weights[:, BONES.index('spine01')] = head, 1 - head
     shade = 0.75 + 0.5 * value_noise(mesh.position * [1, 1, 0.15], 0.012, identity.seed)
-    mesh.data |= {'weights': weights, 'colour': identity.hair_colour * shade[:, None]}
+    mesh.data |= {'weights': weights, 'colour': identity.hair_colour * shade[:, None], 'inside': np.ones(len(head))}
     return mesh
 
 

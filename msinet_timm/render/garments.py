@@ -12,6 +12,7 @@ from .shells import measure, shell, wrinkle
 __all__ = ['dress']
 
 _FINE = ('stripes', 'vertical stripes', 'checks', 'diamonds', 'dots', 'flowers')  # patterns that need small triangles
+_SEEN_INSIDE = 0.05  # metres from an edge, how far one sees into a garment
 _NEVER = 9.0  # metres: a field value for 'this edge of the garment does not matter here'
 
 
@@ -55,6 +56,7 @@ def _top(body: Body, garment: Garment, layer: float) -> Mesh:
     offset = layer + garment.loose * (1 + 0.8 * waist * (body.mesh.data['arm'] < 0.5))
     splits = 2 if garment.pattern in _FINE else 1
     upper = _finish(shell(body, field, offset, garment.smooth, splits), garment, 0.006 + 0.2 * garment.loose)
+    upper.data['inside'] = upper.data['field'] < _SEEN_INSIDE * (2 if garment.open else 1)
     if garment.length > -0.13:
         return upper
     return merge([upper, _hang(body, garment, root + 0.06, root + garment.length, layer + 1.1 * garment.loose)])
@@ -99,6 +101,7 @@ def _hang(body: Body, garment: Garment, top: float, bottom: float, gap: float) -
     around = np.tile(np.where(angle > np.pi, angle - 2 * np.pi, angle) * 0.17, 40)
     mesh.data |= {'weights': weights, 'u': around, 'v': q[:, 2] - heads['root'][2], 'field': q[:, 2] - bottom}
     mesh.data |= {'normal': normals(q, mesh.faces), 'arm': 0 * follow}
+    mesh.data['inside'] = (mesh.data['field'] < _SEEN_INSIDE) | (cut > 0)
     return _finish(mesh, garment, 0.012)
 
 
@@ -139,7 +142,11 @@ def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
 
 
 def dress(body: Body, identity: Identity) -> Mesh:
-    """Everything of a person in one mesh in rest pose, with `weights` [V, len(BONES)], `colour` [V, 3] and `part` [V]."""
+    """Everything of a person in one mesh in rest pose.
+
+    Its arrays: `weights` [V, len(BONES)], `colour` [V, 3], `part` [V], a number for each garment, and `inside` [V], 1
+    where the side that faces the body can be seen.
+    """
     measure(body)
     layers = [_top(body, identity.top, 0.014)]
     if identity.outer:
@@ -164,5 +171,6 @@ def dress(body: Body, identity: Identity) -> Mesh:
     parts += make_bag(body, identity, back) if identity.bag else []
     for number, part in enumerate(parts):
         part.data['part'] = np.full(len(part.position), number)
+        part.data.setdefault('inside', np.zeros(len(part.position)))
     whole = merge(parts)
     return Mesh(whole.faces.astype(np.uint32), {k: v.astype(np.float32) for k, v in whole.data.items()})

@@ -104,7 +104,7 @@ class _Renderer:
     def __init__(self):
         self.context = context = _open()
         context.gc_mode = 'auto'
-        context.enable(context.DEPTH_TEST)
+        context.enable(context.DEPTH_TEST | context.CULL_FACE)  # what is seen from both sides has faces for both
 
         def program(vertex: str, pixels: str = '#version 330\nvoid main() {}', textured: bool = False):
             sizes = {'SUNS': str(_SIDE**2), 'SIDE': str(_SIDE), 'TEXTURED': str(int(textured))}
@@ -157,10 +157,9 @@ class _Renderer:
         map_.use()
         map_.clear()
         self.context.cull_face = 'front'
-        self.context.enable(self.context.CULL_FACE)
         for array in arrays:
             array.render(instances=instances)
-        self.context.disable(self.context.CULL_FACE)
+        self.context.cull_face = 'back'
 
 
 def _set(program, **values) -> None:
@@ -207,7 +206,9 @@ def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh
     body, mesh = make_person(seed, domain, number)
     mesh.data['normal'] = normals(mesh.position, mesh.faces).astype(np.float32)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
-    return body, _Person(mesh.faces, mesh.data, _rough(mesh, _SUN_ROUGH), _rough(mesh, _SKY_ROUGH))
+    inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
+    faces = np.concatenate([mesh.faces, inner])
+    return body, _Person(faces, mesh.data, _rough(mesh, _SUN_ROUGH), _rough(mesh, _SKY_ROUGH))
 
 
 def _rough(mesh: Mesh, cell: float) -> _Rough:
@@ -246,6 +247,9 @@ def _light_space(axes: np.ndarray, points: np.ndarray, deep: np.ndarray | None =
     return out
 
 
+_QUAD = np.array([[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]])
+
+
 def _quad(texture: np.ndarray, corners: np.ndarray, repeat: float) -> tuple[np.ndarray, np.ndarray]:
     """Vertices [4, 12] of a quadrilateral on which a texture repeats, and the texture."""
     place = np.array([[0, 1, 0], [1, 1, 0], [1, 0, 0], [0, 0, 0]]) * repeat
@@ -264,7 +268,7 @@ def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
         rgb = gl.context.texture(texture.shape[1::-1], 3, texture.astype('f4').tobytes(), dtype='f4')
         rgb.build_mipmaps()
         rgb.anisotropy = 8.0
-        surfaces.append((gl.array(gl.textured, vertices, np.array([[0, 1, 2], [0, 2, 3]])), rgb))
+        surfaces.append((gl.array(gl.textured, vertices, _QUAD), rgb))
     columns = _columns(fixed)
     surfaces.append((gl.array(gl.plain, columns, fixed.faces), None))
     (x0, y0, _), (x1, y1, _), (_, _, high) = around[0][1][:3]
@@ -276,7 +280,7 @@ def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
     (sun_matrix,) = _light_space(_axes(-camera.light)[None], bounds, standing)
     sky_matrices = _light_space(_SUN_AXES, fixed.position)
     casting = [gl.array(gl.outline, columns, fixed.faces)]
-    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], np.array([[0, 1, 2], [0, 2, 3], [2, 1, 0], [3, 2, 0]])) for t, c in around]
+    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], _QUAD) for t, c in around]
     _set(gl.outline, sun=sun_matrix)
     gl.cast(sun, casting)
     _set(gl.rough, suns=sky_matrices)
