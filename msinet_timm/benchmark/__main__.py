@@ -21,6 +21,7 @@ from msinet_timm.forms import FORMS
 from msinet_timm.memory import keep_memory
 
 from .cameras import CAMERAS, CROPS, cameras_to_markdown, measure_cameras
+from .rendering import measure_rendering, rendering_to_markdown
 from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
 from .timing import run_process
@@ -38,6 +39,8 @@ MODELS = (
 )
 PRECISIONS = ('float32', 'bf16', 'int8')
 ALLOCATORS = ('system', 'kept')
+#: What `--render` renders: people, and width and height of their images.
+PEOPLE, SIZE = 6, (128, 256)
 #: The forms and precisions of an MSINet, and of other models, unless they are named.
 OWN_FORMS = (*FORMS, *RUNTIMES)
 OTHER_FORMS, OTHER_PRECISIONS = ('channels_last', *RUNTIMES), ('float32', 'bf16')
@@ -87,6 +90,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help=f'instead: images/s of an Embedder with and without cameras, and seconds to adapt it to {len(CAMERAS)} of '
         f'them by {CROPS} crops each (default: msinet_x1_0, fused, float32)',
     )  # fmt: skip
+    parser.add_argument(
+        '--render', action='store_true',
+        help=f"instead: images/s of a core of each of `msinet-data render`'s renderers, and the share of each step, for "
+        f'{PEOPLE} people at {SIZE[0]}x{SIZE[1]}',
+    )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
     known = parser.parse_known_args(argv)[0]
     if known.quick:
@@ -109,10 +117,24 @@ def _cases(args: argparse.Namespace) -> list[Case]:
     return cases
 
 
-def _measure_cameras(args: argparse.Namespace) -> str:
+def _refuse_files(args: argparse.Namespace, flag: str) -> None:
     for name in ('map', 'output'):
         if getattr(args, name):
-            raise InputError(f'--{name} is not for --cameras, which prints a table: leave it out')
+            raise InputError(f'--{name} is not for {flag}, which prints a table: leave it out')
+
+
+def _measure_rendering(args: argparse.Namespace) -> int:
+    _refuse_files(args, '--render')
+    results, remarks = measure_rendering(PEOPLE, *SIZE)
+    if results:
+        print(f'{describe_machine()}; {SIZE[0]}x{SIZE[1]}, time of the processor\n\n{rendering_to_markdown(results)}')
+    for remark in remarks:
+        print(f'\n- {remark}')
+    return 0 if results else 1
+
+
+def _measure_cameras(args: argparse.Namespace) -> str:
+    _refuse_files(args, '--cameras')
     cases = _cases(args)
     for case in cases:
         if case.form not in FORMS or case.precision == 'int8':
@@ -170,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.job:
         _work(args.job)
         return 0
+    if args.render:
+        return _measure_rendering(args)
     if args.cameras:
         print(f'{describe_machine()}; {INPUT[1]}x{INPUT[2]}, images/s\n\n{_measure_cameras(args)}')
         return 0

@@ -32,7 +32,13 @@ def _add_render(subparsers) -> None:
     p.add_argument('--domain', default='street', help='street or mall: places, lights, camera positions and clothes')
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
     p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, many times as fast')
-    p.add_argument('--samples', type=int, metavar='SPP', help="mitsuba's rays for each pixel (default: 4)")
+    p.add_argument(
+        '--samples',
+        type=int,
+        default=argparse.SUPPRESS,
+        metavar='SPP',
+        help="mitsuba's rays for each pixel (default: 4)",
+    )
     p.add_argument('--width', type=int, default=128, help='of the images, in pixels')
     p.add_argument('--height', type=int, default=256, help='of the images, in pixels')
     p.add_argument('--workers', type=int, metavar='W', help='processes (default: one for each core)')

@@ -138,6 +138,8 @@ def skin(mesh: Mesh, transforms: np.ndarray) -> dict[str, np.ndarray]:
     """The posed `position` [V, 3], and `normal` [V, 3] if there is one (of any length), of a mesh that has `weights`."""
     weights = mesh.data['weights']
     blend = (weights @ transforms.reshape(len(BONES), 12).astype(weights.dtype)).reshape(-1, 3, 4)
-    posed = {k: np.einsum('vij,vj->vi', blend[:, :, :3], mesh.data[k]) for k in ('position', 'normal') if k in mesh.data}
+    posed = {
+        k: np.einsum('vij,vj->vi', blend[:, :, :3], mesh.data[k]) for k in ('position', 'normal') if k in mesh.data
+    }
     posed['position'] += blend[:, :, 3]
     return posed

@@ -367,7 +367,9 @@ def render(
         array.render(vertices=crowd.faces.size - 3 * crowd.first, first=3 * crowd.first)
 
     maps = dict(colours=surfaces.color_attachments[0], surfaces=surfaces.color_attachments[1])
-    sight = dict(eye=eye, view=np.stack([right * wide, up * tall, axis], 1), size=(width, height), crowd=crowd is not None)
+    sight = dict(
+        eye=eye, view=np.stack([right * wide, up * tall, axis], 1), size=(width, height), crowd=crowd is not None
+    )
     gl.fill(
         gl.ambient, shares, maps | dict(moving=gl.sky.depth_attachment, still=place.sky.depth_attachment),
         suns=sky_matrices, place_suns=place.sky_matrices, towards=_SUNS, margin=0.8 * _SKY_ROUGH, wall=(*place.wall, 0), **sight,

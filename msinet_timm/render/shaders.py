@@ -5,14 +5,19 @@ __all__ = ['AMBIENT', 'LIGHT', 'OUTLINE', 'ROUGH', 'SURFACE', 'SURFACE_PIXELS', 
 _HEAD = '#version 330\n'
 
 #: What a sun sees, for its shadow map.
-OUTLINE = _HEAD + """
+OUTLINE = (
+    _HEAD
+    + """
 uniform mat4 sun;
 in vec3 position;
 void main() { gl_Position = sun * vec4(position, 1); }
 """
+)
 
 #: The same for each of the sky's suns, each in its own square of one map.
-ROUGH = _HEAD + """
+ROUGH = (
+    _HEAD
+    + """
 uniform mat4 suns[SUNS];
 in vec3 position;
 void main() {
@@ -21,8 +26,11 @@ void main() {
     gl_Position = vec4((p.xy + 2 * square + 1 - SIDE) / SIDE, p.z, 1);
 }
 """
+)
 
-SURFACE = _HEAD + """
+SURFACE = (
+    _HEAD
+    + """
 uniform mat4 camera;
 in vec3 position;
 in vec3 normal;
@@ -44,9 +52,12 @@ void main() {
 #endif
 }
 """
+)
 
 #: Writes a surface's colour and kind (0: sky, 0.5: the place, 0.75: moving, 1: the person), its normal and depth.
-SURFACE_PIXELS = _HEAD + """
+SURFACE_PIXELS = (
+    _HEAD
+    + """
 uniform float kind;
 in vec3 facing;
 in vec3 paint;
@@ -65,12 +76,18 @@ void main() {
     surface = vec4(facing, depth);
 }
 """
+)
 
-WHOLE = _HEAD + """
+WHOLE = (
+    _HEAD
+    + """
 void main() { gl_Position = vec4(4 * (gl_VertexID % 2) - 1, 4 * (gl_VertexID / 2) - 1, 0, 1); }
 """
+)
 
-_SEEN = _HEAD + """
+_SEEN = (
+    _HEAD
+    + """
 uniform sampler2D surfaces;
 uniform vec3 eye;
 uniform mat3 view;  // right, up and forward, the first two of the length of half the image at a metre
@@ -86,9 +103,12 @@ vec3 front(vec3 normal, vec3 point) {
     return dot(n, eye - point) < 0 ? -n : n;
 }
 """
+)
 
 #: Shares of the sky's light that reach what is seen, of what reaches it on open ground, and its depth: of 2 x 2 pixels.
-AMBIENT = _SEEN + """
+AMBIENT = (
+    _SEEN
+    + """
 uniform sampler2D colours;
 uniform sampler2DShadow moving;
 uniform sampler2DShadow still;
@@ -137,9 +157,12 @@ void main() {
     }
 }
 """
+)
 
 #: Light of the sun and the sky from each pixel, and how much of it is the person.
-LIGHT = _SEEN + """
+LIGHT = (
+    _SEEN
+    + """
 uniform sampler2D colours;
 uniform sampler2D shares;
 uniform sampler2DShadow moving;
@@ -223,3 +246,4 @@ void main() {
     }
 }
 """
+)

@@ -24,7 +24,7 @@ from msinet_timm.render.dataset import plan
 NAME = re.compile(r'(-1|\d{4})_c([1-9])s\d_\d{6}_\d\d\.jpg')
 PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 SAMPLE = Path(msinet_timm.datasets.__file__).parent / 'sample'
-TINY = dict(identities=2, cameras=2, images=2, samples=1, width=32, height=64, seed=3)
+TINY = dict(identities=2, cameras=2, images=2, width=32, height=64, seed=3)
 
 
 @pytest.fixture(autouse=True)
@@ -34,15 +34,28 @@ def _packages(request):
         pytest.importorskip('mitsuba')
 
 
+@pytest.fixture(scope='module', params=['mitsuba', 'raster'])
+def renderer(request):
+    if request.param == 'raster':
+        from msinet_timm.render import image
+
+        try:
+            image.load('raster')
+        except InputError as e:
+            pytest.skip(str(e))
+    return request.param
+
+
 @pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    """A rendered data set: folder and counts. Tests must leave it as it is."""
+def tiny(renderer, tmp_path_factory):
+    """A rendered data set: folder, counts and options; of `raster`, with masks. Tests must leave it as it is."""
     pytest.importorskip('anny')
     pytest.importorskip('mitsuba')
     from msinet_timm.render import render_dataset
 
     root = tmp_path_factory.mktemp('render') / 'one'
-    return root, render_dataset(root, **TINY, workers=1)
+    options = TINY | dict(samples=1) if renderer == 'mitsuba' else TINY | dict(renderer='raster', masks=True)
+    return root, render_dataset(root, **options, workers=1), options
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -59,25 +72,27 @@ def parse(root: Path) -> dict[str, list[tuple[int, int]]]:
 
 
 def image(**changes) -> np.ndarray:
-    from msinet_timm.render.scene import render_image
+    from msinet_timm.render.image import render_image
 
-    options = dict(
-        seed=0, domain='street', identity=4, camera=2, index=0, kind='person', width=64, height=128, samples=1
+    options = (
+        dict(seed=0, domain='street', identity=4, camera=2, index=0, kind='person', width=64, height=128) | changes
     )
-    return np.asarray(Image.open(io.BytesIO(render_image(**options | changes)))).astype(int)
+    if options.get('renderer') != 'raster':
+        options = dict(samples=1) | options
+    return np.asarray(Image.open(io.BytesIO(render_image(**options).image))).astype(int)
 
 
 @pytest.mark.slow
 def test_two_workers_render_the_same_bytes_as_one(tiny, tmp_path):
     from msinet_timm.render import render_dataset
 
-    render_dataset(tmp_path, **TINY, workers=2)
+    render_dataset(tmp_path, **tiny[2], workers=2)
     assert contents(tmp_path) == contents(tiny[0])
 
 
 @pytest.mark.slow
 def test_layout(tiny):
-    root, counts = tiny
+    root, counts, _ = tiny
     parts = parse(root)
     train, query, gallery = ([i for i, _ in parts[p]] for p in PARTS)
     assert set(train) == {1} and set(query) == {2} and set(gallery) == {-1, 0, 2}
@@ -99,7 +114,7 @@ def test_second_call_renders_nothing(tiny, monkeypatch):
 
     before = {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')}
     monkeypatch.setattr(dataset, 'render_image', fail)
-    assert dataset.render_dataset(tiny[0], **TINY, workers=1) == tiny[1]
+    assert dataset.render_dataset(tiny[0], **tiny[2], workers=1) == tiny[1]
     assert {p: p.stat().st_mtime_ns for p in tiny[0].rglob('*')} == before
 
 
@@ -117,21 +132,21 @@ def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(dataset, 'render_image', interrupt)
     with pytest.raises(KeyboardInterrupt):
-        dataset.render_dataset(tmp_path, **TINY, workers=1)
+        dataset.render_dataset(tmp_path, **tiny[2], workers=1)
     assert len(list(tmp_path.rglob('*.jpg'))) == 3
     torn = tmp_path / 'query' / '.msinet-abcdefgh.tmp' / 'torn.jpg'
     torn.parent.mkdir()
     torn.write_bytes(b'half an image')
-    dataset.render_dataset(tmp_path, **TINY, workers=1)
+    dataset.render_dataset(tmp_path, **tiny[2], workers=1)
     assert len(calls) == 4 + len(list(tmp_path.rglob('*.jpg'))) - 3
     assert contents(tmp_path) == contents(tiny[0])
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == 'nt', reason='sends SIGINT')
-def test_ctrl_c_stops_all_workers_and_leaves_whole_images(tmp_path):
+def test_ctrl_c_stops_all_workers_and_leaves_whole_images(renderer, tmp_path):
     code = 'from msinet_timm.cli.data import main; raise SystemExit(main())'
-    options = ['--identities', '40', '--samples', '1', '--width', '32', '--height', '64', '--workers', '2']
+    options = ['--renderer', renderer, '--identities', '40', '--width', '32', '--height', '64', '--workers', '2']
     command = [sys.executable, '-c', code, 'render', '--output', str(tmp_path), *options]
     process = subprocess.Popen(
         command,
@@ -186,13 +201,15 @@ def test_plan_keeps_train_and_test_apart():
     + [dict(kind='partial'), dict(kind='small')],
     ids=str,
 )
-def test_every_argument_changes_the_image(change):
-    assert np.abs(image(**change) - image()).mean() > 0.3
+def test_every_argument_changes_the_image(renderer, change):
+    if 'samples' in change and renderer == 'raster':
+        pytest.skip('has no rays')
+    assert np.abs(image(renderer=renderer, **change) - image(renderer=renderer)).mean() > 0.3
 
 
 @pytest.mark.slow
-def test_size_of_the_image():
-    assert image(width=40, height=96).shape == (96, 40, 3)
+def test_size_of_the_image(renderer):
+    assert image(renderer=renderer, width=41, height=97).shape == (97, 41, 3)
 
 
 def variants():
@@ -208,13 +225,14 @@ def variants():
 
 
 @pytest.mark.slow
-def test_every_garment_and_pattern_looks_different(monkeypatch):
-    from msinet_timm.render import scene
+def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
+    from msinet_timm.render import raster, scene, traced
     from msinet_timm.render.identity import draw_bottom, draw_identity, draw_top
 
     base = dataclasses.replace(draw_identity(0, 'street', 4), outer=None, hat=None, bag=None, hair='short')
     base.top.colours = np.array([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])
     stand, looks = scene._stand, {}
+    people = traced._person if renderer == 'mitsuba' else raster.person
     for what, name in variants():
         if what == 'pattern':
             person = dataclasses.replace(base, top=dataclasses.replace(base.top, pattern=name, trim=None))
@@ -226,15 +244,15 @@ def test_every_garment_and_pattern_looks_different(monkeypatch):
         else:
             person = dataclasses.replace(base, **{what: name})
         monkeypatch.setattr(scene, 'draw_identity', lambda *args, person=person: person)
-        scene._person.cache_clear()
+        people.cache_clear()
         views = []
         for heading in (0.4, np.pi + 0.4) if what == 'pattern' else (0.4,):  # some prints are on the back only
             monkeypatch.setattr(
                 scene, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
             )
-            views.append(image(camera=5, height=96, width=48))
+            views.append(image(renderer=renderer, camera=5, height=96, width=48))
         looks.setdefault(what, {})[name] = np.stack(views)
-    scene._person.cache_clear()
+    people.cache_clear()
     for what, images in looks.items():
         names = list(images)
         for k, a in enumerate(names):
@@ -255,6 +273,9 @@ def test_every_garment_and_pattern_looks_different(monkeypatch):
         (['--workers', '0'], '--workers 0'),
         (['--seed', '-1'], '--seed -1'),
         (['--domain', 'moon'], 'choose one of street, mall'),
+        (['--renderer', 'povray'], '--renderer povray is unknown: choose one of mitsuba, raster'),
+        (['--renderer', 'raster', '--samples', '4'], '--samples is for --renderer mitsuba alone'),
+        (['--masks'], '--masks: mitsuba gives none; add --renderer raster'),
     ],
 )
 def test_wrong_values(tmp_path, capsys, options, message):
@@ -268,7 +289,10 @@ def test_wrong_folders(tiny, tmp_path, capsys):
     from msinet_timm.render import render_dataset
 
     with pytest.raises(InputError, match='another seed'):
-        render_dataset(tiny[0], **TINY | dict(seed=4))
+        render_dataset(tiny[0], **tiny[2] | dict(seed=4))
+    other = dict(renderer='raster') if tiny[2].get('renderer') is None else dict(renderer='mitsuba')
+    with pytest.raises(InputError, match='another renderer'):
+        render_dataset(tiny[0], **TINY | other)
     (tmp_path / 'file').write_text('x')
     with pytest.raises(InputError, match='not empty'):
         render_dataset(tmp_path, **TINY)
@@ -281,9 +305,9 @@ def test_wrong_folders(tiny, tmp_path, capsys):
 
 @pytest.mark.parametrize('package', ['anny', 'mitsuba'])
 def test_missing_packages(tmp_path, monkeypatch, capsys, package):
-    from msinet_timm.render import body, scene
+    from msinet_timm.render import body, traced
 
-    for loader in (body.load_rig, scene.load_renderer):
+    for loader in (body.load_rig, traced.load_renderer):
         loader.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     assert main(['render', '--output', str(tmp_path / 'new')]) == 2
@@ -294,7 +318,9 @@ def test_missing_packages(tmp_path, monkeypatch, capsys, package):
 
 @pytest.mark.slow
 def test_command(tiny, capsys):
-    options = [v for name, value in TINY.items() for v in (f'--{name}', str(value))]
+    options = [
+        v for name, value in tiny[2].items() for v in ((f'--{name}',) if value is True else (f'--{name}', str(value)))
+    ]
     assert main(['render', '--output', str(tiny[0]), '--domain', 'street', '--workers', '1', *options]) == 0
     assert capsys.readouterr().out.strip().endswith('2 train, 1 query, 6 gallery, 2 distractors, 1 junk')
 

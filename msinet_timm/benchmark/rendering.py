@@ -1,0 +1,88 @@
+"""What `python -m msinet_timm.benchmark --render` measures: images of people rendered in a second, and what takes it."""
+
+import cProfile
+import pstats
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from msinet_timm.commands import progress
+from msinet_timm.errors import InputError
+from msinet_timm.render.dataset import plan
+from msinet_timm.render.image import RENDERERS, load, render_image
+
+__all__ = ['RenderTimes', 'measure_rendering', 'rendering_to_markdown']
+
+#: The functions that are the steps, by their names in the modules of `msinet_timm.render`.
+_STEPS = {'places': 'place', 'people': 'person', 'poses': 'compose', 'drawing': 'render', 'camera': 'develop'}
+
+
+class RenderTimes(NamedTuple):
+    """What a renderer takes.
+
+    Attributes:
+        renderer: its name.
+        images: how many were rendered.
+        seconds: of the processor, by step; `other` is what is left.
+    """
+
+    renderer: str
+    images: int
+    seconds: dict[str, float]
+
+
+def measure_rendering(
+    identities: int, width: int, height: int, clock: Callable[[], float] = time.process_time
+) -> tuple[list[RenderTimes], list[str]]:
+    """Renders a data set in memory, by each renderer.
+
+    What is loaded or compiled once for a process, and the first image, are left out.
+
+    Args:
+        identities: people, an even number, each in as many images as `msinet-data render` gives them.
+        width, height: of the images, in pixels.
+        clock: gives seconds; those of this process, of all of its threads.
+
+    Returns:
+        A result for each renderer, and a remark on each that cannot run here.
+    """
+    images = sorted(
+        plan(identities=identities, cameras=6, images=12, seed=0, domain='street'), key=lambda p: p.identity
+    )
+    found, remarks = [], []
+    for renderer in RENDERERS:
+        try:
+            load(renderer)
+        except InputError as e:
+            remarks.append(str(e))
+            continue
+        options = dict(width=width, height=height, samples=4 if renderer == 'mitsuba' else None, renderer=renderer)
+        render_image(1, 'street', 1, 1, 0, 'person', **options)
+        profile = cProfile.Profile(clock)
+        start = clock()
+        for p in progress(images, desc=renderer):
+            profile.runcall(render_image, 0, 'street', p.identity, p.camera, p.index, p.kind, **options)
+        found.append(RenderTimes(renderer, len(images), _steps(profile, clock() - start)))
+    return found, remarks
+
+
+def _steps(profile: cProfile.Profile, whole: float) -> dict[str, float]:
+    """Seconds of each step, of a profile in which `compose` calls `person`; and of all else."""
+    taken = dict.fromkeys(_STEPS, 0.0)
+    for (file, _, function), (*_, cumulative, _) in pstats.Stats(profile).stats.items():
+        for step, name in _STEPS.items():
+            if name == function and file.rpartition('msinet_timm')[2].replace('\\', '/').startswith('/render/'):
+                taken[step] += cumulative
+    taken['poses'] -= taken['people']
+    return taken | {'other': whole - sum(taken.values())}
+
+
+def rendering_to_markdown(results: Sequence[RenderTimes]) -> str:
+    """A table of images/s of a core, and of the share of each step."""
+    head = ('renderer', 'images', 'images/s of a core', *results[0].seconds)
+    rows = [head, ['---'] * len(head)]
+    for result in results:
+        whole = sum(result.seconds.values())
+        shares = [f'{100 * seconds / whole:.0f} %' for seconds in result.seconds.values()]
+        rows.append([result.renderer, result.images, f'{result.images / whole:.1f}', *shares])
+    return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows)

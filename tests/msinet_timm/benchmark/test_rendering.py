@@ -1,0 +1,43 @@
+import itertools
+
+import pytest
+
+from msinet_timm.benchmark import __main__, rendering
+from msinet_timm.benchmark.rendering import RenderTimes, measure_rendering, rendering_to_markdown
+from msinet_timm.errors import MissingPackageError
+
+STEPS = ('places', 'people', 'poses', 'drawing', 'camera', 'other')
+
+
+def test_table():
+    seconds = dict(zip(STEPS, (0.5, 1.0, 0.25, 2.0, 0.15, 0.1), strict=True))
+    assert rendering_to_markdown([RenderTimes('raster', 40, seconds)]).splitlines() == [
+        '| renderer | images | images/s of a core | places | people | poses | drawing | camera | other |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| raster | 40 | 10.0 | 12 % | 25 % | 6 % | 50 % | 4 % | 2 % |',
+    ]
+
+
+@pytest.mark.slow
+def test_all_of_the_time_is_shared_out():
+    """A clock that ticks whenever it is asked: a step takes as many ticks as it has calls."""
+    pytest.importorskip('anny')
+    found, remarks = measure_rendering(2, 32, 64, itertools.count().__next__)
+    assert len(found) + len(remarks) == 2
+    for result in found:
+        assert tuple(result.seconds) == STEPS and result.images == 23
+        assert min(result.seconds.values()) > 0, result
+        # a step that is counted twice, or as a part of another one, leaves less than nothing
+        assert result.seconds['other'] < 0.2 * sum(result.seconds.values())
+
+
+def test_command_without_packages(monkeypatch, capsys):
+    def fail(renderer):
+        raise MissingPackageError(f'{renderer} is missing: pip install it')
+
+    monkeypatch.setattr(rendering, 'load', fail)
+    assert __main__.main(['--render']) == 1
+    printed = capsys.readouterr().out
+    assert 'mitsuba is missing: pip install it' in printed and 'raster is missing' in printed
+    assert __main__.main(['--render', '--output', 'x']) == 2
+    assert '--output is not for --render' in capsys.readouterr().err
