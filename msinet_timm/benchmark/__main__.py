@@ -92,8 +92,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--render', action='store_true',
-        help=f"instead: images/s of a core of each of `msinet-data render`'s renderers, and the share of each step, for "
-        f'{PEOPLE} people at {SIZE[0]}x{SIZE[1]}',
+        help=f'instead: images/s of a core by the renderers of msinet-data, and the share of each step, for {PEOPLE} '
+        f'people at {SIZE[0]}x{SIZE[1]}',
     )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
     known = parser.parse_known_args(argv)[0]

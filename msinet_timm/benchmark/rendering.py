@@ -1,4 +1,4 @@
-"""What `python -m msinet_timm.benchmark --render` measures: images of people rendered in a second, and what takes it."""
+"""What `python -m msinet_timm.benchmark --render` measures: images of people in a second, and what takes the time."""
 
 import cProfile
 import pstats
@@ -10,11 +10,13 @@ from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
 from msinet_timm.render.dataset import plan
 from msinet_timm.render.image import RENDERERS, load, render_image
+from msinet_timm.render.scene import PASSERS
 
 __all__ = ['RenderTimes', 'measure_rendering', 'rendering_to_markdown']
 
 #: The functions that are the steps, by their names in the modules of `msinet_timm.render`.
-_STEPS = {'places': 'place', 'people': 'person', 'poses': 'compose', 'drawing': 'render', 'camera': 'develop'}
+_STEPS = {'people': 'person', 'poses': 'compose', 'drawing': 'render', 'camera': 'develop'}
+_CAMERAS = 6
 
 
 class RenderTimes(NamedTuple):
@@ -36,7 +38,7 @@ def measure_rendering(
 ) -> tuple[list[RenderTimes], list[str]]:
     """Renders a data set in memory, by each renderer.
 
-    What is loaded or compiled once for a process, and the first image, are left out.
+    What a process makes once, and the first image, are left out: places, people who pass by, compiled shaders.
 
     Args:
         identities: people, an even number, each in as many images as `msinet-data render` gives them.
@@ -47,17 +49,21 @@ def measure_rendering(
         A result for each renderer, and a remark on each that cannot run here.
     """
     images = sorted(
-        plan(identities=identities, cameras=6, images=12, seed=0, domain='street'), key=lambda p: p.identity
+        plan(identities=identities, cameras=_CAMERAS, images=12, seed=0, domain='street'), key=lambda p: p.identity
     )
     found, remarks = [], []
     for renderer in RENDERERS:
         try:
-            load(renderer)
+            module = load(renderer)
         except InputError as e:
             remarks.append(str(e))
             continue
         options = dict(width=width, height=height, samples=4 if renderer == 'mitsuba' else None, renderer=renderer)
         render_image(1, 'street', 1, 1, 0, 'person', **options)
+        for camera in range(1, _CAMERAS + 1):
+            module.place(0, 'street', camera)
+        for number in PASSERS:
+            module.person(0, 'street', height, number)
         profile = cProfile.Profile(clock)
         start = clock()
         for p in progress(images, desc=renderer):

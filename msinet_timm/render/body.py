@@ -135,11 +135,10 @@ def pose_transforms(body: Body, pose: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def skin(mesh: Mesh, transforms: np.ndarray) -> dict[str, np.ndarray]:
-    """The posed `position` [V, 3], and `normal` [V, 3] if there is one (of any length), of a mesh that has `weights`."""
+    """The posed `position` [V, 3], and `normal` [V, 3] if there is one, of a mesh that has `weights`."""
     weights = mesh.data['weights']
     blend = (weights @ transforms.reshape(len(BONES), 12).astype(weights.dtype)).reshape(-1, 3, 4)
-    posed = {
-        k: np.einsum('vij,vj->vi', blend[:, :, :3], mesh.data[k]) for k in ('position', 'normal') if k in mesh.data
-    }
+    names = [name for name in ('position', 'normal') if name in mesh.data]
+    posed = {name: np.einsum('vij,vj->vi', blend[:, :, :3], mesh.data[name]) for name in names}
     posed['position'] += blend[:, :, 3]
     return posed

@@ -193,10 +193,11 @@ def render_dataset(
         raise InputError('--masks: mitsuba gives none; add --renderer raster')
     if samples is not None and renderer == 'raster':
         raise InputError('--samples is for --renderer mitsuba alone: leave it out')
+    rays = _SAMPLES if samples is None else samples
     _check(
         {
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
-            'seed': (seed, 0, 2**31 - 1), 'samples': (_SAMPLES if samples is None else samples, 1, 1024), 'width': (width, 16, 1024),
+            'seed': (seed, 0, 2**31 - 1), 'samples': (rays, 1, 1024), 'width': (width, 16, 1024),
             'height': (height, 16, 1024), 'workers': (workers, 1, 1024),
         },
         domain,
@@ -210,7 +211,7 @@ def render_dataset(
         width=width, height=height,
     )  # fmt: skip
     if renderer == 'mitsuba':
-        settings['samples'] = _SAMPLES if samples is None else samples
+        settings['samples'] = rays
     todo = plan(identities=identities, cameras=cameras, images=images, seed=seed, domain=domain)
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)

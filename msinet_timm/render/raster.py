@@ -320,39 +320,36 @@ def _joined(vertices: list[np.ndarray], faces: list[np.ndarray]) -> tuple[np.nda
     return np.concatenate(vertices), np.concatenate([f + s for f, s in zip(faces, starts, strict=True)])
 
 
-def render(
-    scene: Scene, view: Camera, place: _Place, width: int, height: int, samples: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the person."""
-    gl = load_renderer()
-    context = gl.context
-    crowd = _gather(scene) if scene.moving else None
-    sun_matrix, sky_matrices, texel = np.eye(4), np.zeros((len(_SUNS), 4, 4)), 0.0
-    if crowd:
-        sky_matrices = _light_space(_SUN_AXES, crowd.sky[0])
-        (sun_matrix,) = _light_space(_axes(-view.light)[None], crowd.sun[0])
-        texel = _texel(sun_matrix, _SUN)
-        _set(gl.outline, sun=sun_matrix)
-        gl.cast(gl.sun, [gl.array(gl.outline, *crowd.sun)])
-        _set(gl.rough, suns=sky_matrices)
-        gl.cast(gl.sky, [gl.array(gl.rough, *crowd.sky)], len(_SUNS))
+def _shadows(gl: _Renderer, crowd: _Crowd, view: Camera) -> tuple[np.ndarray, np.ndarray]:
+    """Draws the shadow maps of who moves; returns their matrices, [4, 4] of the sun and [N, 4, 4] of the sky's suns."""
+    (sun,), sky = _light_space(_axes(-view.light)[None], crowd.sun[0]), _light_space(_SUN_AXES, crowd.sky[0])
+    _set(gl.outline, sun=sun)
+    gl.cast(gl.sun, [gl.array(gl.outline, *crowd.sun)])
+    _set(gl.rough, suns=sky)
+    gl.cast(gl.sky, [gl.array(gl.rough, *crowd.sky)], len(_SUNS))
+    return sun, sky
 
-    surfaces, shares, light = gl.targets(width, height)
-    eye = np.array([0, 0, view.height])
-    axis = (scene.at - eye) / np.linalg.norm(scene.at - eye)
-    right = np.cross(axis, [0, 0, 1.0])
+
+def _look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The camera's place [3]; its axes [3, 3], right, up (as long as half an image, a metre away) and forward; and its
+    projection [4, 4]."""
+    eye, near, far = np.array([0, 0, view.height]), 0.2, 150.0
+    forward = (scene.at - eye) / np.linalg.norm(scene.at - eye)
+    right = np.cross(forward, [0, 0, 1.0])
     right /= np.linalg.norm(right)
-    up = np.cross(right, axis)
-    tall = np.tan(np.deg2rad(scene.field) / 2)
-    wide = tall * width / height
-    near, far = 0.2, 150.0
-    depth = np.array([(far + near) / (far - near), -2 * far * near / (far - near)])
-    camera = np.zeros((4, 4))
-    camera[:, :3] = right / wide, up / tall, axis * depth[0], axis
-    camera[:, 3] = camera[:, :3] @ -eye
-    camera[2, 3] += depth[1]
-    surfaces.use()
-    surfaces.clear()
+    up, tall = np.cross(right, forward), np.tan(np.deg2rad(scene.field) / 2)
+    wide = tall * aspect
+    matrix = np.zeros((4, 4))
+    matrix[:, :3] = right / wide, up / tall, forward * (far + near) / (far - near), forward
+    matrix[:, 3] = matrix[:, :3] @ -eye
+    matrix[2, 3] -= 2 * far * near / (far - near)
+    return eye, np.stack([right * wide, up * tall, forward], 1), matrix
+
+
+def _draw(gl: _Renderer, target, place: _Place, crowd: _Crowd | None, camera: np.ndarray) -> None:
+    """Draws all surfaces: their colours, kinds, normals and depths."""
+    target.use()
+    target.clear()
     for program in (gl.plain, gl.textured):
         _set(program, camera=camera, kind=_STILL)
     for array, texture in place.surfaces:
@@ -360,26 +357,35 @@ def render(
             texture.use(0)
         array.render()
     if crowd:
-        array = gl.array(gl.plain, crowd.vertices, crowd.faces)
+        array, first = gl.array(gl.plain, crowd.vertices, crowd.faces), 3 * crowd.first
         _set(gl.plain, kind=_TARGET)
-        array.render(vertices=3 * crowd.first)
+        array.render(vertices=first)
         _set(gl.plain, kind=_MOVING)
-        array.render(vertices=crowd.faces.size - 3 * crowd.first, first=3 * crowd.first)
+        array.render(vertices=crowd.faces.size - first, first=first)
 
-    maps = dict(colours=surfaces.color_attachments[0], surfaces=surfaces.color_attachments[1])
-    sight = dict(
-        eye=eye, view=np.stack([right * wide, up * tall, axis], 1), size=(width, height), crowd=crowd is not None
-    )
+
+def render(
+    scene: Scene, view: Camera, place: _Place, width: int, height: int, samples: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the person."""
+    gl, crowd = load_renderer(), _gather(scene) if scene.moving else None
+    sun, sky = _shadows(gl, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
+    surfaces, shares, light = gl.targets(width, height)
+    eye, axes, camera = _look(scene, view, width / height)
+    _draw(gl, surfaces, place, crowd, camera)
+    colours, normals_ = surfaces.color_attachments
+    sight = dict(eye=eye, view=axes, size=(width, height), crowd=crowd is not None)
+    maps = dict(colours=colours, surfaces=normals_, moving=gl.sky.depth_attachment, still=place.sky.depth_attachment)
     gl.fill(
-        gl.ambient, shares, maps | dict(moving=gl.sky.depth_attachment, still=place.sky.depth_attachment),
-        suns=sky_matrices, place_suns=place.sky_matrices, towards=_SUNS, margin=0.8 * _SKY_ROUGH, wall=(*place.wall, 0), **sight,
+        gl.ambient, shares, maps, **sight, suns=sky, place_suns=place.sky_matrices, towards=_SUNS,
+        margin=0.8 * _SKY_ROUGH, wall=(*place.wall, 0),
     )  # fmt: skip
-    maps |= dict(shares=shares.color_attachments[0])
+    maps |= dict(shares=shares.color_attachments[0], moving=gl.sun.depth_attachment, still=place.sun.depth_attachment)
     gl.fill(
-        gl.light, light, maps | dict(moving=gl.sun.depth_attachment, still=place.sun.depth_attachment),
-        sun=sun_matrix, place_sun=place.sun_matrix, scale=_scale(sun_matrix), place_scale=_scale(place.sun_matrix),
-        margin=(0.4 * _SUN_ROUGH + texel, 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), towards=-view.light / np.linalg.norm(view.light),
-        sun_light=scene.sun, sky_light=view.sky, reach=3 * tall / height, **sight,
+        gl.light, light, maps, **sight, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
+        place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=scene.sun,
+        margin=(0.4 * _SUN_ROUGH + _texel(sun, _SUN), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), sky_light=view.sky,
+        reach=3 * np.linalg.norm(axes[:, 1]) / height,
     )  # fmt: skip
     pixels = np.frombuffer(light.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]
     return pixels[..., :3], pixels[..., 3]

@@ -13,13 +13,13 @@ from .garments import dress
 from .identity import draw_identity, generator
 from .meshes import Mesh, box
 
-__all__ = ['KEPT', 'KINDS', 'Person', 'Scene', 'compose', 'make_person']
+__all__ = ['KEPT', 'KINDS', 'PASSERS', 'Person', 'Scene', 'compose', 'make_person']
 
-_EXTRAS = 900_000_000  # numbers of the people who only walk by
-_PASSERS = 20
+#: Numbers of the people who only walk by.
+PASSERS = range(900_000_000, 900_000_020)
 KINDS = ('person', 'place', 'partial', 'small')
 #: People whose meshes a renderer keeps: all who walk by, and those at hand.
-KEPT = _PASSERS + 4
+KEPT = len(PASSERS) + 4
 #: Gives a body, and all that is seen of a person in rest pose, for the number of a person.
 Person = Callable[[int], tuple[Body, Mesh]]
 
@@ -83,7 +83,7 @@ def _occluder(rng: np.random.Generator, person: Person, place: np.ndarray) -> Me
         return coloured(box(front + side * 2 + [0, 0, height / 2], [rng.uniform(0.6, 1.2), 0.4, height]), colour)
     if kind == 'leaves':
         return leaves(rng, front + side * 1.3 + [0, 0, rng.uniform(0.3, 1.6)], 0.35, 110)
-    body, mesh = person(_EXTRAS + int(rng.integers(_PASSERS)))
+    body, mesh = person(PASSERS[rng.integers(len(PASSERS))])
     return _stand(body, mesh, place * rng.uniform(0.75, 0.9) + side * 1.6, rng.uniform(0, 2 * np.pi), rng)
 
 
@@ -121,7 +121,7 @@ def _cast(
     if rng.random() < 0.15:
         others.append(_occluder(rng, person, place))
     if rng.random() < 0.15:  # somebody passes behind
-        passer = person(_EXTRAS + int(rng.integers(_PASSERS)))
+        passer = person(PASSERS[rng.integers(len(PASSERS))])
         behind = place * rng.uniform(1.1, 1.35) + [rng.choice([-1, 1]) * rng.uniform(0.25, 0.6), 0, 0]
         others.append(_stand(*passer, behind, rng.uniform(0, 2 * np.pi), rng))
     framed = target or box(place + [0, 0, 0.85], [0.5, 0.3, 1.7])
