@@ -31,7 +31,7 @@ def _add_render(subparsers) -> None:
     p.add_argument('--images', '--pictures', type=int, default=12, metavar='P', help='images of each training identity')
     p.add_argument('--domain', default='street', help='street or mall: places, lights, camera positions and clothes')
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
-    p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, many times as fast')
+    p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, several times as fast')
     p.add_argument(
         '--samples',
         type=int,

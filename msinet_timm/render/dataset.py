@@ -176,7 +176,7 @@ def render_dataset(
         samples: rays of mitsuba for each pixel, 1 to 1024; None for 4. The raster renderer has none.
         width, height: of the images in pixels, 16 to 1024.
         workers: processes; None for one for each core.
-        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, many times as fast.
+        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, several times as fast.
         masks: also write how much of each pixel is the person, as 8-bit PNG files in `masks/`, under the images' paths;
             raster only. A folder may get them later.
 

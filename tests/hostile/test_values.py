@@ -130,7 +130,7 @@ def run(line, capsys):
         ('data', f'render --output x --seed {FAR}', f'--seed {FAR} is out of range: give 0 to 2147483647'),
         ('data', 'render --output x --workers 100000', '--workers 100000 is out of range: give 1 to 1024'),
         ('data', 'render --output x --samples 2000000000', '--samples 2000000000 is out of range: give 1 to 1024'),
-        ('data', 'render --output x --renderer a\0b', 'choose one of mitsuba, raster'),
+        ('data', 'render --output x --renderer povray', 'choose one of mitsuba, raster'),
         ('data', 'render --output x --renderer raster --samples 4', '--samples is for --renderer mitsuba alone'),
         ('data', 'render --output x --masks', '--masks: mitsuba gives none; add --renderer raster'),
         ('hub', 'export x --format onnx --output a\0b.onnx', "--output 'a\\x00b.onnx' holds a NUL character"),
