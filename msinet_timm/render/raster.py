@@ -8,6 +8,8 @@ import ctypes.util
 import functools
 import importlib.metadata
 import os
+import threading
+import weakref
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -99,11 +101,13 @@ def _open():
 
 
 class _Renderer:
-    """The context of this process and what is made once in it."""
+    """A context, which only the thread that opened it may use, and what is made once in it."""
 
     def __init__(self):
         self.context = context = _open()
-        context.gc_mode = 'auto'
+        # What Python drops waits in a list until this context is the current one: else another one's would be deleted.
+        context.gc_mode = 'context_gc'
+        weakref.finalize(self, context.release)
         context.enable(context.DEPTH_TEST | context.CULL_FACE)  # what is seen from both sides has faces for both
 
         def program(vertex: str, pixels: str = '#version 330\nvoid main() {}', textured: bool = False):
@@ -120,7 +124,7 @@ class _Renderer:
     def shadow_map(self, size: int):
         return self.context.framebuffer([], self.context.depth_texture((size, size)))
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - one renderer lives as long as its process
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - few sizes are asked for, and few renderers
     def targets(self, width: int, height: int) -> tuple:
         """What is drawn to for images of a size: surfaces in quarters of pixels, shares of the sky, light."""
         context, quarters = self.context, (2 * width, 2 * height)
@@ -171,14 +175,21 @@ def _set(program, **values) -> None:
             program[name].write(np.ascontiguousarray(turned, 'i4' if value.dtype == bool else 'f4').tobytes())
 
 
-@functools.lru_cache(maxsize=1)
+_here = threading.local()
+
+
 def load_renderer() -> _Renderer:
-    """The renderer of this process.
+    """The renderer of this thread; what OpenGL is asked for next, it does in its context.
 
     Raises:
         InputError: moderngl, a library for EGL or a driver is missing.
     """
-    return _Renderer()
+    if not hasattr(_here, 'renderer'):
+        _here.renderer = _Renderer()
+    context = _here.renderer.context
+    context.__enter__()  # another one, of this program or its user, may be the current one
+    context.gc()
+    return _here.renderer
 
 
 def versions() -> dict[str, str]:
@@ -257,10 +268,14 @@ def _quad(texture: np.ndarray, corners: np.ndarray, repeat: float) -> tuple[np.n
     return np.concatenate([corners, np.tile(normal, (4, 1)), np.ones((4, 3)), place], 1), texture
 
 
-@functools.lru_cache(maxsize=_PLACES)
 def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
     """A camera, and what never moves in its view."""
-    gl, camera = load_renderer(), draw_camera(seed, domain, number)
+    return _place(load_renderer(), seed, domain, number)
+
+
+@functools.lru_cache(maxsize=_PLACES)
+def _place(gl: _Renderer, seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
+    camera = draw_camera(seed, domain, number)
     floor = np.array([[-40.0, -5, 0], [40, -5, 0], [40, 75, 0], [-40, 75, 0]])
     around, fixed = walls(camera, domain), _flat(things(camera, domain))
     surfaces = []

@@ -3,6 +3,8 @@
 import functools
 import io
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -122,6 +124,27 @@ def test_a_place_has_an_empty_mask(raster):
     assert render_image(**options, kind='person').mask is None
 
 
+@pytest.mark.slow
+def test_each_renderer_keeps_its_own_things(raster, monkeypatch):
+    """Each thread has one, and so have those that come after it: none may take what another one drew."""
+    from msinet_timm.render.image import render_image
+
+    def render():
+        options = dict(width=32, height=64, renderer='raster')
+        return [render_image(0, 'street', 4, camera, 0, 'person', **options).image for camera in (1, 2)]
+
+    first = render()
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as two:
+        for pool in (one, two, one):
+            assert pool.submit(render).result() == first
+            assert render() == first
+    monkeypatch.setattr(raster, '_here', threading.local())
+    assert render() == first
+    monkeypatch.undo()
+    assert render() == first
+    assert len(set(first)) == 2
+
+
 @pytest.mark.parametrize('missing', ['moderngl', 'EGL', 'driver'])
 def test_what_is_missing_is_said(missing, tmp_path, monkeypatch, capsys):
     pytest.importorskip('moderngl')
@@ -130,7 +153,7 @@ def test_what_is_missing_is_said(missing, tmp_path, monkeypatch, capsys):
     def fail(**options):
         raise Exception('eglInitialize failed (0x3001)')
 
-    raster.load_renderer.cache_clear()
+    monkeypatch.setattr(raster, '_here', threading.local())
     if missing == 'moderngl':
         monkeypatch.setitem(sys.modules, 'moderngl', None)
     elif missing == 'EGL':
