@@ -40,45 +40,45 @@ class Body:
 
 @functools.lru_cache(maxsize=1)
 def load_rig():
-    """anny's model, its triangles, and for each of its bones the number in `BONES` that takes over its weights."""
+    """anny's model; its triangles; its bones and their parents; weights [V, len(BONES)] of `BONES` on its vertices."""
     with needs('render', 'rendering'):
         import anny
     model = anny.Anny(skinning_method='lbs')
     model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices  # `skin` poses people, later
     labels, parents = list(model.bone_labels), list(model.bone_parents)
-    merged = []
+    indices, values = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
+    merged, weights = [], np.zeros((len(indices), len(BONES)))
     for bone in range(len(labels)):
         while labels[bone] not in BONES:  # fingers follow the wrist, toes the foot, eyes the head
             bone = parents[bone]
         merged.append(BONES.index(labels[bone]))
-    return model, model.get_triangular_faces().numpy(), labels, parents, merged
+    for k in range(indices.shape[1]):
+        np.add.at(weights, (np.arange(len(weights)), np.array(merged)[indices[:, k]]), values[:, k])
+    return model, model.get_triangular_faces().numpy(), labels, parents, weights
 
 
-def load_body(phenotype: dict[str, float]) -> Body:
+def load_body(phenotype: dict[str, float], exact: type = np.float64) -> Body:
     """Shapes a body.
 
     Args:
         phenotype: anny's parameters (gender, age, muscle, weight, height, proportions), each from 0 to 1.
+        exact: type of the mesh's numbers.
 
     Raises:
         InputError: anny is not installed.
     """
     import torch
 
-    model, faces, labels, parents, merged = load_rig()
+    model, faces, labels, parents, weights = load_rig()
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # sums in another order would give other images on other machines
     with torch.no_grad():
         out = model(pose_parameters=None, phenotype_kwargs=phenotype)
     torch.set_num_threads(threads)
-    position = out['rest_vertices'][0].numpy()
-    weights = np.zeros((len(position), len(BONES)))
-    indices, values = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
-    for k in range(indices.shape[1]):
-        np.add.at(weights, (np.arange(len(position)), np.array(merged)[indices[:, k]]), values[:, k])
+    position = out['rest_vertices'][0].numpy().astype(exact)
     head = dict(zip(labels, out['rest_bone_heads'][0].numpy(), strict=True))
     up = [parents[labels.index(b)] for b in BONES]
-    data = {'position': position, 'normal': normals(position, faces), 'weights': weights}
+    data = {'position': position, 'normal': normals(position, faces), 'weights': weights.astype(exact)}
     return Body(
         Mesh(faces, data),
         {b: head[b] for b in BONES},

@@ -109,7 +109,7 @@ def _shoes(body: Body, garment: Garment) -> Mesh:
     p = body.mesh.position
     level = body.heads['foot.L'][2] + garment.length
     field = np.where(body.mesh.data['leg'] > 0.5, level - p[:, 2], -1.0)
-    mesh = shell(body, field, np.full(len(p), 0.018 + garment.loose), 14, 1, least=-9)
+    mesh = shell(body, field, np.full(len(p), 0.018 + garment.loose), 14, 0, least=-9)
     ground = mesh.position[:, 2].min()
     mesh.data['field'] = mesh.position[:, 2] - ground
     return _finish(mesh, garment, 0.002)
@@ -138,14 +138,14 @@ def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
     if identity.beard:
         jaw = front & (p[:, 2] < eye[2] - 0.05) & (p[:, 2] > eye[2] - 0.125) & (mesh.data['arm'] < 0.1)
         colour = np.where(jaw[:, None], 0.25 * identity.skin + 0.6 * identity.hair_colour, colour)
-    return Mesh(mesh.faces, {'position': p, 'weights': mesh.data['weights'], 'colour': colour})
+    return Mesh(mesh.faces, {k: mesh.data[k] for k in ('position', 'normal', 'weights')} | {'colour': colour})
 
 
 def dress(body: Body, identity: Identity) -> Mesh:
     """Everything of a person in one mesh in rest pose.
 
-    Its arrays: `weights` [V, len(BONES)], `colour` [V, 3], `part` [V], a number for each garment, and `inside` [V], 1
-    where the side that faces the body can be seen.
+    Its arrays: `normal` [V, 3], `weights` [V, len(BONES)], `colour` [V, 3], `part` [V], a number for each garment, and
+    `inside` [V], 1 where the side that faces the body can be seen.
     """
     measure(body)
     layers = [_top(body, identity.top, 0.014)]
@@ -170,6 +170,7 @@ def dress(body: Body, identity: Identity) -> Mesh:
     parts += make_hat(body, identity) if identity.hat else []
     parts += make_bag(body, identity, back) if identity.bag else []
     for number, part in enumerate(parts):
+        part.data.setdefault('normal', normals(part.position, part.faces))
         part.data['part'] = np.full(len(part.position), number)
         part.data.setdefault('inside', np.zeros(len(part.position)))
     whole = merge(parts)

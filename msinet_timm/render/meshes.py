@@ -37,7 +37,7 @@ def normals(position: np.ndarray, faces: np.ndarray) -> np.ndarray:
     face = np.cross(b - a, c - a)
     index = faces.ravel()
     total = np.stack([np.bincount(index, np.repeat(face[:, k], 3), len(position)) for k in range(3)], 1)
-    return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+    return (total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)).astype(position.dtype)
 
 
 def smooth(position: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
@@ -48,7 +48,7 @@ def smooth(position: np.ndarray, faces: np.ndarray, rounds: int) -> np.ndarray:
     count = np.maximum(np.bincount(i, minlength=len(position)), 1)
     for _ in range(rounds):
         mean = np.stack([np.bincount(i, position[j, k], len(position)) for k in range(3)], 1) / count[:, None]
-        position = (position + mean) / 2
+        position = ((position + mean) / 2).astype(position.dtype)
     return position
 
 

@@ -9,14 +9,14 @@ __all__ = ['PATTERNS', 'paint', 'value_noise']
 
 def value_noise(points: np.ndarray, cell: float, seed: int) -> np.ndarray:
     """Smooth noise from 0 to 1 at `points` [N, D], with features of about `cell` in the unit of the points."""
-    table = np.random.default_rng(seed).random(4096)
+    table = np.random.default_rng(seed).random(4096).astype(np.result_type(points, np.float32))
     p = points.T / cell
     low = np.floor(p).astype(np.int64)
     t = p - low
     t = t * t * (3 - 2 * t)
     codes = [(k * prime, (k + 1) * prime) for k, prime in zip(low, (73856093, 19349663, 83492791), strict=False)]
     shares = [(1 - x, x) for x in t]
-    out = np.zeros(len(points))
+    out = np.zeros(len(points), table.dtype)
     for corner in np.ndindex(*[2] * len(p)):
         weight = functools.reduce(np.multiply, [pair[k] for pair, k in zip(shares, corner, strict=True)])
         out += weight * table[sum(pair[k] for pair, k in zip(codes, corner, strict=True)) % 4096]

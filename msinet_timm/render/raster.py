@@ -20,8 +20,8 @@ from msinet_timm.errors import InputError, MissingPackageError, one_line
 from .backgrounds import ground, things, walls
 from .body import Body
 from .cameras import Camera, draw_camera
-from .meshes import Mesh, normals, simplify
-from .scene import KEPT, Scene, make_person
+from .meshes import Mesh, simplify
+from .scene import Scene, keep_people, make_person
 from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, WHOLE
 
 __all__ = ['load_renderer', 'person', 'place', 'render', 'versions']
@@ -30,7 +30,7 @@ _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libeg
 _SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
 _SKY, _PLACE_SKY = 256, 512  # of those of the sky's suns, `_SIDE` on each side of a square
 _SIDE = 4
-_SUN_ROUGH, _SKY_ROUGH = 0.02, 0.08  # metres between vertices of what casts the shadows of these
+_SUN_ROUGH, _SKY_ROUGH = 0.03, 0.08  # metres between vertices of what casts the shadows of these
 _FINE = 1.8  # vertices of skin are this many metres, by an image's height in pixels, apart; those of clothes
 _COARSE = 3.0  # so many: smaller triangles than pixels cost time alone
 _ASIDE = 12.0  # metres to each side of a camera where its place's sun casts shadows
@@ -211,11 +211,10 @@ def _columns(mesh: Mesh) -> np.ndarray:
     return np.concatenate([mesh.data[k] for k in ('position', 'normal', 'colour')], 1).astype(np.float32)
 
 
-@functools.lru_cache(maxsize=KEPT)
+@keep_people
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
     body, mesh = make_person(seed, domain, number, np.float32)
-    mesh.data['normal'] = normals(mesh.position, mesh.faces).astype(np.float32)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     faces = np.concatenate([mesh.faces, inner])
@@ -280,9 +279,10 @@ def _place(gl: _Renderer, seed: int, domain: str, number: int) -> tuple[Camera, 
     around, fixed = walls(camera, domain), _flat(things(camera, domain))
     surfaces = []
     for vertices, texture in [_quad(ground(camera, domain), floor, 20), *(_quad(t, c, 1) for t, c in around)]:
-        rgb = gl.context.texture(texture.shape[1::-1], 3, texture.astype('f4').tobytes(), dtype='f4')
+        # Square roots: bytes that tell dark colours apart.
+        rgb = gl.context.texture(texture.shape[1::-1], 3, (np.sqrt(texture) * 255 + 0.5).astype('u1').tobytes())
         rgb.build_mipmaps()
-        rgb.anisotropy = 8.0
+        rgb.anisotropy = 4.0
         surfaces.append((gl.array(gl.textured, vertices, _QUAD), rgb))
     columns = _columns(fixed)
     surfaces.append((gl.array(gl.plain, columns, fixed.faces), None))

@@ -1,6 +1,7 @@
 """Who and what is in an image, and where its camera looks; `traced` and `raster` render it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,13 +14,11 @@ from .garments import dress
 from .identity import draw_identity, generator
 from .meshes import Mesh, box
 
-__all__ = ['KEPT', 'KINDS', 'PASSERS', 'Person', 'Scene', 'compose', 'make_person']
+__all__ = ['KINDS', 'PASSERS', 'Person', 'Scene', 'compose', 'keep_people', 'make_person']
 
 #: Numbers of the people who only walk by.
 PASSERS = range(900_000_000, 900_000_020)
 KINDS = ('person', 'place', 'partial', 'small')
-#: People whose meshes a renderer keeps: all who walk by, and those at hand.
-KEPT = len(PASSERS) + 4
 #: Gives a body, and all that is seen of a person in rest pose, for the number of a person.
 Person = Callable[[int], tuple[Body, Mesh]]
 
@@ -52,11 +51,26 @@ class Scene(NamedTuple):
         return [mesh for mesh in (self.target, *self.others) if mesh is not None]
 
 
-def make_person(seed: int, domain: str, number: int, weights: type = np.float64) -> tuple[Body, Mesh]:
-    """The body of the person with a number, and all that is seen of them in rest pose; `weights` is how exact."""
+def keep_people(make: Callable[[int, str, int, int], tuple[Body, Mesh]]) -> Callable:
+    """Keeps what a renderer makes of people, by seed, domain, height and number: of all who walk by, and few others."""
+    passers, others = functools.lru_cache(maxsize=len(PASSERS))(make), functools.lru_cache(maxsize=4)(make)
+
+    @functools.wraps(make)
+    def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
+        return (passers if number in PASSERS else others)(seed, domain, height, number)
+
+    def forget() -> None:
+        passers.cache_clear()
+        others.cache_clear()
+
+    person.cache_clear = forget
+    return person
+
+
+def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -> tuple[Body, Mesh]:
+    """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`."""
     identity = draw_identity(seed, domain, number)
-    body = load_body(identity.phenotype)
-    body.mesh.data['weights'] = body.mesh.data['weights'].astype(weights)
+    body = load_body(identity.phenotype, exact)
     return body, dress(body, identity)
 
 

@@ -71,7 +71,8 @@ layout(location = 1) out vec4 surface;
 void main() {
     colour = vec4(paint, kind);
 #if TEXTURED
-    colour.rgb *= texture(cloth, at).rgb;
+    vec3 root = texture(cloth, at).rgb;
+    colour.rgb *= root * root;
 #endif
     surface = vec4(facing, depth);
 }

@@ -62,7 +62,8 @@ def shell(body: Body, field: np.ndarray, offset: np.ndarray, rounds: int, splits
 
     `least` is the share of the offset that smoothing must leave.
     """
-    part = Mesh(body.mesh.faces, body.mesh.data | {'field': field, 'offset': offset})
+    cut = {name: values.astype(body.mesh.position.dtype) for name, values in (('field', field), ('offset', offset))}
+    part = Mesh(body.mesh.faces, body.mesh.data | cut)
     part = submesh(part, field > -0.03)
     base, normal, offset = part.position, part.data['normal'], part.data['offset']
     position = smooth(base + normal * offset[:, None], part.faces, rounds)

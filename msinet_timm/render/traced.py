@@ -11,16 +11,15 @@ from .backgrounds import ground, things, walls
 from .body import Body
 from .cameras import Camera, draw_camera
 from .meshes import Mesh, merge
-from .scene import KEPT, Scene, make_person
+from .scene import Scene, keep_people, make_person
 
 __all__ = ['load_renderer', 'person', 'place', 'render', 'versions']
 
-_person = functools.lru_cache(maxsize=KEPT)(make_person)
 
-
+@keep_people
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, the same for images of any `height`."""
-    return _person(seed, domain, number)
+    return make_person(seed, domain, number)
 
 
 @functools.lru_cache(maxsize=1)

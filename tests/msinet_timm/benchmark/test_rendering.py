@@ -19,11 +19,13 @@ def test_table():
 
 
 @pytest.mark.slow
-def test_all_of_the_time_is_shared_out():
+def test_all_of_the_time_is_shared_out(monkeypatch):
     """A clock that ticks whenever it is asked: a step takes as many ticks as it has calls."""
     pytest.importorskip('anny')
+    monkeypatch.setattr(rendering, 'RENDERERS', {'raster': 'raster'})
+    monkeypatch.setattr(rendering, 'PASSERS', rendering.PASSERS[:2])
     found, remarks = measure_rendering(2, 32, 64, itertools.count().__next__)
-    assert len(found) + len(remarks) == 2
+    assert len(found) + len(remarks) == 1
     for result in found:
         assert tuple(result.seconds) == STEPS and result.images == 23
         assert min(result.seconds.values()) > 0, result
