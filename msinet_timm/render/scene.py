@@ -56,15 +56,15 @@ def keep_people(make: Callable[[int, str, int, int], tuple[Body, Mesh]]) -> Call
     passers, others = functools.lru_cache(maxsize=len(PASSERS))(make), functools.lru_cache(maxsize=4)(make)
 
     @functools.wraps(make)
-    def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
+    def kept(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
         return (passers if number in PASSERS else others)(seed, domain, height, number)
 
     def forget() -> None:
         passers.cache_clear()
         others.cache_clear()
 
-    person.cache_clear = forget
-    return person
+    kept.cache_clear = forget
+    return kept
 
 
 def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -> tuple[Body, Mesh]:
