@@ -1,4 +1,4 @@
-"""Bodies: shapes from anny, a walking pose, and linear blend skinning for the body and all that it wears."""
+"""Bodies: shapes from anny, and linear blend skinning for the body and all that it wears."""
 
 import functools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from msinet_timm.errors import needs
 
 from .meshes import Mesh, normals
 
-__all__ = ['BONES', 'Body', 'load_body', 'load_rig', 'pose_transforms', 'skin', 'walk']
+__all__ = ['BONES', 'Body', 'load_body', 'load_rig', 'pose_transforms', 'skin']
 
 _SIDED = ('pelvis', 'upperleg01', 'upperleg02', 'lowerleg01', 'lowerleg02', 'foot')
 _SIDED += ('clavicle', 'shoulder01', 'upperarm01', 'upperarm02', 'lowerarm01', 'lowerarm02', 'wrist')
@@ -26,12 +26,14 @@ class Body:
         heads: where each bone of `BONES` starts.
         parents: number of each bone's parent in `BONES`, -1 for the root. Parents come before children.
         eyes: middle between the two eyes.
+        carries: a bag, which decides what the arms can do; None for none.
     """
 
     mesh: Mesh
     heads: dict[str, np.ndarray]
     parents: list[int]
     eyes: np.ndarray
+    carries: str | None = None
 
     def weight(self, *names: str) -> np.ndarray:
         """Summed skinning weight [V] of all bones whose names start with one of `names`."""
@@ -85,42 +87,6 @@ def load_body(phenotype: dict[str, float], exact: type = np.float64) -> Body:
         [BONES.index(labels[p]) if p is not None and p >= 0 else -1 for p in up],
         (head['eye.L'] + head['eye.R']) / 2,
     )
-
-
-def _rotation(axis: str, degrees: float) -> np.ndarray:
-    c, s = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
-    i, j = {'x': (1, 2), 'y': (2, 0), 'z': (0, 1)}[axis]
-    out = np.eye(3)
-    out[i, i], out[i, j], out[j, i], out[j, j] = c, -s, s, c
-    return out
-
-
-def walk(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """A moment of walking or standing: a rotation [3, 3] in rest-pose axes for each bone that moves."""
-    phase, stride = rng.uniform(0, 2 * np.pi), rng.choice([1.0, 0.8, 0.55, 0.15], p=[0.4, 0.3, 0.15, 0.15])
-    swing = {'L': np.sin(phase), 'R': -np.sin(phase)}
-    speed = {'L': np.cos(phase), 'R': -np.cos(phase)}
-    spread, arm_swing, bent = rng.uniform(21, 28), rng.uniform(14, 26), rng.uniform(-14, 12)
-    pose = {}
-    for side, sign in (('L', 1), ('R', -1)):
-        # A leg that moves forward (speed > 0) bends its knee to clear the ground.
-        knee = stride * (8 + 38 * max(speed[side], 0) + 10 * max(-swing[side], 0))
-        pose[f'upperleg01.{side}'] = _rotation('x', -stride * (24 * swing[side] + 4)) @ _rotation('y', sign * 5)
-        pose[f'lowerleg01.{side}'] = _rotation('x', knee)
-        pose[f'foot.{side}'] = _rotation('x', stride * (8 * swing[side]) - 0.3 * knee)
-        pose[f'upperarm01.{side}'] = _rotation('x', stride * arm_swing * swing[side] + 6) @ _rotation(
-            'y', sign * spread
-        )
-        elbow = stride * 14 * max(-swing[side], 0) + bent
-        pose[f'lowerarm01.{side}'] = _rotation('x', -elbow)
-        pose[f'clavicle.{side}'] = _rotation('y', sign * 3)
-    if rng.random() < 0.15:  # the left hand at a telephone or a strap; the right one may carry a bag
-        pose['lowerarm01.L'] = _rotation('x', -rng.uniform(50, 95)) @ _rotation('y', 12)
-    twist = 6 * stride * swing['L']
-    pose['spine03'] = _rotation('z', twist) @ _rotation('x', -rng.uniform(0, 6))
-    pose['spine01'] = _rotation('z', twist / 2)
-    pose['neck02'] = _rotation('z', rng.normal(0, 12)) @ _rotation('x', -rng.normal(4, 6))
-    return pose
 
 
 def pose_transforms(body: Body, pose: dict[str, np.ndarray]) -> np.ndarray:

@@ -1,14 +1,20 @@
-"""Cameras: where they hang, how they see light and colour, and what they do to an image before it is stored."""
+"""Cameras: where they hang, and how they see light and colour."""
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageFilter
 
 from .identity import generator
+from .wardrobe import choice
 
-__all__ = ['Camera', 'develop', 'draw_camera']
+__all__ = ['HOURS', 'Camera', 'draw_camera']
+
+#: Light at a camera, and how often: of a street, of a mall.
+HOURS = {
+    'street': {'sunny': 0.4, 'overcast': 0.3, 'low sun': 0.12, 'night': 0.12, 'infrared': 0.06},
+    'mall': {'lamps': 0.7, 'windows': 0.2, 'dim': 0.1},
+}
+_LAMPS = ((1.0, 0.62, 0.28), (1.0, 0.9, 0.75), (0.85, 1.0, 0.92))  # sodium, LED, mercury
 
 
 @dataclass
@@ -23,10 +29,15 @@ class Camera:
         light: direction in which the sun's light travels.
         exposure: factor on the scene's radiance.
         balance: factors on red, green and blue.
-        gamma: of the contrast curve; saturation: 0 is grey, 1 natural.
-        blur: standard deviation, pixels of a 128 x 256 image; noise: standard deviation, 0 to 1.
-        sharp: smallest share of the pixels that the sensor resolves for a far person.
-        quality: of the JPEG file.
+        gamma: [3] of the contrast curves of red, green and blue; veil: [3] what the darkest place shows, 0 to 1.
+        contrast: of an S-shaped curve, 0 for none.
+        saturation: 0 is grey, 1 natural.
+        rows: of the sensor for a view as high as it is far.
+        blur: standard deviation, pixels of the sensor; sharpen: share by which edges are enhanced.
+        noise: standard deviation, 0 to 1.
+        comb: 0 to 1, how far odd rows are an echo of even ones a moment later, as of interlaced video.
+        quality: of the compression, as of JPEG files.
+        soft: smooths between pixels where an image is enlarged, or not.
         seed: of the background.
     """
 
@@ -39,12 +50,17 @@ class Camera:
     light: np.ndarray
     exposure: float
     balance: np.ndarray
-    gamma: float
+    gamma: np.ndarray
+    veil: np.ndarray
+    contrast: float
     saturation: float
+    rows: float
     blur: float
+    sharpen: float
     noise: float
-    sharp: float
+    comb: float
     quality: int
+    soft: bool
     seed: int
 
 
@@ -58,74 +74,46 @@ def draw_camera(seed: int, domain: str, number: int) -> Camera:
     def spread(low: float, high: float) -> float:
         return low + (high - low) * (layout.permutation(6)[(number - 1) % 6] + rng.random()) / 6
 
-    mall = domain == 'mall'
-    height = spread(2.2, 4.2) if mall else spread(1.3, 4.0)
+    mall, hour = domain == 'mall', choice(rng, HOURS[domain])
+    dark = hour in ('night', 'infrared', 'dim')
+    height, near = (spread(2.2, 5.5) if mall else spread(1.4, 7.0)), spread(3.6, 6.5)
     warmth, tint, azimuth = spread(-1, 1), spread(-1, 1), spread(0, 2 * np.pi)
-    elevation = np.deg2rad(spread(50, 85) if mall else spread(22, 60))
-    share = spread(0.1, 0.45) if mall else spread(0.05, 0.8)  # of the sun in all light: shade to bright sun
-    light = -np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
+    low, high = {'low sun': (12, 22), 'sunny': (28, 65), 'overcast': (40, 70)}.get(hour, (48, 85))
+    elevation, share = np.deg2rad(spread(low, high)), spread(0, 1)  # of the sun in all light: shade to bright sun
+    low, high = {'sunny': (0.4, 0.85), 'overcast': (0.02, 0.2), 'low sun': (0.35, 0.7)}.get(hour, (0.1, 0.5))
+    share = low + (high - low) * share
+    lamp = np.array(_LAMPS[rng.integers(3)])
+    sun, sky = np.array([1.0, 0.93, 0.8]), np.array([0.86, 0.95, 1.1])
+    if hour == 'low sun':
+        sun = np.array([1.0, 0.8, 0.55])
+    elif hour in ('night', 'dim'):
+        sun, sky = lamp, 0.6 * lamp + 0.25
+    elif hour == 'infrared':
+        sun, sky = np.ones(3), np.ones(3)
+    elif hour in ('lamps', 'windows'):
+        sun, sky = 0.5 * lamp + 0.5, (np.array([0.9, 0.97, 1.06]) if hour == 'windows' else np.array([1, 0.94, 0.84]))
+    level = sky.mean() * (1 - share) + sun.mean() * 5 * share * np.sin(elevation) / np.pi  # of open ground
+    veiled = max(0.0, spread(-0.16, 0.24))
     return Camera(
         height=height,
-        near=spread(3.6, 6.0),
-        far=spread(8.0, 13.0),
+        near=near,
+        far=max(spread(8.0, 15.0), near + 3),
         heading=spread(-np.pi / 2, np.pi / 2),
-        sun=5.0 * share * np.array([1.0, 0.93, 0.8]),
-        sky=(1 - share) * (np.array([1.0, 0.94, 0.84]) if mall else np.array([0.86, 0.95, 1.1])),
-        light=light,
-        exposure=2.0 ** spread(-0.35, 1.35),
-        balance=np.array([1.04 + 0.34 * warmth, 1 + 0.08 * tint, 0.92 - 0.36 * warmth]),
-        gamma=spread(0.78, 1.3),
-        saturation=spread(0.55, 1.25),
-        blur=spread(0.0, 0.9),
-        noise=spread(0.002, 0.012),
-        sharp=spread(0.45, 0.9),
-        quality=int(spread(44, 68)),
+        sun=5.0 * share * sun,
+        sky=(1 - share) * sky,
+        light=-np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)]),
+        exposure=2.0 ** (spread(-0.1, 1.2) - (0.4 if dark else 0)) / level,
+        balance=2.0 ** np.array([0.45 * warmth, 0.16 * tint, -0.5 * warmth]),
+        gamma=spread(0.7, 1.3) * np.exp(rng.normal(0, 0.06, 3)),
+        veil=np.clip(veiled * (1 + rng.normal(0, 0.25, 3)), 0, 0.35),
+        contrast=max(0.0, spread(-0.4, 0.8)),
+        saturation=0.0 if hour == 'infrared' else spread(0.4, 1.3) * (0.7 if dark else 1),
+        rows=spread(75, 300) * near / 1.8,
+        blur=spread(0.2, 1.0) + (0.4 if dark else 0),
+        sharpen=max(0.0, spread(-0.8, 0.9)),
+        noise=spread(0.003, 0.016) * (1.8 if dark else 1),
+        comb=rng.uniform(0.2, 0.6) if rng.random() < 0.12 else 0.0,
+        quality=int(spread(28, 88)),
+        soft=bool(rng.random() < 0.8),
         seed=int(rng.integers(1 << 30)),
     )
-
-
-def develop(
-    radiance: np.ndarray, camera: Camera, distance: float, rng: np.random.Generator, alpha: np.ndarray | None = None
-) -> tuple[bytes, bytes | None]:
-    """Turns what the lens sees into a stored image.
-
-    Args:
-        radiance: [H, W, 3] linear.
-        camera: whose exposure, colours, blur, noise and compression apply.
-        distance: metres to the person; far ones are resolved less finely.
-        rng: for the noise and for what differs from image to image.
-        alpha: [H, W] from 0 to 1, which the lens blurs as it blurs the image; None for none.
-
-    Returns:
-        A JPEG file, and a PNG file of `alpha`.
-    """
-    x = radiance * camera.balance.astype(radiance.dtype) * float(camera.exposure) * 2.0 ** rng.normal(0, 0.15)
-    x = 1 - np.exp(-1.25 * np.maximum(x, 0))  # highlights roll off as on a sensor with a tone curve
-    x = np.where(x < 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055) ** float(camera.gamma)
-    grey = x.mean(2, keepdims=True)
-    x = grey + (x - grey) * float(camera.saturation)
-    image = Image.fromarray((np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8))
-    size, scale = image.size, image.size[1] / 256
-    far = np.clip((distance - camera.near) / (camera.far - camera.near), 0, 1)
-    share = 1 - (1 - camera.sharp) * far
-    small = (max(8, round(size[0] * share)), max(16, round(size[1] * share)))
-    blur = ImageFilter.GaussianBlur(float(camera.blur * scale * rng.uniform(0.7, 1.2)))
-
-    def see(layer: Image.Image) -> Image.Image:
-        return layer.resize(small, Image.Resampling.BOX).resize(size, Image.Resampling.BICUBIC).filter(blur)
-
-    image = see(image)
-    noise = rng.normal(0, camera.noise, (size[1], size[0], 1)) + rng.normal(
-        0, 0.4 * camera.noise, (size[1], size[0], 3)
-    )
-    pixels = np.clip(np.asarray(image) + 255 * noise, 0, 255).astype(np.uint8)
-    mask = None
-    if alpha is not None:
-        mask = _encoded(see(Image.fromarray((alpha * 255 + 0.5).astype(np.uint8))), 'PNG', optimize=True)
-    return _encoded(Image.fromarray(pixels), 'JPEG', quality=camera.quality, optimize=True), mask
-
-
-def _encoded(image: Image.Image, form: str, **options) -> bytes:
-    out = io.BytesIO()
-    image.save(out, form, **options)
-    return out.getvalue()

@@ -2,16 +2,27 @@
 
 import numpy as np
 
-from .accessories import add_straps, make_bag, make_hair, make_hat
+from .bags import add_straps, make_bag
 from .body import BONES, Body
-from .identity import Garment, Identity
-from .meshes import Mesh, loft, merge, normals, submesh
+from .hair import make_face, make_hair, make_hat
+from .identity import Identity
+from .meshes import Mesh, ellipsoid, loft, merge, normals, submesh
 from .patterns import paint, value_noise
-from .shells import measure, shell, wrinkle
+from .shells import measure, quilt, shell, solid, wrinkle
+from .wardrobe import Garment
 
 __all__ = ['dress']
 
-_FINE = ('stripes', 'vertical stripes', 'checks', 'diamonds', 'dots', 'flowers')  # patterns that need small triangles
+_FINE = (
+    'stripes',
+    'vertical stripes',
+    'checks',
+    'diamonds',
+    'dots',
+    'flowers',
+    'lettering',
+    'heather',
+)  # patterns that need small triangles
 _SEEN_INSIDE = 0.05  # metres from an edge, how far one sees into a garment
 _NEVER = 9.0  # metres: a field value for 'this edge of the garment does not matter here'
 
@@ -36,7 +47,10 @@ def _top_field(body: Body, garment: Garment, hem: float) -> np.ndarray:
 
 
 def _finish(mesh: Mesh, garment: Garment, folds: float) -> Mesh:
+    """Gives a garment its folds and its colours."""
     wrinkle(mesh, folds, garment.seed)
+    if garment.fabric == 'quilted':
+        quilt(mesh, 0.07 + 0.05 * (garment.seed % 3) / 2)
     data = mesh.data
     colour = paint(garment.pattern, data, garment.colours, garment.size, garment.seed)
     if garment.trim is not None:
@@ -44,20 +58,35 @@ def _finish(mesh: Mesh, garment: Garment, folds: float) -> Mesh:
         if garment.trim_on == 'zip':
             edge = (np.abs(data['position'][:, 0]) < 0.014) & (data['normal'][:, 1] < 0)
         colour = np.where(edge[:, None], garment.trim, colour)
-    data['colour'] = colour
+    data['colour'] = np.clip(_cloth(garment, data, colour), 0.008, 0.85)
     return mesh
+
+
+def _cloth(garment: Garment, data: dict[str, np.ndarray], colour: np.ndarray) -> np.ndarray:
+    """Colours [V, 3] as a fabric shows them: darker in its folds, worn, ribbed or shiny."""
+    colour = colour * (1 + 0.45 * data['fold'])[:, None]
+    if garment.fabric == 'knit':
+        colour = colour * (0.88 + 0.24 * (np.mod(data['u'] / 0.022, 1) < 0.5))[:, None]
+    elif garment.fabric == 'denim':  # bleached where it rubs
+        worn = value_noise(data['position'], 0.16, garment.seed + 5) * (0.4 + 0.6 * (data['normal'][:, 1] < 0))
+        colour = colour * (0.8 + 0.9 * worn)[:, None]
+    elif garment.fabric == 'leather':  # a sheen of the sky, for want of a surface that mirrors
+        colour = (
+            colour + (0.16 * np.maximum(data['normal'][:, 2], 0) ** 3 + 0.1 * np.maximum(data['fold'], 0) ** 2)[:, None]
+        )
+    return colour
 
 
 def _top(body: Body, garment: Garment, layer: float) -> Mesh:
     root = body.heads['root'][2]
-    field = _top_field(body, garment, root + max(garment.length, -0.13))
+    field = _top_field(body, garment, root + max(garment.length, -0.15))
     # A loose top falls from the chest instead of following the waist; smoothing does the rest.
     waist = np.exp(-(((body.mesh.position[:, 2] - body.heads['spine04'][2]) / 0.13) ** 2))
-    offset = layer + garment.loose * (1 + 0.8 * waist * (body.mesh.data['arm'] < 0.5))
-    splits = 2 if garment.pattern in _FINE else 1
+    offset = layer + garment.loose * np.where(body.mesh.data['arm'] < 0.5, 1 + waist, 0.8)
+    splits = 2 if garment.pattern in _FINE or garment.fabric == 'knit' else 1
     upper = _finish(shell(body, field, offset, garment.smooth, splits), garment, 0.006 + 0.2 * garment.loose)
     upper.data['inside'] = upper.data['field'] < _SEEN_INSIDE * (2 if garment.open else 1)
-    if garment.length > -0.13:
+    if garment.length > -0.15:
         return upper
     return merge([upper, _hang(body, garment, root + 0.06, root + garment.length, layer + 1.1 * garment.loose)])
 
@@ -68,7 +97,9 @@ def _legs(body: Body, garment: Garment) -> Mesh:
     bottom = waist + (ankle - waist) * garment.length
     field = np.where(data['arm'] > 0.3, -1.0, np.minimum(waist - p[:, 2], p[:, 2] - bottom))
     down = np.clip((heads['root'][2] - p[:, 2]) / (heads['root'][2] - ankle), 0, 1)
-    return _finish(shell(body, field, 0.01 + garment.loose * (0.3 + down), 6, 1), garment, 0.008 + 0.1 * garment.loose)
+    width = 0.12 + 0.88 * np.minimum(4 * down, 1) + garment.flare * np.maximum(down - 0.3, 0)
+    legs = shell(body, field, 0.01 + garment.loose * width, 6 if garment.kind == 'leggings' else 14, 1)
+    return _finish(legs, garment, 0.008 + 0.15 * garment.loose)
 
 
 def _hang(body: Body, garment: Garment, top: float, bottom: float, gap: float) -> Mesh:
@@ -105,14 +136,35 @@ def _hang(body: Body, garment: Garment, top: float, bottom: float, gap: float) -
     return _finish(mesh, garment, 0.012)
 
 
-def _shoes(body: Body, garment: Garment) -> Mesh:
+def _shoes(body: Body, garment: Garment, skin: np.ndarray) -> Mesh:
     p = body.mesh.position
     level = body.heads['foot.L'][2] + garment.length
     field = np.where(body.mesh.data['leg'] > 0.5, level - p[:, 2], -1.0)
-    mesh = shell(body, field, np.full(len(p), 0.018 + garment.loose), 14, 0, least=-9)
-    ground = mesh.position[:, 2].min()
-    mesh.data['field'] = mesh.position[:, 2] - ground
-    return _finish(mesh, garment, 0.002)
+    sandals = garment.kind == 'sandals'
+    off = np.full(len(p), 0.006 if sandals else 0.018 + garment.loose)
+    mesh = shell(body, field, off, 14 if sandals else 40, 0, least=-9)
+    up = mesh.position[:, 2] - mesh.position[:, 2].min()
+    mesh.data['field'] = up
+    _finish(mesh, garment, 0.002)
+    if sandals:
+        straps = (up < 0.02) | (np.mod(mesh.position[:, 1], 0.085) < 0.03)
+        mesh.data['colour'] = np.where(straps[:, None], garment.colours[0], skin)
+    return mesh
+
+
+def _hood(body: Body, garment: Garment, back: float, up: bool) -> Mesh:
+    """A hood, over the head or down on the back."""
+    if up:
+        eye = body.eyes
+        field = np.where(body.weight('head', 'neck') > 0.3, body.mesh.position[:, 1] - eye[1] - 0.022, -1.0)
+        hood = shell(body, field, np.full(len(field), 0.03), 30, 0)
+        colour = garment.colours[0] * np.where(hood.data['field'] < 0.012, 0.6, 1.0)[:, None]
+        data = {'position': hood.position, 'weights': hood.data['weights'], 'colour': colour}
+        return Mesh(hood.faces, data | {'inside': np.ones(len(colour))})
+    neck = body.heads['neck01']
+    return solid(
+        ellipsoid([0, back - 0.03, neck[2] - 0.03], [0.115, 0.06, 0.085], 0.8), {'spine01': 1}, 0.9 * garment.colours[0]
+    )
 
 
 def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
@@ -135,9 +187,12 @@ def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
     )
     for mask, value in marks:
         colour = np.where(mask[:, None], value, colour)
-    if identity.beard:
+    if identity.face == 'beard':
         jaw = front & (p[:, 2] < eye[2] - 0.05) & (p[:, 2] > eye[2] - 0.125) & (mesh.data['arm'] < 0.1)
         colour = np.where(jaw[:, None], 0.25 * identity.skin + 0.6 * identity.hair_colour, colour)
+    if identity.face == 'mask':
+        low = front & (p[:, 2] < eye[2] - 0.03) & (p[:, 2] > eye[2] - 0.115) & (np.abs(p[:, 0]) < 0.06)
+        colour = np.where(low[:, None], [0.55, 0.65, 0.7] if identity.seed % 3 else [0.03, 0.03, 0.03], colour)
     return Mesh(mesh.faces, {k: mesh.data[k] for k in ('position', 'normal', 'weights')} | {'colour': colour})
 
 
@@ -157,18 +212,18 @@ def dress(body: Body, identity: Identity) -> Mesh:
     waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
     bottom = waist + (ankle - waist) * identity.bottom.length
     hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > bottom + 0.03)
-    hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
+    if identity.shoes.kind != 'sandals':
+        hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
     back = layers[-1].position[layers[-1].data['arm'] < 0.3][:, 1].max()
     if identity.bottom.kind == 'skirt':
         lower = _hang(body, identity.bottom, waist, bottom, 0.018)
     else:
         lower = _legs(body, identity.bottom)
-    parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes)]
-    parts += (
-        make_hair(body, identity) if identity.hat != 'beanie' or identity.hair in ('long', 'bob', 'ponytail') else []
-    )
-    parts += make_hat(body, identity) if identity.hat else []
-    parts += make_bag(body, identity, back) if identity.bag else []
+    parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes, identity.skin)]
+    parts += make_hair(body, identity) + make_hat(body, identity) + make_face(body, identity)
+    if (identity.outer or identity.top).hood:
+        parts.append(_hood(body, identity.outer or identity.top, back, identity.hat == 'hood'))
+    parts += make_bag(body, identity, back)
     for number, part in enumerate(parts):
         part.data.setdefault('normal', normals(part.position, part.faces))
         part.data['part'] = np.full(len(part.position), number)

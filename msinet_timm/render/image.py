@@ -5,8 +5,8 @@ import importlib
 from types import ModuleType
 from typing import NamedTuple
 
-from .cameras import develop
 from .scene import compose
+from .sensor import develop
 
 __all__ = ['RENDERERS', 'Rendered', 'load', 'render_image']
 
@@ -58,5 +58,6 @@ def render_image(
     scene = compose(
         functools.partial(module.person, seed, domain, height), view, seed, domain, identity, camera, index, kind
     )
-    radiance, alpha = module.render(scene, view, place, width, height, samples)
-    return Rendered(*develop(radiance, view, scene.distance, scene.rng, alpha if mask else None))
+    # A box of another shape than the image's is squeezed into it.
+    radiance, alpha = module.render(scene, view, place, max(8, round(width * scene.stretch)), height, samples)
+    return Rendered(*develop(radiance, view, (width, height), scene.rows, scene.rng, alpha if mask else None))

@@ -98,6 +98,31 @@ def _side(u, v, n, size, seed):
     return (np.abs(np.abs(u) - 0.5 * np.pi * 0.17) < 0.03 * size).astype(float)
 
 
+def _lettering(u, v, n, size, seed):
+    """Two lines of blocks as broad as letters on chest or back."""
+    rng = np.random.default_rng(seed)
+    middle, back = rng.uniform(0.34, 0.44), rng.random() < 0.35
+    around = np.abs(np.abs(u) - np.pi * 0.17) if back else np.abs(u)
+    letter = np.floor(u / (0.028 * size)).astype(np.int64)
+    inked = (np.mod(u / (0.028 * size), 1) < 0.72) & (rng.random(997)[letter % 997] < 0.85)
+    lines = (np.abs(v - middle) < 0.026 * size) | (np.abs(v - middle + 0.07 * size) < 0.014 * size)
+    return (inked & lines & (around < 0.13 * size) & ((n > 0) if back else (n < 0))).astype(float)
+
+
+def _heather(u, v, n, size, seed):
+    return 0.3 * value_noise(np.stack([u, v], 1), 0.014 * size, seed)
+
+
+def _reflective(u, v, n, size, seed):
+    around = (np.abs(v - 0.1) < 0.026) | (np.abs(v - 0.24) < 0.026)
+    braces = (np.abs(np.abs(np.mod(u / 0.17 + np.pi / 2, np.pi) - np.pi / 2) - 0.55) < 0.16) & (v > 0.24)
+    return (around | braces).astype(float)
+
+
+def _reflective_legs(u, v, n, size, seed):
+    return ((np.abs(v + 0.52) < 0.026) | (np.abs(v + 0.66) < 0.026)).astype(float)
+
+
 # name -> mask from 0 (first colour) to 1 (second colour) of: u, metres around the limb or torso from its front; v,
 # metres up from the hips (arms: from the wrist); n, the normal's y (negative: front); a size; a seed
 PATTERNS = {
@@ -115,6 +140,10 @@ PATTERNS = {
     'band': _band,
     'blocks': _blocks,
     'side stripe': _side,
+    'lettering': _lettering,
+    'heather': _heather,
+    'reflective': _reflective,
+    'reflective legs': _reflective_legs,
 }
 
 
@@ -132,6 +161,6 @@ def paint(name: str, data: dict[str, np.ndarray], colours: np.ndarray, size: flo
         [V, 3] linear reflectances.
     """
     mask = PATTERNS[name](data['u'], data['v'], data['normal'][:, 1], size, seed)
-    if name in ('logo', 'back print'):
+    if name in ('logo', 'back print', 'lettering'):
         mask = mask * (data['arm'] < 0.5)
     return colours[0] + (colours[1] - colours[0]) * mask[:, None]

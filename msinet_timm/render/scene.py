@@ -7,18 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backgrounds import coloured, leaves
-from .body import Body, load_body, pose_transforms, skin, walk
+from .body import Body, load_body, pose_transforms, skin
 from .cameras import Camera
 from .garments import dress
 from .identity import draw_identity, generator
 from .meshes import Mesh, box
+from .occluders import occluder
+from .poses import pose
 
 __all__ = ['KINDS', 'PASSERS', 'Person', 'Scene', 'compose', 'keep_people', 'make_person']
 
 #: Numbers of the people who only walk by.
 PASSERS = range(900_000_000, 900_000_020)
 KINDS = ('person', 'place', 'partial', 'small')
+_STRETCHES = (0.7, 0.85, 1.0, 1.25)
+_LEAST_ROWS = 28.0  # a detector finds nobody smaller
 #: Gives a body, and all that is seen of a person in rest pose, for the number of a person.
 Person = Callable[[int], tuple[Body, Mesh]]
 
@@ -32,7 +35,8 @@ class Scene(NamedTuple):
         at: point [3] that the camera looks at.
         field: vertical field of view, degrees.
         sun: irradiance [3] of the camera's sun, as clouds leave it.
-        distance: of the person along the ground.
+        rows: of the camera's sensor that the image shows.
+        stretch: width of what is seen, by that of an image of the same height: the image squeezes it.
         noise: seed of the renderer's rays.
         rng: for what the camera does to the image.
     """
@@ -42,7 +46,8 @@ class Scene(NamedTuple):
     at: np.ndarray
     field: float
     sun: np.ndarray
-    distance: float
+    rows: float
+    stretch: float
     noise: int
     rng: np.random.Generator
 
@@ -71,12 +76,13 @@ def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -
     """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`."""
     identity = draw_identity(seed, domain, number)
     body = load_body(identity.phenotype, exact)
+    body.carries = identity.bag
     return body, dress(body, identity)
 
 
 def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.random.Generator) -> Mesh:
-    """The person in a walking pose on the ground at `place`, turned by `heading`."""
-    posed = skin(mesh, pose_transforms(body, walk(rng)))
+    """The person in some pose on the ground at `place`, turned by `heading`."""
+    posed = skin(mesh, pose_transforms(body, pose(rng, body)))
     c, s = np.cos(heading), np.sin(heading)
     posed = {name: values @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T for name, values in posed.items()}
     position = posed['position']
@@ -85,25 +91,12 @@ def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.ra
     return dataclasses.replace(mesh, data=posed | {'colour': mesh.data['colour']})
 
 
-def _occluder(rng: np.random.Generator, person: Person, place: np.ndarray) -> Mesh:
-    """Something between the camera and a person at `place` that hides a part."""
-    front = place * rng.uniform(0.6, 0.8)
-    side = np.array([rng.choice([-1, 1]) * rng.uniform(0.12, 0.3), 0, 0])
-    kind = rng.choice(['post', 'box', 'leaves', 'person'])
-    colour = rng.uniform(0.03, 0.5) * rng.uniform(0.6, 1.3, 3)
-    if kind == 'post':
-        return coloured(box(front + side * 0.8 + [0, 0, 1.5], [rng.uniform(0.08, 0.2), 0.1, 3]), colour)
-    if kind == 'box':
-        height = rng.uniform(0.4, 0.9)
-        return coloured(box(front + side * 2 + [0, 0, height / 2], [rng.uniform(0.6, 1.2), 0.4, height]), colour)
-    if kind == 'leaves':
-        return leaves(rng, front + side * 1.3 + [0, 0, rng.uniform(0.3, 1.6)], 0.35, 110)
-    body, mesh = person(PASSERS[rng.integers(len(PASSERS))])
-    return _stand(body, mesh, place * rng.uniform(0.75, 0.9) + side * 1.6, rng.uniform(0, 2 * np.pi), rng)
+def _frame(points: np.ndarray, eye: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:
+    """What a detector's box around `points` shows to a camera at `eye`.
 
-
-def _frame(points: np.ndarray, eye: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, float]:
-    """Where a camera at `eye` looks, and its vertical field of view in degrees, to see `points` as a detector crops."""
+    Returns:
+        Where the camera looks, its vertical field of view in degrees, and the box's width by that of an image.
+    """
     axis = points.mean(0) - eye
     axis /= np.linalg.norm(axis)
     right = np.cross(axis, [0, 0, 1.0])
@@ -112,14 +105,33 @@ def _frame(points: np.ndarray, eye: np.ndarray, kind: str, rng: np.random.Genera
     away = points - eye
     depth = away @ axis
     x, y = away @ right / depth, away @ up / depth
-    half = max(np.ptp(y), 1.6 * np.ptp(x)) / 2
-    shift, scale = rng.normal(0, [0.05, 0.035]), rng.uniform(1.0, 1.22)
+    sides = np.array([x.min(), x.max(), y.min(), y.max()])
+    tall, fault = sides[3] - sides[2], rng.random()
+    sides += rng.normal(0.03, 0.022, 4) * tall * [-1, 1, -1, 1]  # a detector is never exact
     if kind == 'partial':
-        scale, shift = rng.uniform(0.3, 0.65), rng.uniform([-0.25, -0.8], [0.25, 0.8])
+        scale, shift = rng.uniform(0.3, 0.65), rng.uniform([-0.25, -0.8], [0.25, 0.8]) * tall / 2
+        middle = (sides[[0, 2]] + sides[[1, 3]]) / 2 + shift
+        sides = np.repeat(middle, 2) + np.array([-0.25, 0.25, -0.5, 0.5]) * tall * scale
     elif kind == 'small':
-        scale, shift = rng.uniform(2.2, 3.5), rng.uniform(-0.8, 0.8, 2)
-    x0, y0 = (x.max() + x.min()) / 2 + shift[0] * half, (y.max() + y.min()) / 2 + shift[1] * half
-    return eye + axis + right * x0 + up * y0, float(np.rad2deg(2 * np.arctan(half * scale)))
+        scale, shift = rng.uniform(2.2, 3.5), rng.uniform(-0.8, 0.8, 2) * tall / 2
+        middle = (sides[[0, 2]] + sides[[1, 3]]) / 2 + shift
+        sides = np.repeat(middle, 2) + np.array([-0.25, 0.25, -0.5, 0.5]) * tall * scale
+    elif fault < 0.13:
+        sides[2] += rng.uniform(0.08, 0.34) * tall  # no feet
+    elif fault < 0.17:
+        sides[3] -= rng.uniform(0.04, 0.12) * tall  # no hair
+    elif fault < 0.27:
+        sides += rng.uniform(0.03, 0.2, 4) * tall * [-1, 1, -1, 1]  # too wide
+    elif fault < 0.33:
+        sides[:2] += rng.choice([-1, 1]) * rng.uniform(0.05, 0.12) * tall  # off the centre
+    elif fault < 0.37:
+        sides[:2] = sides[:2].mean() + (sides[:2] - sides[:2].mean()) * rng.uniform(0.65, 0.85)  # too narrow
+    tall, wide = sides[3] - sides[2], sides[1] - sides[0]
+    least = tall * rng.choice([0.34, 0.42, 0.5])  # some detectors know boxes of one shape alone
+    stretch = min(_STRETCHES, key=lambda s: abs(s - max(wide, least) / tall / 0.5))
+    tall = max(tall, wide / stretch / 0.5 * (0.9 if kind == 'person' else 1))
+    at = eye + axis + right * sides[:2].mean() + up * sides[2:].mean()
+    return at, float(np.rad2deg(2 * np.arctan(tall / 2))), stretch
 
 
 def _cast(
@@ -133,13 +145,24 @@ def _cast(
     target, others = None, []
     if kind != 'place':
         target = _stand(*person(identity), place, heading, rng)
-    if rng.random() < 0.15:
-        others.append(_occluder(rng, person, place))
+
+    def passer(there: np.ndarray, facing: float) -> Mesh:
+        return _stand(*person(PASSERS[rng.integers(len(PASSERS))]), there, facing, rng)
+
+    if rng.random() < 0.17:
+        others.append(occluder(rng, passer, place))
     if rng.random() < 0.15:  # somebody passes behind
-        passer = person(PASSERS[rng.integers(len(PASSERS))])
         behind = place * rng.uniform(1.1, 1.35) + [rng.choice([-1, 1]) * rng.uniform(0.25, 0.6), 0, 0]
-        others.append(_stand(*passer, behind, rng.uniform(0, 2 * np.pi), rng))
+        others.append(passer(behind, rng.uniform(0, 2 * np.pi)))
     framed = target or box(place + [0, 0, 0.85], [0.5, 0.3, 1.7])
+    if rng.random() < 0.08:  # somebody goes along
+        side = rng.choice([-1, 1]) * rng.uniform(0.5, 0.7)
+        along = place + [side * np.cos(heading), side * np.sin(heading), 0]
+        others.append(passer(along, heading + rng.normal(0, 0.1)))
+        if kind == 'person' and rng.random() < 0.3:  # one box for most of two
+            there = others[-1].position
+            close = np.abs(there[:, 0] - place[0])
+            return np.concatenate([framed.position, there[close < np.median(close)]]), target, others
     return framed.position, target, others
 
 
@@ -161,6 +184,7 @@ def compose(
     rng = generator(seed, domain, 4, identity, camera, index, KINDS.index(kind))
     distance = rng.uniform(view.near, view.far)
     points, target, others = _cast(person, identity, view, kind, distance, rng)
-    at, field = _frame(points, np.array([0, 0, view.height]), kind, rng)
+    at, field, stretch = _frame(points, np.array([0, 0, view.height]), kind, rng)
+    rows = max(2 * np.tan(np.deg2rad(field) / 2) * view.rows, _LEAST_ROWS)
     sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)  # clouds
-    return Scene(target, others, at, field, sun, distance, int(rng.integers(1 << 31)), rng)
+    return Scene(target, others, at, field, sun, rows, stretch, int(rng.integers(1 << 31)), rng)

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from .body import Body
+from .body import BONES, Body
 from .meshes import Mesh, clip, normals, smooth, subdivide, submesh
 from .patterns import value_noise
 
-__all__ = ['measure', 'shell', 'wrinkle']
+__all__ = ['measure', 'quilt', 'shell', 'solid', 'wrinkle']
 
 _ARM, _LEG = ('shoulder01', 'upperarm', 'lowerarm', 'wrist'), ('upperleg', 'lowerleg', 'foot')
 
@@ -49,12 +49,24 @@ def measure(body: Body) -> None:
 
 
 def wrinkle(mesh: Mesh, amount: float, seed: int) -> None:
-    """Moves vertices along their normals by folds that run across the limbs, and refreshes the normals."""
+    """Moves vertices along their normals by folds that run across the limbs, and refreshes the normals.
+
+    Adds `fold`, how high each vertex lies in them, about -0.6 to 0.6.
+    """
     p = mesh.position
     warped = p * [1.0, 1.0, 1.6] + 0.08 * value_noise(p, 0.15, seed + 1)[:, None]
     height = value_noise(warped, 0.11, seed) - 0.5 + 0.3 * (value_noise(warped, 0.05, seed + 2) - 0.5)
     mesh.data['position'] = p + mesh.data['normal'] * (amount * height)[:, None]
     mesh.data['normal'] = normals(mesh.position, mesh.faces)
+    mesh.data['fold'] = height
+
+
+def quilt(mesh: Mesh, step: float) -> None:
+    """Sews a padded layer down every `step` metres."""
+    seam = np.abs(np.sin(np.pi * mesh.data['v'] / step)) ** 0.6
+    mesh.data['position'] = mesh.position + mesh.data['normal'] * (0.016 * (seam - 0.75))[:, None]
+    mesh.data['normal'] = normals(mesh.position, mesh.faces)
+    mesh.data['fold'] = mesh.data['fold'] + 0.5 * (seam - 0.75)
 
 
 def shell(body: Body, field: np.ndarray, offset: np.ndarray, rounds: int, splits: int, least: float = 0.6) -> Mesh:
@@ -73,3 +85,12 @@ def shell(body: Body, field: np.ndarray, offset: np.ndarray, rounds: int, splits
     for _ in range(splits):
         part = subdivide(part)
     return clip(part, part.data['field'])
+
+
+def solid(mesh: Mesh, weights: dict[str, float], colour) -> Mesh:
+    """The mesh in one `colour` [3], or one for each vertex, that follows bones by these weights."""
+    w = np.zeros((len(mesh.position), len(BONES)))
+    for bone, value in weights.items():
+        w[:, BONES.index(bone)] = value
+    colours = np.broadcast_to(colour, (len(w), 3)).copy()
+    return Mesh(mesh.faces, {'position': mesh.position, 'weights': w, 'colour': colours})
