@@ -82,7 +82,7 @@ def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -
 
 def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.random.Generator) -> Mesh:
     """The person in some pose on the ground at `place`, turned by `heading`."""
-    posed = skin(mesh, pose_transforms(body, pose(rng, body)))
+    posed = skin(mesh, pose_transforms(body, pose(rng.spawn(1)[0], body)))
     c, s = np.cos(heading), np.sin(heading)
     posed = {name: values @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T for name, values in posed.items()}
     position = posed['position']

@@ -220,12 +220,16 @@ def test_mitsuba_renders_the_same_bytes_anywhere(tmp_path):
 
 
 def variants():
-    from msinet_timm.render.identity import BAGS, BOTTOMS, HAIR, HATS, TOPS
+    from msinet_timm.render.identity import BAGS, FACES, HAIR, HATS
     from msinet_timm.render.patterns import PATTERNS
+    from msinet_timm.render.wardrobe import BOTTOMS, FABRICS, SHOES, TOPS
 
     yield from (('top', k) for k in TOPS)
     yield from (('bottom', k) for k in BOTTOMS)
-    yield from (('pattern', k) for k in PATTERNS)
+    yield from (('shoes', k) for k in SHOES)
+    yield from (('pattern', k) for k in PATTERNS if k != 'reflective legs')
+    yield from (('fabric', k) for k in FABRICS)
+    yield from (('face', k) for k in FACES)
     yield from (('hair', k) for k in HAIR)
     yield from (('hat', k) for k in HATS)
     yield from (('bag', k) for k in BAGS)
@@ -233,15 +237,28 @@ def variants():
 
 @pytest.mark.slow
 def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
+    from msinet_timm.render import image as module
     from msinet_timm.render import raster, scene
-    from msinet_timm.render.identity import draw_bottom, draw_identity, draw_top
+    from msinet_timm.render.identity import draw_identity
+    from msinet_timm.render.wardrobe import Garment, draw_bottom, draw_top
 
-    base = dataclasses.replace(draw_identity(0, 'street', 4), outer=None, hat=None, bag=None, hair='short')
+    def develop(radiance, *others):  # a camera that takes nothing away
+        file = io.BytesIO()
+        Image.fromarray((255 * np.clip(radiance, 0, 1) ** 0.45).astype(np.uint8)).save(file, 'PNG')
+        return file.getvalue(), None
+
+    monkeypatch.setattr(module, 'develop', develop)
+    base = dataclasses.replace(draw_identity(0, 'street', 4), outer=None, hat=None, bag=None, hair='short', face=None)
+    base.top = Garment('hoodie', sleeve=1.0, loose=0.02, length=-0.06, hood=True, seed=3)
     base.top.colours = np.array([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])
     stand, looks = scene._stand, {}
     for what, name in variants():
         if what == 'pattern':
-            person = dataclasses.replace(base, top=dataclasses.replace(base.top, pattern=name, trim=None))
+            person = dataclasses.replace(base, top=dataclasses.replace(base.top, pattern=name))
+        elif what == 'fabric':
+            person = dataclasses.replace(base, top=dataclasses.replace(base.top, fabric=name))
+        elif what == 'shoes':
+            person = dataclasses.replace(base, shoes=dataclasses.replace(base.shoes, kind=name))
         elif what == 'top':
             top = draw_top(np.random.default_rng(0), 'street', name)
             person = dataclasses.replace(base, top=dataclasses.replace(top, colours=base.top.colours, pattern='plain'))
