@@ -95,7 +95,9 @@ def _blocks(u, v, n, size, seed):
 
 
 def _side(u, v, n, size, seed):
-    return (np.abs(np.abs(u) - 0.5 * np.pi * 0.17) < 0.03 * size).astype(float)
+    # Legs are narrower than hips, and have an inner side.
+    away = np.where(v < -0.06, np.abs(u - 0.5 * np.pi * 0.11), np.abs(np.abs(u) - 0.5 * np.pi * 0.17))
+    return (away < 0.025 * size).astype(float)
 
 
 def _lettering(u, v, n, size, seed):

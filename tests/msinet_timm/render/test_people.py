@@ -114,3 +114,14 @@ def test_people_stand_walk_run_and_hold_things():
     poses = [pose(rng, body) for _ in range(200)]
     right = [hand(body, (p['upperarm01.R'], p['lowerarm01.R']), 'R')[2] for p in poses]
     assert np.mean(np.array(right) < -0.45) > 0.95
+
+
+def test_stripes_run_down_the_outer_side_of_legs():
+    from msinet_timm.render.patterns import paint
+
+    angle = np.array([0, 0.5, -0.5, 1]) * np.pi  # front, outer and inner side, back of a leg; then of the hips
+    u = np.concatenate([0.11 * angle, 0.17 * angle])
+    v = np.repeat([-0.5, 0.02], 4)
+    data = {'u': u, 'v': v, 'normal': np.zeros((8, 3)), 'arm': np.zeros(8)}
+    colours = paint('side stripe', data, np.array([[0.0] * 3, [1.0] * 3]), 1.0, 0)[:, 0]
+    assert colours.tolist() == [0, 1, 0, 0, 0, 1, 1, 0]
