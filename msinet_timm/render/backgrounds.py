@@ -26,7 +26,7 @@ def ground(camera: Camera, domain: str) -> np.ndarray:
     base = {
         'tiles': (0.55, 0.52, 0.47), 'stone': (0.3, 0.27, 0.24), 'boards': (0.3, 0.18, 0.09),
         'asphalt': (0.13, 0.13, 0.135), 'paving': (0.34, 0.32, 0.29),
-        'grass': (0.09, 0.15, 0.04), 'cobbles': (0.22, 0.2, 0.18),
+        'grass': (0.1, 0.125, 0.05), 'cobbles': (0.22, 0.2, 0.18),
     }[str(kind)]  # fmt: skip
     grain = 0.75 + 0.3 * _noise(256, 256, 40, camera.seed) + 0.3 * (_noise(256, 256, 3, camera.seed + 1) - 0.4)
     texture = np.array(base) * rng.uniform(0.7, 1.3) * grain

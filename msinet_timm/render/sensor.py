@@ -79,7 +79,9 @@ def develop(
     image = Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
     if camera.sharpen:
         image = image.filter(ImageFilter.UnsharpMask(1.5, int(100 * camera.sharpen), 4))
-    compressed = io.BytesIO(_encoded(image, 'JPEG', quality=camera.quality))
+    # Blocks of 8 x 8 pixels must leave something of the smallest.
+    quality = max(camera.quality, 90 - small[1] // 2)
+    compressed = io.BytesIO(_encoded(image, 'JPEG', quality=quality))
     image = Image.open(compressed).resize(size, enlarge)
     mask = None
     if alpha is not None:

@@ -30,12 +30,12 @@ def raster():
 
 
 def shown(raster, identity=4, camera=2, kind='person', size=(64, 128)):
-    """A scene, and a function that renders it."""
+    """A scene of one person alone, and a function that renders it."""
     from msinet_timm.render.scene import compose
 
     view, place = raster.place(0, 'street', camera)
     person = functools.partial(raster.person, 0, 'street', size[1])
-    scene = compose(person, view, 0, 'street', identity, camera, 0, kind)
+    scene = compose(person, view, 0, 'street', identity, camera, 0, kind)._replace(others=[])
     return scene, lambda scene: raster.render(scene, view, place, *size, None)
 
 

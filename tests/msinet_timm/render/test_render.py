@@ -258,7 +258,9 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
         elif what == 'fabric':
             person = dataclasses.replace(base, top=dataclasses.replace(base.top, fabric=name))
         elif what == 'shoes':
-            person = dataclasses.replace(base, shoes=dataclasses.replace(base.shoes, kind=name))
+            person = dataclasses.replace(
+                base, shoes=dataclasses.replace(base.shoes, kind=name, length=0.25 * (name == 'boots'))
+            )
         elif what == 'top':
             top = draw_top(np.random.default_rng(0), 'street', name)
             person = dataclasses.replace(base, top=dataclasses.replace(top, colours=base.top.colours, pattern='plain'))
