@@ -69,10 +69,10 @@ def _cloth(garment: Garment, data: dict[str, np.ndarray], colour: np.ndarray) ->
         colour = colour * (0.88 + 0.24 * (np.mod(data['u'] / 0.022, 1) < 0.5))[:, None]
     elif garment.fabric == 'denim':  # bleached where it rubs
         worn = value_noise(data['position'], 0.16, garment.seed + 5) * (0.4 + 0.6 * (data['normal'][:, 1] < 0))
-        colour = colour * (0.8 + 0.9 * worn)[:, None]
+        colour = colour * (0.6 + 1.3 * worn)[:, None]
     elif garment.fabric == 'leather':  # a sheen of the sky, for want of a surface that mirrors
         colour = (
-            colour + (0.16 * np.maximum(data['normal'][:, 2], 0) ** 3 + 0.1 * np.maximum(data['fold'], 0) ** 2)[:, None]
+            colour + (0.25 * np.maximum(data['normal'][:, 2], 0) ** 3 + 0.4 * np.maximum(data['fold'], 0) ** 2)[:, None]
         )
     return colour
 
