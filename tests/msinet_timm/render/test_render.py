@@ -242,9 +242,10 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
     from msinet_timm.render.identity import draw_identity
     from msinet_timm.render.wardrobe import Garment, draw_bottom, draw_top
 
-    def develop(radiance, *others):  # a camera that takes nothing away
+    def develop(radiance, camera, size, *others):  # a camera that takes nothing away
         file = io.BytesIO()
-        Image.fromarray((255 * np.clip(radiance, 0, 1) ** 0.45).astype(np.uint8)).save(file, 'PNG')
+        light = Image.fromarray((255 * np.clip(radiance, 0, 1) ** 0.45).astype(np.uint8))
+        light.resize(size).save(file, 'PNG')
         return file.getvalue(), None
 
     monkeypatch.setattr(module, 'develop', develop)
