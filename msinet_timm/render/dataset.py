@@ -28,6 +28,8 @@ _STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, a
 _PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 _MASKS = 'masks'  # no reader looks into this folder
 _SAMPLES = 4
+#: Of what people, places and cameras look like: a folder holds those of one kind.
+_LOOK = 2
 
 
 class Planned(NamedTuple):
@@ -100,9 +102,13 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
     if file.exists():
         try:
             found = read_json(file)
-            settings = {'renderer': 'mitsuba'} | found['settings']  # the only one, before it was named
+            settings = {'renderer': 'mitsuba', 'look': 1} | found['settings']  # the only ones, before they were named
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
+        if settings['look'] != _LOOK:
+            raise InputError(
+                f'{root} was begun by another msinet-timm, whose people look otherwise: give another folder'
+            )
         if settings != record['settings']:
             changed = [k for k in record['settings'] | settings if settings.get(k) != record['settings'].get(k)]
             raise InputError(f'{root} was rendered with another {", ".join(changed)}: give the same, or another folder')
@@ -208,7 +214,7 @@ def render_dataset(
     versions['anny'] = importlib.metadata.version('anny')
     settings = dict(
         identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
-        width=width, height=height,
+        width=width, height=height, look=_LOOK,
     )  # fmt: skip
     if renderer == 'mitsuba':
         settings['samples'] = rays

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -319,6 +320,13 @@ def test_wrong_folders(tiny, tmp_path, capsys):
         render_dataset(tiny[0], **tiny[2] | dict(seed=4))
     with pytest.raises(InputError, match='another renderer'):
         render_dataset(tiny[0], **TINY)
+    earlier = tmp_path / 'earlier'
+    shutil.copytree(tiny[0], earlier)
+    record = json.loads((earlier / 'render.json').read_text())
+    del record['settings']['look']
+    (earlier / 'render.json').write_text(json.dumps(record))
+    with pytest.raises(InputError, match='begun by another msinet-timm, whose people look otherwise'):
+        render_dataset(earlier, **tiny[2])
     (tmp_path / 'file').write_text('x')
     with pytest.raises(InputError, match='not empty'):
         render_dataset(tmp_path, **TINY)
