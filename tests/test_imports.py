@@ -22,7 +22,7 @@ msinet_train.engine
 msinet_train.losses
 msinet_train.data  msinet_train.run  msinet_train.grouping
 msinet_train.settings
-msinet_train.camera_norm
+msinet_train.camera_norm  msinet_train.mixstyle
 msinet_train.curves  msinet_train.recipe  msinet_train.models  msinet_train.distributed
 
 msinet_eval.__main__

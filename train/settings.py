@@ -41,12 +41,31 @@ SOURCES = f'what to train on, one or more of: {", ".join(list_datasets())}'
 
 _run = functools.partial(setting, 'run')
 _data = functools.partial(setting, 'data')
+_images = functools.partial(setting, 'changes to images')
 _model = functools.partial(setting, 'model')
 _unlabelled = functools.partial(setting, 'learning without labels')
 _losses = functools.partial(setting, 'losses')
 _optimizer = functools.partial(setting, 'optimizer')
 _schedule = functools.partial(setting, 'schedule')
 _speed = functools.partial(setting, 'speed, memory and processes')
+
+
+def _parse_resize(text: str) -> tuple[tuple[int, int], float]:
+    """`'128x64:0.6'` as ((128, 64), 0.6)."""
+    found = re.fullmatch(r'(\d+)x(\d+):(.+)', text)
+    if not found:
+        raise ValueError('give HEIGHTxWIDTH:SHARE, such as 128x64:0.6')
+    height, width = (pixels(n) for n in found.groups()[:2])
+    share = below_one(found[3])
+    if not share:
+        raise ValueError('the share of the epochs must be above 0')
+    return (height, width), share
+
+
+def _resize(text: str) -> str:
+    """A size and its share, checked."""
+    _parse_resize(text)
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +106,24 @@ class Settings:
     batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', whole(2))
     num_instance: int = _data(4, 'images of each identity in a batch', positive, metavar='K')
     all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
-    padding: int = _data(10, 'border from which a random crop is taken', whole(0, 1024), metavar='PIXELS')
-    color_jitter: list[float] = _data(
+
+    padding: int = _images(10, 'border from which a random crop is taken', whole(0, 1024), metavar='PIXELS')
+    color_jitter: list[float] = _images(
         [], 'of brightness, contrast, saturation, hue', fraction, nargs='*', metavar='RANGE'
     )
-    erasing: float = _data(0.5, 'probability of random erasing', fraction, metavar='P')
+    erasing: float = _images(0.5, 'probability of random erasing', fraction, metavar='P')
+    miscrop: float = _images(
+        0.0,
+        "probability of a careless detector's crop: off-centre, cut at head or feet, too wide",
+        fraction,
+        metavar='P',
+    )
+    camera_tone: float = _images(
+        0.0, "probability of another camera's light, gamma, black and saturation", fraction, metavar='P'
+    )
+    camera_quality: float = _images(
+        0.0, "probability of a worse camera's blur, pixels, noise, grey and JPEG", fraction, metavar='P'
+    )
 
     opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's")
     lr: float = _optimizer(0.065, 'learning rate', positive_float)
@@ -191,7 +223,7 @@ class TrainSettings(Settings):
     """
 
     GROUPS: ClassVar = (
-        'run', 'data', 'learning without labels', 'model', 'losses', 'optimizer', 'schedule',
+        'run', 'data', 'changes to images', 'learning without labels', 'model', 'losses', 'optimizer', 'schedule',
         'speed, memory and processes',
     )  # fmt: skip
 
@@ -220,6 +252,9 @@ class TrainSettings(Settings):
     checkpoint: str | None = _model(None, 'start from these weights', metavar='FILE')
     freeze: int = _model(0, 'keep the first N stages as they are', not_negative)
     camera_norm: bool = _model(False, "batch norms take each camera's images by themselves")
+    mixstyle: float = _model(
+        0.0, 'MixStyle: probability that features take on the style of other images', fraction, metavar='P'
+    )
 
     metric_loss: str = _losses('triplet', 'of features', choices=('triplet', 'circle'))
     margin: float = _losses(0.3, 'of the triplet or circle loss', positive_float)
@@ -231,6 +266,11 @@ class TrainSettings(Settings):
     smoothing: float = _losses(0.1, 'of the targets', below_one)
     sam_mode: str | None = _losses(None, 'spatial alignment (default: none)', choices=('pos', 'neg', 'pos_neg'))
     sam_ratio: float = _losses(2.0, 'of spatial alignment', positive_float, of='sam_mode', metavar='WEIGHT')
+
+    progressive_resize: list[str] = _schedule(
+        [], 'smaller inputs to begin with, each for a share of the epochs; the rest is at --height and --width',
+        _resize, nargs='*', metavar='HEIGHTxWIDTH:SHARE',
+    )  # fmt: skip
 
     opt_eps: float | None = _optimizer(None, "of the optimizer (default: timm's)", positive_float)
     opt_betas: list[float] | None = _optimizer(None, "of the optimizer (timm's)", below_one)
@@ -248,6 +288,28 @@ class TrainSettings(Settings):
     torchcompile: str | None = _speed(None, 'compile the model', nargs='?', const='inductor', metavar='BACKEND')
     sync_bn: bool = _speed(False, 'batch norms over all processes')
     gather_features: bool = _speed(False, 'look for positives and negatives in all processes')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        whole_share = sum(share for _, share in map(_parse_resize, self.progressive_resize))
+        if whole_share >= 1:
+            raise InputError(
+                f'progressive_resize {" ".join(self.progressive_resize)}: shares of the epochs add up to '
+                f'{whole_share:g}: leave some below 1 for {self.height}x{self.width}'
+            )
+
+    @property
+    def input_sizes(self) -> dict[int, tuple[int, int]]:
+        """Height and width of images from an epoch on, counted from 0; shares of the epochs are rounded down."""
+        sizes, done = {}, 0.0
+        for size, share in map(_parse_resize, self.progressive_resize):
+            sizes[self._epochs_in(done)] = size  # takes the place of one that has no epoch
+            done += share
+        sizes[self._epochs_in(done)] = self.height, self.width
+        return sizes
+
+    def _epochs_in(self, share: float) -> int:
+        return int(share * self.epochs + 1e-6)  # 0.29 * 100 is a little less than 29
 
     def _name(self) -> str:
         return f'{super()._name()}_{self.model}'

@@ -2,13 +2,15 @@
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torchvision import transforms as T
 from torchvision.transforms import InterpolationMode
+
+from .cameras import CameraQuality, CameraTone, Miscrop
 
 __all__ = ['PixelAugmentation', 'RandomErasing', 'training_transform']
 
@@ -66,15 +68,28 @@ class PixelAugmentation:
     Args:
         padding: as for `training_transform`.
         color_jitter: as for `training_transform`.
+        miscrop: as for `training_transform`.
+        camera_tone: as for `training_transform`.
+        camera_quality: as for `training_transform`.
     """
 
-    def __init__(self, padding: int = 10, color_jitter: Sequence[float] = ()) -> None:
+    def __init__(
+        self,
+        padding: int = 10,
+        color_jitter: Sequence[float] = (),
+        *,
+        miscrop: float = 0.0,
+        camera_tone: float = 0.0,
+        camera_quality: float = 0.0,
+    ) -> None:
         self.padding = padding
-        self.jitter = T.ColorJitter(*color_jitter) if any(color_jitter) else None
+        self.first = _cut(miscrop)
+        self.last = _color(color_jitter, camera_tone, camera_quality)
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """Image [H, W, 3] uint8 to another one; it is not changed in place."""
         height, width = image.shape[:2]
+        image = _by_pillow(self.first, image)
         if torch.rand(1) < 0.5:
             # by torch, whose flip of three interleaved channels is many times faster than numpy's
             image = torch.from_numpy(image).permute(2, 0, 1)[None].flip(-1)[0].permute(1, 2, 0).numpy()
@@ -83,18 +98,47 @@ class PixelAugmentation:
             canvas[p : p + height, p : p + width] = image
             top, left = (int(torch.randint(0, 2 * p + 1, (1,))) for _ in range(2))
             image = canvas[top : top + height, left : left + width]
-        if self.jitter:
-            image = np.asarray(self.jitter(Image.fromarray(np.ascontiguousarray(image))))
+        return _by_pillow(self.last, image)
+
+
+def _by_pillow(steps: Sequence[Callable[[Image.Image], Image.Image]], image: np.ndarray) -> np.ndarray:
+    if not steps:
         return image
+    found = Image.fromarray(np.ascontiguousarray(image))
+    for step in steps:
+        found = step(found)
+    return np.asarray(found)
+
+
+def _cut(miscrop: float) -> list:
+    """Steps before the flip."""
+    return [Miscrop(miscrop)] if miscrop > 0 else []
+
+
+def _color(color_jitter: Sequence[float], camera_tone: float, camera_quality: float) -> list:
+    """Steps after the random crop."""
+    return [
+        *([T.ColorJitter(*color_jitter)] if any(color_jitter) else []),
+        *([CameraTone(camera_tone)] if camera_tone > 0 else []),
+        *([CameraQuality(camera_quality)] if camera_quality > 0 else []),
+    ]
 
 
 def training_transform(
-    data_config: dict, erasing: float = 0.5, padding: int = 10, color_jitter: Sequence[float] = ()
+    data_config: dict,
+    erasing: float = 0.5,
+    padding: int = 10,
+    color_jitter: Sequence[float] = (),
+    *,
+    miscrop: float = 0.0,
+    camera_tone: float = 0.0,
+    camera_quality: float = 0.0,
 ) -> T.Compose:
     """From a PIL image to a normalised tensor [C, H, W], as the published training does it.
 
     Bilinear resize, horizontal flip, black border, random crop back to size, colour jitter, normalisation, random
-    erasing. The published training erases within a domain and jitters across domains.
+    erasing. The published training erases within a domain and jitters across domains. What it does not have: crops as
+    careless detectors make them, before the flip, and other cameras' tone and quality, after the jitter.
 
     Args:
         data_config: timm's, of which `input_size`, `mean`, `std` and `interpolation` count.
@@ -102,14 +146,18 @@ def training_transform(
         padding: pixels of the border.
         color_jitter: ranges of brightness, contrast, saturation and hue, as torchvision's `ColorJitter` takes them;
             none for no jitter.
+        miscrop: probability of `Miscrop`, 0 to 1.
+        camera_tone: probability of `CameraTone`, 0 to 1.
+        camera_quality: probability of `CameraQuality`, 0 to 1.
     """
     size = data_config['input_size'][1:]
     steps = [
         T.Resize(size, InterpolationMode(data_config['interpolation'])),
+        *_cut(miscrop),
         T.RandomHorizontalFlip(),
         T.Pad(padding),
         T.RandomCrop(size),
-        *([T.ColorJitter(*color_jitter)] if any(color_jitter) else []),
+        *_color(color_jitter, camera_tone, camera_quality),
         T.ToTensor(),
         T.Normalize(data_config['mean'], data_config['std']),
         *([RandomErasing(erasing)] if erasing > 0 else []),

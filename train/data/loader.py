@@ -29,8 +29,8 @@ def create_loader(
     """PK batches of (what `loader.dataset.to_input` makes images of, their indices in `data.train`).
 
     Args:
-        settings: `batch_size`, `num_instance`, `all_images`, `padding`, `color_jitter`, `erasing`, `draft`, `seed` and
-            `workers` count.
+        settings: `batch_size`, `num_instance`, `all_images`, `padding`, `color_jitter`, `erasing`, `miscrop`,
+            `camera_tone`, `camera_quality`, `draft`, `seed` and `workers` count.
         data: of which only the images to learn from and their labels are used.
         data_config: preprocessing.
         device: of the model.
@@ -47,12 +47,14 @@ def create_loader(
     processes = processes or Processes(device)
     streamed = cache is None and in_shards(data.train)
     sampler = _create_sampler(settings, data, streamed, processes)
+    changes = settings.padding, settings.color_jitter
+    cameras = {name: getattr(settings, name) for name in ('miscrop', 'camera_tone', 'camera_quality')}
     if cache is None:
-        transform = training_transform(data_config, settings.erasing, settings.padding, settings.color_jitter)
+        transform = training_transform(data_config, settings.erasing, *changes, **cameras)
         read = StreamedImages if streamed else ReIDImages
         images = read(data.train, transform, data_config['input_size'][1:] if settings.draft else None)
     else:
-        augment = PixelAugmentation(settings.padding, settings.color_jitter)
+        augment = PixelAugmentation(*changes, **cameras)
         erase = RandomErasing(settings.erasing) if settings.erasing > 0 else None
         images = cache.images(data.train, data_config, augment, erase, draft=settings.draft)
     return DataLoader(

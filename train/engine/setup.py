@@ -1,16 +1,19 @@
 """From settings to everything that a training consists of."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import torch
 import torch.nn as nn
 from timm.utils import random_seed
+from torch.utils.data import DataLoader
 
 from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import reid_data_config
-from msinet_timm.datasets.cache import open_cache
-from msinet_timm.errors import InputError
+from msinet_eval.features.forward import evaluation_mode
+from msinet_timm.datasets.cache import ImageCache, open_cache
+from msinet_timm.errors import InputError, explained
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
 from msinet_train.data.loader import create_loader
@@ -18,6 +21,7 @@ from msinet_train.data.sources import TrainingData, camera_labels, load_data
 from msinet_train.distributed import convert_sync_batchnorm
 from msinet_train.losses.alignment import SpatialAlignment
 from msinet_train.losses.task import ReIDTask
+from msinet_train.mixstyle import mix_styles
 from msinet_train.models import backbone_of, create_training_model, freeze
 from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
@@ -68,7 +72,11 @@ def prepare(
             f'torchcompile {settings.torchcompile}: choose one of {", ".join(torch.compiler.list_backends())}'
         )
     if settings.camera_norm:
-        for name, why in (('sync_bn', 'goes over all processes'), ('torchcompile', 'wants the same cameras each time')):
+        for name, why in (
+            ('sync_bn', 'goes over all processes'),
+            ('torchcompile', 'wants the same cameras each time'),
+            ('mixstyle', 'gives images the style of other cameras'),
+        ):
             if getattr(settings, name):
                 raise InputError(f'camera_norm: not with {name}, which {why}; leave out one of them')
     data = data or load_data(settings)
@@ -77,8 +85,11 @@ def prepare(
     random_seed(settings.seed)
     model = create_model(settings, data.num_classes, fresh)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
+    _check_sizes(settings, model)
     task = _create_task(settings, model, processes)
     announce = _camera_norms(model, data) if settings.camera_norm else None
+    if settings.mixstyle:
+        announce = _mix_styles(settings, model, data_config, device)
     if settings.sync_bn and processes.several:
         convert_sync_batchnorm(model)
     optimizer = create_optimizer(settings, task)
@@ -97,7 +108,7 @@ def prepare(
     if processes.several:
         task.prepare_distributed(device_ids=[device.index] if device.type == 'cuda' else None)
     cache = open_cache(settings.cache, settings.workers)
-    loader = create_loader(settings, data, data_config, device, cache, processes)
+    loaders = _create_loaders(settings, data, data_config, device, cache, processes)
     if cache:
         for dataset in data.measured.values():
             for part in filter(None, (dataset.query, dataset.gallery)):
@@ -113,7 +124,7 @@ def prepare(
         task=task,
         stepper=stepper,
         scheduler=create_schedule(optimizer, settings),
-        loader=loader,
+        loaders=loaders,
         evaluate=functools.partial(evaluate, device=device, **options),
         announce=announce,
     )
@@ -138,6 +149,52 @@ def _camera_norms(model: nn.Module, data: TrainingData) -> Callable[[torch.Tenso
     except InputError as e:
         raise InputError(f'camera_norm: {e}; do without') from e
     return lambda indices: groups(cameras[indices])
+
+
+def _mix_styles(
+    settings: TrainSettings, model: nn.Module, data_config: dict, device: torch.device
+) -> Callable[[torch.Tensor], None]:
+    """Lets the model mix styles; gives what draws them for a batch, by the indices of its images."""
+    try:
+        mixing = mix_styles(model, settings.mixstyle, data_config['input_size'], device)
+    except InputError as e:
+        raise InputError(f'mixstyle {settings.mixstyle}: {e}; do without') from e
+    return lambda indices: mixing(len(indices))
+
+
+def _check_sizes(settings: TrainSettings, model: nn.Module) -> None:
+    """Tries what the model makes of the sizes that it is not made for."""
+    network = backbone_of(model)
+    for height, width in set(settings.input_sizes.values()) - {(settings.height, settings.width)}:
+        with (
+            explained(f'progressive_resize {height}x{width}: does not fit {settings.model}'),
+            torch.inference_mode(),
+            evaluation_mode(network),
+        ):
+            if not network.forward_features(torch.zeros(1, 3, height, width)).isfinite().all():
+                raise ValueError('it gives NaN: give a larger one')
+
+
+def _create_loaders(
+    settings: TrainSettings,
+    data: TrainingData,
+    data_config: dict,
+    device: torch.device,
+    cache: ImageCache | None,
+    processes: Processes,
+) -> dict[int, DataLoader]:
+    """Loaders by the epoch that they begin with; the border of smaller images is smaller, too."""
+    return {
+        epoch: create_loader(
+            dataclasses.replace(settings, padding=round(settings.padding * size[0] / settings.height)),
+            data,
+            data_config | {'input_size': (3, *size)},
+            device,
+            cache,
+            processes,
+        )
+        for epoch, size in settings.input_sizes.items()
+    }
 
 
 def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes) -> ReIDTask:

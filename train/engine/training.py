@@ -41,7 +41,7 @@ class Training(Experiment):
         task: the model and its losses.
         stepper: with the optimizer.
         scheduler: of the learning rate.
-        loader: of batches.
+        loaders: of batches, by the epoch that they begin with, 0 among them.
         evaluate: see `measure`.
         announce: see `train_one_epoch`.
         saver: of checkpoints; None until there is a folder.
@@ -56,7 +56,7 @@ class Training(Experiment):
     task: ReIDTask
     stepper: Stepper
     scheduler: Scheduler
-    loader: DataLoader
+    loaders: dict[int, DataLoader]
     evaluate: functools.partial
     announce: Callable[[torch.Tensor], None] | None = None
     saver: CheckpointSaver | None = None
@@ -67,7 +67,17 @@ class Training(Experiment):
         return (
             f'{self.settings.model} on {", ".join(self.settings.dataset)}: {len(self.labels)} images of '
             f'{self.data.num_classes} identities, {self.settings.epochs} epochs of {len(self.loader)} batches'
+            + ''.join(
+                f'; at {height}x{width} from epoch {epoch + 1} on'
+                for epoch, (height, width) in self.settings.input_sizes.items()
+                if len(self.loaders) > 1
+            )
         )
+
+    @property
+    def loader(self) -> DataLoader:
+        """Of the last epochs."""
+        return self.loaders[max(self.loaders)]
 
     @property
     def interval(self) -> int:
@@ -109,14 +119,15 @@ class Training(Experiment):
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
         settings = self.settings
-        self.loader.batch_sampler.set_epoch(epoch)
+        loader = self.loaders[max(start for start in self.loaders if start <= epoch)]
+        loader.batch_sampler.set_epoch(epoch)
         self.scheduler.step(epoch)
         self.stepper.amp = precision(settings, self.processes.device, epoch)
         # that of the parameters that learn fastest
         metrics = {'lr': max(group['lr'] for group in self.stepper.optimizer.param_groups)}
         return metrics | train_one_epoch(
             self.task,
-            self.loader,
+            loader,
             self.labels,
             self.stepper,
             settings.channels_last,

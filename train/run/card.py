@@ -15,8 +15,10 @@ __all__ = ['model_card']
 #: Settings that tell one experiment from another, in the order of the card.
 _SHOWN = (
     'unlabelled', 'round_epochs', 'camera_crops', 'held_out',
-    'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'height', 'width', 'batch_size',
-    'num_instance', 'padding', 'erasing', 'color_jitter', 'metric_loss', 'classifier_loss', 'margin', 'smoothing',
+    'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'mixstyle', 'height', 'width',
+    'progressive_resize', 'batch_size',
+    'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'metric_loss',
+    'classifier_loss', 'margin', 'smoothing',
     'sam_mode', 'sam_ratio', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched', 'milestones', 'epochs',
     'warmup_step', 'grad_accum_steps', 'amp', 'amp_dtype', 'model_ema', 'model_ema_decay', 'seed',
 )  # fmt: skip

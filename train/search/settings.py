@@ -25,7 +25,9 @@ class SearchSettings(Settings):
     """
 
     NOUN: ClassVar = 'search'
-    GROUPS: ClassVar = ('run', 'data', 'supernet', 'steps', 'schedule', 'speed, memory and processes')
+    GROUPS: ClassVar = (
+        'run', 'data', 'changes to images', 'supernet', 'steps', 'schedule', 'speed, memory and processes',
+    )  # fmt: skip
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
     workers: int = setting('run', 2, 'processes that read images, for each half', processes)
