@@ -3,6 +3,7 @@
 A search has the same settings where it does the same, see `msinet_train.search.settings`.
 """
 
+import argparse
 import functools
 import re
 from dataclasses import asdict, dataclass, fields, replace
@@ -52,13 +53,16 @@ _speed = functools.partial(setting, 'speed, memory and processes')
 
 def _parse_resize(text: str) -> tuple[tuple[int, int], float]:
     """`'128x64:0.6'` as ((128, 64), 0.6)."""
-    found = re.fullmatch(r'(\d+)x(\d+):(.+)', text)
+    found = re.fullmatch(r'(\d+)x(\d+):([\d.]+)', text)
     if not found:
-        raise ValueError('give HEIGHTxWIDTH:SHARE, such as 128x64:0.6')
+        raise argparse.ArgumentTypeError('give HEIGHTxWIDTH:SHARE, such as 128x64:0.6')
     height, width = (pixels(n) for n in found.groups()[:2])
-    share = below_one(found[3])
+    try:
+        share = below_one(found[3])
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(str(e)) from e  # of which argparse keeps the words
     if not share:
-        raise ValueError('the share of the epochs must be above 0')
+        raise argparse.ArgumentTypeError('the share of the epochs must be above 0')
     return (height, width), share
 
 
@@ -292,7 +296,7 @@ class TrainSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         whole_share = sum(share for _, share in map(_parse_resize, self.progressive_resize))
-        if whole_share >= 1:
+        if whole_share > 1 - 1e-6:
             raise InputError(
                 f'progressive_resize {" ".join(self.progressive_resize)}: shares of the epochs add up to '
                 f'{whole_share:g}: leave some below 1 for {self.height}x{self.width}'

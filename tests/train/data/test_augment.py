@@ -78,8 +78,17 @@ def test_color_jitter():
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-@pytest.mark.parametrize('padding, jitter', [(10, ()), (0, ()), (40, (0.2, 0.15, 0.15, 0.1))])
-def test_cached_pixels_are_those_of_the_transform(tmp_path, interpolation, padding, jitter):
+@pytest.mark.parametrize(
+    'padding, jitter, cameras',
+    [
+        (10, (), {}),
+        (0, (), {}),
+        (40, (0.2, 0.15, 0.15, 0.1), {}),
+        (4, (), {'miscrop': 0.5}),
+        (10, (0.2, 0.15, 0.15, 0.1), {'miscrop': 0.5, 'camera_tone': 0.5, 'camera_quality': 0.5}),
+    ],
+)
+def test_cached_pixels_are_those_of_the_transform(tmp_path, interpolation, padding, jitter, cameras):
     rng = np.random.default_rng(0)
     records = []
     for number, shape in enumerate([(128, 64, 3), (200, 31, 3), (30, 50, 3), (64, 32, 3), (77, 200)]):
@@ -88,9 +97,9 @@ def test_cached_pixels_are_those_of_the_transform(tmp_path, interpolation, paddi
         records.append(Record(str(path), str(number), box=(3, 2, 25, 28) if number == 2 else None))
     config = CONFIG | {'interpolation': interpolation}
     cached = ImageCache('memory').images(
-        records, config, PixelAugmentation(padding, jitter), RandomErasing(0.5, value=(0.1, 0.2, 0.3))
+        records, config, PixelAugmentation(padding, jitter, **cameras), RandomErasing(0.5, value=(0.1, 0.2, 0.3))
     )
-    transform = training_transform(config, 0, padding, jitter)
+    transform = training_transform(config, 0, padding, jitter, **cameras)
     transform.transforms.append(RandomErasing(0.5, value=(0.1, 0.2, 0.3)))
     order = [3, 0, 4, 1, 2] * 8
     random.seed(1), torch.manual_seed(1)

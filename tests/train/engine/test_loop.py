@@ -1,5 +1,6 @@
 import copy
 import csv
+import json
 import logging
 import shutil
 import sys
@@ -26,6 +27,7 @@ from msinet_train.engine.optim import Stepper, create_schedule
 from msinet_train.engine.setup import prepare
 from msinet_train.losses.task import ReIDTask
 from msinet_train.recipe import list_recipes, load_recipe
+from msinet_train.settings import TrainSettings
 
 # of timm's own, which trains in half the time, where MSINet is not the point
 SMALL = '--model test_resnet --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
@@ -563,3 +565,45 @@ def test_what_cannot_be_measured_is_refused_before_the_training(market, tmp_path
     assert main([*argv, *SMALL, '--epochs', '1']) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    'resize, epochs, expected',
+    [
+        ([], 10, {0: (256, 128)}),
+        (['128x64:0.6'], 10, {0: (128, 64), 6: (256, 128)}),
+        (['128x64:0.29'], 100, {0: (128, 64), 29: (256, 128)}),
+        (['64x32:0.3', '128x64:0.4'], 10, {0: (64, 32), 3: (128, 64), 7: (256, 128)}),
+        (['64x32:0.05', '128x64:0.6'], 10, {0: (128, 64), 6: (256, 128)}),
+        (['128x64:0.6'], 1, {0: (256, 128)}),
+    ],
+)
+def test_sizes_by_epoch(resize, epochs, expected):
+    assert TrainSettings(progressive_resize=resize, epochs=epochs).input_sizes == expected
+
+
+@pytest.mark.parametrize('cache', ['none', 'memory'])
+def test_smaller_inputs_to_begin_with(market, tmp_path, cache):
+    """What the model sees, and how it is kept; a run in two parts ends with the same weights."""
+    flags = ['--progressive-resize', '32x16:0.7', '--epochs', '3', '--padding', '8', '--cache', cache]
+    args = parse_args(['-ds', 'market1501', '--data-dir', str(market), *SMALL, *flags])
+    training = prepare(args, Processes(torch.device('cpu')))
+    sizes = []
+    training.model.backbone.conv1.register_forward_pre_hook(lambda module, inputs: sizes.append(inputs[0].shape[2:]))
+    for epoch in range(3):
+        sizes.clear()
+        run_epoch(training, epoch)
+        assert {tuple(size) for size in sizes} == {(32, 16) if epoch < 2 else (64, 32)}
+    assert 'at 32x16 from epoch 1 on; at 64x32 from epoch 3 on' in str(training)
+    if cache == 'none':
+        assert [loader.dataset.transform.transforms[2].padding for loader in training.loaders.values()] == [4, 8]
+
+    run(market, tmp_path / 'whole', *flags)
+    # as if it had ended after its second epoch
+    run(market, tmp_path / 'part', *flags, '--checkpoint-interval', '2')
+    (tmp_path / 'part' / 'milestone-2.pth.tar').replace(tmp_path / 'part' / 'last.pth.tar')
+    train(parse_args(['--resume', str(tmp_path / 'part')]))
+    whole, parts = weights(tmp_path / 'whole'), weights(tmp_path / 'part')
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    config = json.loads((tmp_path / 'part' / 'last' / 'config.json').read_text())
+    assert config['pretrained_cfg']['input_size'] == [3, 64, 32]
