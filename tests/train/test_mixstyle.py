@@ -163,7 +163,7 @@ def test_checkpointed_and_compiled_alike(market, flag, model):
 
 
 def test_run_and_resume(market, tmp_path):
-    flags = '--model test_resnet --model-ema --model-ema-decay 0.5 --eval-interval 1 --amp --amp-start 1'.split()
+    flags = '--model msinet_x0_25 --model-ema --model-ema-decay 0.5 --eval-interval 1 --amp --amp-start 1'.split()
     settings = parse_args(['-ds', 'market1501', '--data-dir', str(market), *SMALL, *flags, '--epochs', '2'])
     train(replace(settings, output=str(tmp_path / 'whole')))
     train(replace(settings, output=str(tmp_path / 'parts'), epochs=1))
@@ -174,7 +174,7 @@ def test_run_and_resume(market, tmp_path):
     # what is saved is a plain model, and embeds as one
     model = load_model(tmp_path / 'whole' / 'last')
     assert not any(module._forward_hooks for module in model.modules())
-    assert model.state_dict().keys() == timm.create_model('test_resnet', num_classes=0).state_dict().keys()
+    assert model.state_dict().keys() == timm.create_model('msinet_x0_25', num_classes=0).state_dict().keys()
     features = extract(model, create_dataset('market1501', str(market)).query, workers=0)
     assert features.embeddings.isfinite().all()
 

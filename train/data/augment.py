@@ -107,7 +107,7 @@ def _by_pillow(steps: Sequence[Callable[[Image.Image], Image.Image]], image: np.
     found = Image.fromarray(np.ascontiguousarray(image))
     for step in steps:
         found = step(found)
-    return np.asarray(found)
+    return np.array(found)  # which may be written, as torch wants it
 
 
 def _cut(miscrop: float) -> list:
