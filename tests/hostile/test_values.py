@@ -357,14 +357,3 @@ def test_the_folder_of_an_export_is_made(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = 'msinet-hub export msinet_x1_0.sample --format torchscript --output new/m.pt'
     assert run(line, capsys)[0] == 0 and Path('new/m.pt').is_file()
-
-
-def test_a_resumed_search_keeps_its_first_command(capsys, tmp_path):
-    import json
-
-    folder = tmp_path / 'run'
-    first = f'{BEFORE["search"]} --geno-interval 1 --output {folder}'
-    assert run(first, capsys)[0] == 0
-    assert run(f'msinet-search --resume {folder} --epochs 2', capsys)[0] == 0
-    found = json.loads((folder / 'genotype.json').read_text())
-    assert (found['command'], found['epochs']) == (first, 2)

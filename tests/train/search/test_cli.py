@@ -78,7 +78,7 @@ def test_leaves_what_people_can_read(searched):
 
 
 def test_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path):
-    folder = run(tiny, tmp_path / 'run', '--epochs 1 --milestones 150')
+    folder = run(tiny, tmp_path / 'run', first := '--epochs 1 --milestones 150')
     assert main(['--resume', str(folder), '--epochs', '2', '--milestones', '150', '225', '300']) == 0
     one, two = checkpoint(searched), checkpoint(folder)
     assert_same(one['task'], two['task'])
@@ -86,6 +86,9 @@ def test_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path):
         0
     ]
     assert (searched / 'architecture.csv').read_text() == (folder / 'architecture.csv').read_text()
+    found = json.loads((folder / 'genotype.json').read_text())
+    assert found['command'] == ' '.join(['msinet-search', *tiny, first, '--output', str(folder)])
+    assert found['epochs'] == 2
 
 
 def test_a_search_does_not_go_on_with_other_people(searched, market_to_search, tmp_path, capsys):
