@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from msinet_eval.commands.hub import main
+from msinet_eval.features.extract import reid_data_config
 from msinet_timm.cli.export import speed_ratio
 from msinet_timm.cli.hub import main as zoo_main
 from msinet_timm.datasets import create_dataset
@@ -24,8 +25,8 @@ def folder(tmp_path_factory):
     """A run's folder; its model has classifiers."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp('runs') / 'mine'
-    model = timm.create_model('msinet_x0_25', num_classes=5)
-    save_folder(model, path / 'best', {'input_size': (3, 64, 32)})
+    model = timm.create_model('test_resnet', num_classes=5)
+    save_folder(model, path / 'best', reid_data_config(model, 64, 32))
     return path
 
 
