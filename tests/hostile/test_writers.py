@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from msinet_timm.cli.hub import main as hub
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.archive import read_image
 from msinet_timm.errors import InputError
+from msinet_timm.export.files import SUFFIXES
 from msinet_timm.files import append_text, drafts, locked, replace_file, replace_text
 from msinet_timm.hub.folder import save_folder
 from msinet_train.cli import main as train
@@ -243,21 +245,26 @@ def test_commands_on_a_full_disk(small_disk, market, model, capsys, argv, file):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('format', ['torchscript', 'torch-export', 'onnx', 'openvino'])
-def test_export_to_a_full_disk(small_disk, model, format):
-    """In a process of its own: torch used to abort it."""
-    pytest.importorskip({'onnx': 'onnxscript', 'openvino': 'openvino'}.get(format, 'torch'))
-    from msinet_timm.export.files import SUFFIXES
-
+def test_export_to_a_full_disk(small_disk, tmp_path):
+    """In a process of their own, one format after another: torch used to abort it."""
+    needed = {'torchscript': 'torch', 'torch-export': 'torch', 'onnx': 'onnxscript', 'openvino': 'openvino'}
+    formats = [format for format, package in needed.items() if find_spec(package)]
+    save_folder(timm.create_model('test_resnet', num_classes=0), tmp_path / 'model')
     disk = small_disk(512)
-    path = disk / f'm{SUFFIXES[format]}'
-    path.write_bytes(b'old')
-    code = 'import sys; from msinet_timm.cli.hub import main; sys.exit(main(sys.argv[1:]))'
-    argv = ['export', str(model), '--format', format, '--output', str(path), '--force']
-    done = subprocess.run([sys.executable, '-c', code, *argv], capture_output=True, text=True, timeout=200)
-    assert done.returncode == 2, done.stderr
-    assert str(path) in one_error(done.stderr)
-    assert everything_in(disk) == {path.name: b'old'}
+    paths = [disk / f'm{SUFFIXES[format]}' for format in formats]
+    for path in paths:
+        path.write_bytes(b'old')
+    code = 'import sys; from msinet_timm.cli.hub import main; print([main(line.split("|")) for line in sys.argv[1:]])'
+    lines = [
+        f'export|{tmp_path / "model"}|--format|{format}|--output|{path}|--force'
+        for format, path in zip(formats, paths, strict=True)
+    ]
+    done = subprocess.run([sys.executable, '-c', code, *lines], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout == f'{[2] * len(formats)}\n', done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith('error: ')]
+    assert len(errors) == len(formats) and 'Traceback' not in done.stderr, done.stderr
+    assert all(str(path) in error for path, error in zip(paths, errors, strict=True))
+    assert everything_in(disk) == {path.name: b'old' for path in paths}
 
 
 def test_a_folder_that_is_read_only(small_disk, model, capsys):
