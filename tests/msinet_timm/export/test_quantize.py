@@ -30,9 +30,15 @@ def source(request, tmp_path_factory):
     return export(model.eval(), request.param, path, data_config=CONFIG), [image(i, (1, 3, 64, 32)) for i in range(8)]
 
 
-def test_close_to_float32_and_smaller(source, tmp_path):
+@pytest.fixture(scope='module')
+def once(source, tmp_path_factory):
+    """Its int8 form."""
     source, inputs = source
-    path = quantize(source, tmp_path / source.name, inputs)
+    return quantize(source, tmp_path_factory.mktemp('int8') / source.name, inputs)
+
+
+def test_close_to_float32_and_smaller(source, once):
+    source, path = source[0], once
     images = torch.cat([image(i, (1, 3, 64, 32)) for i in range(20, 25)])
     floating, quantized = load_exported(source), load_exported(path)
     expected, found = floating(images), quantized(images)
@@ -54,9 +60,8 @@ def test_calibration_decides(source, tmp_path):
     assert largest_difference(load_exported(dark)(images), load_exported(source)(images)) > 0.5
 
 
-def test_gates_and_attention_stay_in_floating_point(source, tmp_path):
-    source, inputs = source
-    path = quantize(source, tmp_path / source.name, inputs)
+def test_gates_and_attention_stay_in_floating_point(once):
+    path = once
     if path.suffix == '.onnx':
         import onnx
 
@@ -85,7 +90,7 @@ def test_gates_and_attention_stay_in_floating_point(source, tmp_path):
 
 
 @pytest.mark.filterwarnings('ignore:All-NaN axis')
-def test_refused(source, tmp_path, monkeypatch):
+def test_refused(source, once, tmp_path, monkeypatch):
     source, inputs = source
     with pytest.raises(InputError, match='needs images'):
         quantize(source, tmp_path / source.name, [])
@@ -95,7 +100,6 @@ def test_refused(source, tmp_path, monkeypatch):
         quantize(source, tmp_path / 'x.pt', inputs)
     with pytest.raises(InputError, match='int8 is for onnx and openvino'):
         quantize(tmp_path / 'x.pt2', tmp_path / 'y.pt2', inputs)
-    once = quantize(source, tmp_path / source.name, inputs)
     with pytest.raises(InputError, match='made of a float32 export'):
         quantize(once, tmp_path / f'again{source.suffix}', inputs)
     with pytest.raises(InputError, match='is not kept'):
