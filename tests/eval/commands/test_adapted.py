@@ -259,8 +259,8 @@ def test_other_commands(site, folder, market, capsys, caplog, tmp_path):
 
 
 def test_a_file_of_one_camera_says_so(site, run, tmp_path):
-    file = tmp_path / 'one.onnx'
-    assert hub(['export', str(site), '--format', 'onnx', '--camera', '2', '--output', str(file)]) == 0
+    file = tmp_path / 'one.xml'
+    assert hub(['export', str(site), '--format', 'openvino', '--camera', '2', '--output', str(file)]) == 0
     code, out, err = run(file)
     assert code == 0 and "the file is of camera '2': all images are embedded as its own" in out + err
 

@@ -66,7 +66,7 @@ def test_all_forms_run_in_turns(tmp_path, monkeypatch):
     """Each form in each round, none before the others have had their turn; a form that fails leaves a remark."""
     pytest.importorskip('onnxruntime')
     pairs = list(combinations(['eager', 'fused', 'onnx'], ['float32', 'int8']))
-    cases = [Case('msinet_x0_25', *pair) for pair in pairs]
+    cases = [Case('test_resnet', *pair) for pair in pairs]
     create = runs.create_form
     turns = []
 
@@ -78,10 +78,10 @@ def test_all_forms_run_in_turns(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, 'create_form', fails)
     files, remarks = write_files(cases, tmp_path)
-    assert not remarks and set(files) == {'msinet_x0_25, onnx, float32', 'msinet_x0_25, onnx, int8'}
+    assert not remarks and set(files) == {'test_resnet, onnx, float32', 'test_resnet, onnx, int8'}
     job = dict(cases=cases, files=files, batch_sizes=[1, 3], threads=torch.get_num_threads(), rounds=2, seconds=1e-9)
     found = measure(job)
-    assert found['remarks'] == ['msinet_x0_25, fused, float32: no luck']
+    assert found['remarks'] == ['test_resnet, fused, float32: no luck']
     assert [(case[1:], size, len(seconds)) for case, size, seconds in found['found']] == [
         (pair, size, 2) for size in (1, 3) for pair in pairs if pair[0] != 'fused'
     ]
