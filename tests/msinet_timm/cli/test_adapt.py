@@ -280,7 +280,8 @@ def test_small_crops_halve_the_input(tmp_path, capsys, caplog):
         for record in create_dataset('sample').train[:16]:
             name = Path(record.path).with_suffix('.png').name
             Image.open(record.path).resize((64, 128)).save(tmp_path / 'site' / camera / name)
-    flags = ['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'site'), '--workers', '0', '--device', 'cpu']
+    save_folder(timm.create_model('msinet_x0_25', num_classes=0), tmp_path / 'whole')
+    flags = ['adapt', str(tmp_path / 'whole'), '--images', str(tmp_path / 'site'), '--workers', '0', '--device', 'cpu']
     assert main([*flags, '--output', str(tmp_path / 'small')]) == 0
     assert read_config(tmp_path / 'small')['pretrained_cfg']['input_size'] == [3, 128, 64]
     assert Embedder(tmp_path / 'small', device='cpu').data_config['input_size'] == (3, 128, 64)
@@ -301,13 +302,14 @@ def test_adapting_once_more_keeps_size_and_cameras(tmp_path):
         for record in create_dataset('sample').train[:4]:
             name = Path(record.path).with_suffix('.png').name
             Image.open(record.path).resize((64, 128)).save(tmp_path / camera / camera / name)
+    save_folder(timm.create_model('msinet_x0_25', num_classes=0), whole := tmp_path / 'whole')
     flags = ['--workers', '0', '--device', 'cpu', '--output', str(tmp_path / 'out')]
-    assert main(['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'door'), *flags]) == 0
-    assert main(['adapt', 'msinet_x1_0', '--images', str(tmp_path / 'yard'), *flags]) == 0
+    assert main(['adapt', str(whole), '--images', str(tmp_path / 'door'), *flags]) == 0
+    assert main(['adapt', str(whole), '--images', str(tmp_path / 'yard'), *flags]) == 0
     assert read_config(tmp_path / 'out')['pretrained_cfg']['input_size'] == [3, 128, 64]
     embedder = Embedder(tmp_path / 'out', device='cpu')
     assert sorted(embedder.cameras) == ['door', 'yard']
-    half = Embedder('msinet_x1_0', device='cpu')
+    half = Embedder(whole, device='cpu')
     half.adapt({'door': sorted((tmp_path / 'door' / 'door').iterdir())})
     with pytest.raises(InputError, match='prepares images otherwise'):
         half.save(tmp_path / 'out')
