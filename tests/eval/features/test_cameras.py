@@ -1,9 +1,6 @@
 """Extraction by the norms of cameras, against networks whose norms are set by hand."""
 
 import copy
-import os
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -210,44 +207,3 @@ def test_norms_that_cannot_be_used(msinet, records):
     ):
         with pytest.raises(InputError, match=message):
             extract(model, records, norms=given, data_config=reid_data_config(msinet, 64, 32), **SMALL, **changes)
-
-
-SCRIPT = """
-import sys, torch
-from msinet_eval.features import extract, reid_data_config
-from msinet_eval.models import load_model
-from msinet_timm.datasets import create_dataset
-from msinet_timm.hub.adapt import adapt
-from msinet_timm.processes import start_processes
-
-weights, market, folder = sys.argv[1:]
-model, config = load_model('msinet_x0_25', weights, 64, 32)
-dataset = create_dataset('market1501', market)
-norms = adapt(model, dataset.train, config, workers=0)
-with start_processes('cpu'):
-    for name, file in (('memory', None), ('file', f'{folder}/file.safetensors')):
-        features = extract(model, dataset.gallery, data_config=config, workers=0, batch_size=2, norms=norms,
-                           file=file, distributed=True)
-        features.save(f'{folder}/{name}{torch.distributed.get_rank()}.safetensors')
-"""
-
-
-@pytest.mark.slow
-def test_several_processes_give_the_same_bits(msinet, market, tmp_path):
-    torch.save(msinet.state_dict(), tmp_path / 'weights.pth')
-    (tmp_path / 'script.py').write_text(SCRIPT)
-    launch = ['-m', 'torch.distributed.run', '--nproc-per-node', '2', '--standalone']
-    result = subprocess.run(
-        [sys.executable, *launch, *map(str, (tmp_path / 'script.py', tmp_path / 'weights.pth', market, tmp_path))],
-        env={**os.environ, 'OMP_NUM_THREADS': str(torch.get_num_threads())},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr
-    dataset, config = create_dataset('market1501', str(market)), reid_data_config(msinet, 64, 32)
-    norms = adapt(msinet, dataset.train, config, workers=0)
-    expected = extract(msinet, dataset.gallery, data_config=config, norms=norms, **SMALL)
-    for name in ('memory0', 'memory1', 'file0', 'file1', 'file'):
-        found = Features.load(tmp_path / f'{name}.safetensors')
-        assert torch.equal(found.embeddings, expected.embeddings) and found.paths == expected.paths

@@ -17,6 +17,7 @@ from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.types import Features
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError
+from msinet_timm.hub.adapt import adapt
 
 
 @pytest.fixture
@@ -142,15 +143,22 @@ from msinet_eval.cli import main
 from msinet_eval.features import extract, reid_data_config
 from msinet_eval.models import load_model
 from msinet_timm.datasets import create_dataset
+from msinet_timm.hub.adapt import adapt
 from msinet_timm.processes import start_processes
 
 weights, market, folder, *argv = sys.argv[1:]
 model, config = load_model('test_resnet', weights, 64, 32)
-gallery = create_dataset('market1501', market).gallery
+dataset = create_dataset('market1501', market)
+norms = adapt(model, dataset.train, config, workers=0)
 with start_processes('cpu'):
     assert main(argv) == 0
-    features = extract(model, gallery, data_config=config, workers=0, batch_size=3, distributed=True)
-    features.save(f'{folder}/rank{torch.distributed.get_rank()}.safetensors')
+    for name, changes in (
+        ('rank', {'batch_size': 3}),
+        ('cameras', {'batch_size': 2, 'norms': norms}),
+        ('file', {'batch_size': 2, 'norms': norms, 'file': f'{folder}/file.safetensors'}),
+    ):
+        features = extract(model, dataset.gallery, data_config=config, workers=0, distributed=True, **changes)
+        features.save(f'{folder}/{name}{torch.distributed.get_rank()}.safetensors')
 """
 
 
@@ -195,6 +203,14 @@ def test_torchrun_gives_the_same_bits_and_goes_on(market, model, options, tmp_pa
         assert torch.equal(found.embeddings, expected.embeddings) and found.paths == expected.paths
     for rank in range(2):
         assert torch.equal(Features.load(tmp_path / f'rank{rank}.safetensors').embeddings, one)
+
+    # by the norms of cameras, in memory and by a file
+    norms = adapt(model, create_dataset('market1501', str(market)).train, options['data_config'], workers=0)
+    expected = extract(model, gallery, norms=norms, **{**options, 'batch_size': 2})
+    assert (expected.embeddings - one).abs().max() > 0.01
+    for name in ('cameras0', 'cameras1', 'file0', 'file1', 'file'):
+        found = Features.load(tmp_path / f'{name}.safetensors')
+        assert torch.equal(found.embeddings, expected.embeddings) and found.paths == expected.paths
 
 
 def test_keys_of_earlier_versions_are_understood(tmp_path):
