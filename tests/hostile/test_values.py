@@ -1,5 +1,6 @@
 """Values that cannot be used, and commands that are stopped: one line, an exit code, never a traceback."""
 
+import json
 import os
 import signal
 import subprocess
@@ -248,38 +249,67 @@ def test_a_killed_reading_process(monkeypatch, capsys):
     assert code == 2 and 'error: a reading process was killed, probably for lack of memory: lower --workers' in error
 
 
-# Standard output as a program has it: through the entry points, in a process of its own.
-SCRIPT = 'import sys; from msinet_timm.commands import command; sys.exit(command({body})())'
+# Commands as programs: by the entry points, each in a process of its own, forked off one that has imported all.
+SCRIPT = """
+import gc, io, json, logging, os, sys
+from msinet_timm.commands import command
+
+gc.freeze()  # the forks end the sooner
+codes, folder = [], sys.argv[1]
+for number, (body, unbuffered, place) in enumerate(json.loads(sys.argv[2])):
+    child = os.fork()
+    if not child:
+        out, (reading, writing) = os.open(os.devnull if place == 'closed' else place, os.O_WRONLY), os.pipe()
+        os.close(reading)
+        os.dup2(writing if place == 'closed' else out, 1)
+        os.close(writing)
+        os.dup2(os.open(f'{folder}/{number}', os.O_WRONLY | os.O_CREAT), 2)
+        if unbuffered:  # as Python makes it
+            sys.stdout = sys.__stdout__ = io.TextIOWrapper(open(1, 'wb', 0, closefd=False), write_through=True)
+        sys.exit(command(eval(body))())
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(codes)
+"""
 MANY = 'lambda argv: [print("x" * 100) for _ in range(10_000)] and 0'
 FEW = 'lambda argv: print("x")'
 WRONG = '(lambda argv: [print("x"), (_ for _ in ()).throw(__import__("msinet_timm.errors").errors.InputError("told"))])'
+LOGS = """lambda argv: [
+    (logging.getLogger(name).info(f'{name} informs of https://hub/x?Signature=secret'),
+    logging.getLogger(name).warning(f'{name} warns'))
+    for name in ('httpx', 'timm', 'msinet_timm.hub')
+] and 0"""
+FULL = 'error: cannot write to standard output (No space left on device)\n'
+TOLD = """httpx warns
+timm warns
+msinet_timm.hub informs of https://hub/x?Signature=secret
+msinet_timm.hub warns
+"""
+#: A command, whether its output is unbuffered, where that goes, the exit code, and standard error.
+PROGRAMS = [
+    (MANY, True, 'closed', 141, ''),
+    (FEW, False, 'closed', 141, ''),
+    (WRONG, False, 'closed', 2, 'error: told\n'),
+    (MANY, True, '/dev/full', 2, FULL),
+    (FEW, False, '/dev/full', 2, FULL),
+    (LOGS, False, '/dev/null', 0, TOLD),  # of other libraries only what is wrong
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    'body, unbuffered, place, code, told',
-    [
-        (MANY, '1', 'closed', 141, ''),
-        (FEW, '', 'closed', 141, ''),
-        (WRONG, '', 'closed', 2, 'error: told\n'),
-        (MANY, '1', '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
-        (FEW, '', '/dev/full', 2, 'error: cannot write to standard output (No space left on device)\n'),
-    ],
-)
-def test_standard_output_that_cannot_be_written(body, unbuffered, place, code, told, monkeypatch):
-    monkeypatch.setenv('PYTHONUNBUFFERED', unbuffered)
-    if place == 'closed':
-        reading, out = os.pipe()
-        os.close(reading)
-    else:
-        out = os.open(place, os.O_WRONLY)
-    try:
-        ended = subprocess.run(
-            [sys.executable, '-c', SCRIPT.format(body=body)], stdout=out, stderr=subprocess.PIPE, text=True
-        )
-    finally:
-        os.close(out)
-    assert (ended.returncode, ended.stderr) == (code, told)
+@pytest.fixture(scope='module')
+def ended(tmp_path_factory):
+    """Exit code and standard error of each of `PROGRAMS`."""
+    folder, words = tmp_path_factory.mktemp('programs'), json.dumps([row[:3] for row in PROGRAMS])
+    environment = {**os.environ, 'PYTHONUNBUFFERED': ''}
+    found = subprocess.run(
+        [sys.executable, '-c', SCRIPT, str(folder), words], capture_output=True, text=True, env=environment
+    )
+    assert found.returncode == 0, found.stderr
+    return [(code, (folder / str(number)).read_text()) for number, code in enumerate(json.loads(found.stdout))]
+
+
+@pytest.mark.parametrize('number, code, told', [(number, *row[3:]) for number, row in enumerate(PROGRAMS)])
+def test_programs_whose_output_cannot_be_written_and_logs(ended, number, code, told):
+    assert ended[number] == (code, told)
 
 
 @pytest.mark.slow
@@ -309,27 +339,6 @@ def interrupt(seconds, *words):
     process.send_signal(signal.SIGINT)
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, 'interrupted\n')
-
-
-def test_other_libraries_tell_only_what_is_wrong():
-    script = """
-import logging
-from msinet_timm.commands import command
-
-def main(argv):
-    for name in ('httpx', 'timm', 'msinet_timm.hub'):
-        logging.getLogger(name).info(f'{name} informs of https://hub/x?Signature=secret')
-        logging.getLogger(name).warning(f'{name} warns')
-
-command(main)()
-"""
-    ended = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
-    assert ended.stderr.splitlines() == [
-        'httpx warns',
-        'timm warns',
-        'msinet_timm.hub informs of https://hub/x?Signature=secret',
-        'msinet_timm.hub warns',
-    ]
 
 
 @pytest.fixture
