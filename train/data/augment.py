@@ -110,17 +110,21 @@ def _by_pillow(steps: Sequence[Callable[[Image.Image], Image.Image]], image: np.
     return np.array(found)  # which may be written, as torch wants it
 
 
+def _by_chance(step: Callable, probability: float) -> list:
+    return [T.RandomApply([step], probability)] if probability > 0 else []
+
+
 def _cut(miscrop: float) -> list:
     """Steps before the flip."""
-    return [Miscrop(miscrop)] if miscrop > 0 else []
+    return _by_chance(Miscrop(), miscrop)
 
 
 def _color(color_jitter: Sequence[float], camera_tone: float, camera_quality: float) -> list:
     """Steps after the random crop."""
     return [
         *([T.ColorJitter(*color_jitter)] if any(color_jitter) else []),
-        *([CameraTone(camera_tone)] if camera_tone > 0 else []),
-        *([CameraQuality(camera_quality)] if camera_quality > 0 else []),
+        *_by_chance(CameraTone(), camera_tone),
+        *_by_chance(CameraQuality(), camera_quality),
     ]
 
 

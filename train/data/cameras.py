@@ -29,18 +29,10 @@ class CameraTone:
 
     Saturation, then for each channel a gain (exposure, and light of any hue), a gamma, and a level of black, which haze
     and backlight raise.
-
-    Args:
-        probability: of doing so, 0 to 1.
     """
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """RGB image to another one of the same size."""
-        if random.random() >= self.probability:
-            return image
         saturation = random.uniform(0.2, 1.4)
         matrix = [
             (1 - saturation) * _LUMA[of] + saturation * (to == of) if of < 3 else 0.0
@@ -68,18 +60,10 @@ class CameraQuality:
 
     Blur of motion and focus (half of the images), fewer pixels (a quarter to all of the height), noise (half), grey as
     by night (one in ten), JPEG of quality 20 to 75 (half), and back to the size that it had.
-
-    Args:
-        probability: of doing so, 0 to 1.
     """
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """RGB image to another one of the same size."""
-        if random.random() >= self.probability:
-            return image
         size = image.size
         if random.random() < 0.5:
             largest = size[1] / 128
@@ -114,18 +98,10 @@ class Miscrop:
 
     Each edge moves by itself, inwards or outwards: up to 15 % of the height cut at the head, 30 % at the feet and 20 %
     of the width at each side, or half of that too wide. What lies beyond the image repeats its edge.
-
-    Args:
-        probability: of doing so, 0 to 1.
     """
-
-    def __init__(self, probability: float) -> None:
-        self.probability = probability
 
     def __call__(self, image: Image.Image) -> Image.Image:
         """RGB image to another one of the same size."""
-        if random.random() >= self.probability:
-            return image
         left, top, right, bottom = self.draw_edges()
         width, height = image.size
         box = (round(left * width), round(top * height), round((1 - right) * width), round((1 - bottom) * height))

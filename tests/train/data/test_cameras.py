@@ -5,9 +5,12 @@ import random
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision import transforms as T
 
 from msinet_train.data import cameras
+from msinet_train.data.augment import training_transform
 from msinet_train.data.cameras import CameraQuality, CameraTone, Miscrop
 
 STEPS = (CameraTone, CameraQuality, Miscrop)
@@ -32,11 +35,8 @@ def array(image):
 
 
 @pytest.mark.parametrize('kind', STEPS)
-def test_probability_size_and_seed(kind, image):
-    assert kind(0.0)(image) is image
-    changed = [kind(0.3)(image) is not image for _ in range(600)]
-    assert np.mean(changed) == pytest.approx(0.3, abs=0.06)
-    step, before = kind(1.0), array(image)
+def test_size_and_seed(kind, image):
+    step, before = kind(), array(image)
     for size in ((32, 64), (31, 57), (128, 64), (8, 8)):
         found = step(image.resize(size))
         assert (found.size, found.mode) == (size, 'RGB')
@@ -49,12 +49,20 @@ def test_probability_size_and_seed(kind, image):
     assert np.array_equal(array(image), before)
 
 
+@pytest.mark.parametrize('name', ['miscrop', 'camera_tone', 'camera_quality'])
+def test_probability(name, image):
+    config = dict(input_size=(3, 64, 32), mean=(0.5,) * 3, std=(0.5,) * 3, interpolation='bilinear')
+    assert len(training_transform(config).transforms) == len(training_transform(config, **{name: 0.0}).transforms)
+    (step,) = (t for t in training_transform(config, **{name: 0.3}).transforms if isinstance(t, T.RandomApply))
+    torch.manual_seed(0)
+    assert np.mean([step(image) is not image for _ in range(600)]) == pytest.approx(0.3, abs=0.06)
+
+
 def test_tone_by_hand(image, monkeypatch):
     for _ in range(20):
         state = random.getstate()
-        found = CameraTone(1.0)(image)
+        found = CameraTone()(image)
         random.setstate(state)
-        random.random()
         saturation = random.uniform(0.2, 1.4)
         curves = np.array(CameraTone.draw_curves()).reshape(3, 256)
         pixels = array(image)
@@ -78,7 +86,7 @@ def test_tones_of_all_kinds():
 
 
 def test_quality_keeps_what_is_there(image):
-    plain, defects = array(image), [array(CameraQuality(1.0)(image)) for _ in range(400)]
+    plain, defects = array(image), [array(CameraQuality()(image)) for _ in range(400)]
     assert all(abs(d.mean() - plain.mean()) < 12 for d in defects)
     grey = np.mean([np.ptp(d, axis=2).max() <= 1 for d in defects])
     assert grey == pytest.approx(0.1, abs=0.05)
@@ -103,7 +111,7 @@ def test_noise(deviation, size):
 @pytest.mark.parametrize('edges', [(0.1, 0.15, 0.1, 0.3), (-0.1, -0.07, -0.1, -0.15), (-0.1, 0.1, 0.2, -0.1), (0,) * 4])
 def test_miscrop_by_hand(edges, image, monkeypatch):
     monkeypatch.setattr(Miscrop, 'draw_edges', staticmethod(lambda: edges))
-    found = Miscrop(1.0)(image)
+    found = Miscrop()(image)
     left, top, right, bottom = (round(e * n) for e, n in zip(edges, (32, 64, 0, 0), strict=True))
     right, bottom = 32 - round((1 - edges[2]) * 32), 64 - round((1 - edges[3]) * 64)
     wide = np.pad(np.asarray(image), ((64, 64), (32, 32), (0, 0)), 'edge')
