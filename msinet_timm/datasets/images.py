@@ -22,6 +22,7 @@ __all__ = [
     'load_image',
     'rgb_image',
     'rgb_pixels',
+    'through_jpeg',
 ]
 
 #: All that Pillow is asked to read, MPO as JPEG. It knows 40 more, some of which start other programs.
@@ -133,6 +134,13 @@ def rgb_pixels(pixels: np.ndarray, name: str) -> np.ndarray:
     if not pixels.size:
         raise InputError(f'{name} has no pixels')
     return pixels if pixels.itemsize == 1 else _upper(pixels, f'{name}: ')
+
+
+def through_jpeg(image: Image.Image, quality: int) -> Image.Image:
+    """What a JPEG file of a quality, 1 to 100, keeps of an image."""
+    file = io.BytesIO()
+    image.save(file, 'JPEG', quality=quality)
+    return Image.open(file, formats=('JPEG',))
 
 
 def _upper(numbers: np.ndarray, name: str = '') -> np.ndarray:

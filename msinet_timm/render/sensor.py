@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
+from msinet_timm.datasets.images import through_jpeg
+
 from .cameras import Camera
 
 __all__ = ['develop']
@@ -81,8 +83,7 @@ def develop(
         image = image.filter(ImageFilter.UnsharpMask(1.5, int(100 * camera.sharpen), 4))
     # Blocks of 8 x 8 pixels must leave something of the smallest.
     quality = max(camera.quality, 90 - small[1] // 2)
-    compressed = io.BytesIO(_encoded(image, 'JPEG', quality=quality))
-    image = Image.open(compressed).resize(size, enlarge)
+    image = through_jpeg(image, quality).resize(size, enlarge)
     mask = None
     if alpha is not None:
         layer = Image.fromarray((seen(alpha) * 255 + 0.5).astype(np.uint8)).filter(blur)

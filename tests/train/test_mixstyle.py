@@ -106,7 +106,7 @@ def test_where_styles_are_mixed():
     model.double()
     mixing(4)
     x = plain.maxpool(plain.stem(images))
-    for i, stage in enumerate(plain.stages):
+    for i, stage in enumerate(plain.stages[:5]):
         if i == 4:
             before_last = x
         x = stage(x)

@@ -5,12 +5,13 @@ Each class here draws one kind of difference anew for each image. They work on r
 faster than the same steps on tensors in torchvision.
 """
 
-import io
 import math
 import random
 
 import numpy as np
 from PIL import Image, ImageFilter
+
+from msinet_timm.datasets.images import through_jpeg
 
 __all__ = ['CameraQuality', 'CameraTone', 'Miscrop']
 
@@ -75,9 +76,7 @@ class CameraQuality:
         if random.random() < 0.1:
             image = image.convert('L').convert('RGB')
         if random.random() < 0.5:
-            file = io.BytesIO()
-            image.save(file, 'JPEG', quality=random.randint(20, 75))
-            image = Image.open(file, formats=('JPEG',))
+            image = through_jpeg(image, random.randint(20, 75))
         return image.resize(size, Image.Resampling.BILINEAR)
 
 

@@ -168,7 +168,7 @@ print(json.dumps(result))
     for values in found['outputs']:
         assert values == pytest.approx(expected, abs=1e-6)
     assert found['grey'] == pytest.approx(model.stem.conv.weight.sum(1, keepdim=True).flatten().tolist(), abs=1e-6)
-    assert found['classes'] == [1, 5] and [m[1] for m in found['maps']] == [16, 64, 96, 128]
+    assert found['classes'] == [1, 5] and [m[1] for m in found['maps']] == [16, 64, 96, 128, 128]
     assert found['listed'] == [NAME]
     stored = 'models--' + REPO.replace('/', '--')
     assert (tmp_path / 'home' / 'hub' / stored).is_dir() and (tmp_path / 'own' / stored).is_dir()

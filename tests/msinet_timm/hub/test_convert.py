@@ -173,7 +173,7 @@ print(json.dumps([out, shapes, listed, error, code]))
     out, shapes, listed, error, code = json.loads(result.stdout.splitlines()[-1])
     expected = torch.nn.functional.normalize(output(model))[0]
     assert 0 < (torch.nn.functional.normalize(torch.tensor(out), dim=0) - expected).norm() < 1e-3
-    assert shapes == [5, 16, 64, 96, 128] and listed == [NAME] and code == 1
+    assert shapes == [5, 16, 64, 96, 128, 128] and listed == [NAME] and code == 1
     assert f'but hub_configs/{NAME}.json records {entry.sha256}' in error
 
 
