@@ -11,10 +11,10 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from msinet_timm.errors import InputError
 
-__all__ = ['EXTRA', 'fpn_backbone']
+__all__ = ['fpn_backbone']
 
 #: What a pyramid has beyond the network's maps, and how many of these it then has: the last ones, up to stride 32.
-EXTRA = {'pool': 4, 'p6p7': 3}
+_EXTRA = {'pool': 4, 'p6p7': 3}
 
 
 def fpn_backbone(
@@ -48,9 +48,9 @@ def fpn_backbone(
     Raises:
         InputError: another `extra`, `trainable_stages` out of range, or a network that has no such maps.
     """
-    if extra not in EXTRA:
-        raise InputError(f'extra {extra!r} is unknown: choose one of {", ".join(map(repr, EXTRA))}')
-    features = timm.create_model(model, pretrained=pretrained, features_only=True, out_indices=EXTRA[extra], **kwargs)
+    if extra not in _EXTRA:
+        raise InputError(f'extra {extra!r} is unknown: choose one of {", ".join(map(repr, _EXTRA))}')
+    features = timm.create_model(model, pretrained=pretrained, features_only=True, out_indices=_EXTRA[extra], **kwargs)
     if not isinstance(features, FeatureDictNet):
         raise InputError(f'{model} does not run its stages one after another, as a pyramid of torchvision needs it')
     stages = [info['module'].replace('.', '_') for info in features.feature_info.info]

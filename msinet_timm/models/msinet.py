@@ -138,12 +138,9 @@ class MSINet(nn.Module):
                 pool = _pool(halved, dense or i == len(stages))
                 blocks.append(nn.Sequential(ConvBlock(prev, prev, **dd), pool) if kept else nn.Sequential(pool))
             self.feature_info.append(dict(num_chs=width, reduction=stride, module=f'stages.{len(blocks)}'))
-            first, second = genotype.cells[2 * min(i, 2) : 2 * min(i, 2) + 2]
-            cells = [
-                Cell(prev, width, first, dilation=dilation, **dd),
-                Cell(width, width, second, dilation=dilation, **dd),
-            ]
-            blocks.append(nn.Sequential(*cells) if kept else nn.Sequential(nn.Identity()))
+            pair = genotype.cells[2 * min(i, 2) : 2 * min(i, 2) + 2] if kept else []
+            cells = [Cell(c, width, x, dilation=dilation, **dd) for c, x in zip((prev, width), pair, strict=False)]
+            blocks.append(nn.Sequential(*(cells or [nn.Identity()])))
             prev = width
         # In execution order: stage, transition, stage, transition, stage; then what only the fifth map needs.
         self.stages = nn.Sequential(*blocks)

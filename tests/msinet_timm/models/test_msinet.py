@@ -251,6 +251,21 @@ def test_dilated_maps_hold_the_strided_ones(output_stride, form):
             torch.testing.assert_close(a[:, :, ::step, ::step], b)
 
 
+@pytest.mark.parametrize('stage5', [False, True])
+def test_nothing_is_made_and_thrown_away(stage5):
+    """Cells that are not kept would cost time, and draw random numbers that other initial values come from."""
+    made = []
+    hook = torch.nn.modules.module.register_module_module_registration_hook(
+        lambda module, name, child: made.append(child)
+    )
+    try:
+        model = create(stage5=stage5)
+    finally:
+        hook.remove()
+    kept = set(model.modules())
+    assert made and not [child for child in made if any(True for _ in child.parameters()) and child not in kept]
+
+
 def test_fifth_map():
     x = torch.randn(2, 3, 96, 64)
     plain = create().eval()
