@@ -26,10 +26,14 @@ def _add_render(subparsers) -> None:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
-    p.add_argument('--identities', type=int, default=100, metavar='N', help='people; every other one trains')
-    p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras, 2 to 9')
+    p.add_argument('--identities', type=int, default=100, metavar='N', help='people')
+    p.add_argument('--test-identities', type=int, metavar='T', help='people who do not train (default: half of them)')
+    p.add_argument('--places', type=int, default=1, metavar='N', help='places, each with other people and cameras')
+    p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras of each place, 2 to 9')
     p.add_argument('--images', '--pictures', type=int, default=12, metavar='P', help='images of each training identity')
-    p.add_argument('--domain', default='street', help='street or mall: places, lights, camera positions and clothes')
+    p.add_argument(
+        '--domain', default='street', help='street, mall or mixed: places, lights, camera positions and clothes'
+    )
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
     p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, several times as fast')
     p.add_argument(

@@ -28,14 +28,18 @@ _STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, a
 _PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 _MASKS = 'masks'  # no reader looks into this folder
 _SAMPLES = 4
+_MIXED = 'mixed'  # places of all domains in turn
 #: Of what people, places and cameras look like: a folder holds those of one kind.
 _LOOK = 2
+#: Settings of folders that are older than these settings' names.
+_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None}
 
 
 class Planned(NamedTuple):
     """An image to render: its path in the data set, and what `render_image` needs to know."""
 
     path: str
+    domain: str
     identity: int
     camera: int
     index: int
@@ -53,33 +57,52 @@ def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) ->
     return [(int(seen[k % len(seen)]), k // len(seen)) for k in range(count)]
 
 
-def plan(*, identities: int, cameras: int, images: int, seed: int, domain: str) -> list[Planned]:
+def plan(
+    *, identities: int, cameras: int, images: int, seed: int, domain: str, places: int = 1, test: int | None = None
+) -> list[Planned]:
     """Lists all images of a data set.
 
-    Odd identities train. Of the even ones, one image from about half of the cameras that see them is a query, the
-    others are in the gallery, with distractors (six for five test identities; half show a place, half a person of no
-    query) and junk (one for two test identities: a part of a person, or a person too small).
+    Odd identities train, and all those after the first `2 * test`. Of the others, one image from about half of the
+    cameras that see them is a query, the others are in the gallery, with distractors (six for five test identities;
+    half show a place, half a person of no query) and junk (one for two test identities: a part of a person, or a person
+    too small). Every person is seen at one place; pairs of them go to the places in turn.
+
+    Args:
+        identities, cameras, images, seed, domain, places: see `render_dataset`.
+        test: how many identities test; None for half of them.
     """
-    out = []
+    out: list[Planned] = []
+    tests = identities // 2 if test is None else test
+
+    def add(part: str, label: str, place: int, camera: int, frame: int, rng: np.random.Generator, **shown) -> None:
+        camera += place * cameras
+        path = f'{part}/{_name(label, camera, frame, rng)}'
+        out.append(Planned(path, _domain(domain, place), camera=camera, **{'index': frame} | shown))
+
     for identity in range(1, identities + 1):
-        rng = generator(seed, domain, 5, identity)
-        train = identity % 2 == 1
+        place = (identity - 1) // 2 % places
+        rng = generator(seed, _domain(domain, place), 5, identity)
+        train = identity % 2 == 1 or identity > 2 * tests
         views = _views(identity, images if train else max(4, (2 * images + 2) // 3), cameras, rng)
         asking = max(1, len(set(views[: len(views) // 2])) // 2)
         for k, (camera, index) in enumerate(views):
             part = _PARTS[0] if train else _PARTS[1] if k < asking else _PARTS[2]
-            path = f'{part}/{_name(f"{identity:04d}", camera, index, rng)}'
-            out.append(Planned(path, identity, camera, index, 'person'))
-    tests, rng = identities // 2, generator(seed, domain, 6)
+            add(part, f'{identity:04d}', place, camera, index, rng, identity=identity, kind='person')
+    rng = generator(seed, domain, 6)
     for k in range((6 * tests + 4) // 5):
-        camera = int(rng.integers(cameras)) + 1
-        path = f'{_PARTS[2]}/{_name("0000", camera, k, rng)}'
-        out.append(Planned(path, _STRANGERS + k, camera, 0, 'place' if k % 2 else 'person'))
+        place, camera = k % places, int(rng.integers(cameras)) + 1
+        kind = 'place' if k // places % 2 else 'person'
+        add(_PARTS[2], '0000', place, camera, k, rng, identity=_STRANGERS + k, index=0, kind=kind)
     for k in range((tests + 1) // 2):
         camera, identity = int(rng.integers(cameras)) + 1, 2 * int(rng.integers(1, tests + 1))
-        path = f'{_PARTS[2]}/{_name("-1", camera, k, rng)}'
-        out.append(Planned(path, identity, camera, k, 'small' if k % 3 == 2 else 'partial'))
-    return out
+        place, kind = (identity - 1) // 2 % places, 'small' if k % 3 == 2 else 'partial'
+        add(_PARTS[2], '-1', place, camera, k, rng, identity=identity, kind=kind)
+    return sorted(out, key=lambda p: (p.camera - 1) // cameras)
+
+
+def _domain(domain: str, place: int) -> str:
+    """What kind of place a place is, by its number from 0."""
+    return DOMAINS[place % len(DOMAINS)] if domain == _MIXED else domain
 
 
 def _mask(root: Path, image: Planned) -> Path:
@@ -90,8 +113,8 @@ def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str) 
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise InputError(f'--{name} {value} is out of range: give {low} to {high}')
-    if domain not in DOMAINS:
-        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join(DOMAINS)}')
+    if domain not in (*DOMAINS, _MIXED):
+        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, _MIXED))}')
     if renderer not in RENDERERS:
         raise InputError(f'--renderer {renderer} is unknown: choose one of {", ".join(RENDERERS)}')
 
@@ -102,7 +125,7 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
     if file.exists():
         try:
             found = read_json(file)
-            settings = {'renderer': 'mitsuba', 'look': 1} | found['settings']  # the only ones, before they were named
+            settings = _FIRST | found['settings']
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
         if settings['look'] != _LOOK:
@@ -126,7 +149,7 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
 def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> int:
     for p in images:
         image, mask = render_image(
-            settings['seed'], settings['domain'], p.identity, p.camera, p.index, p.kind,
+            settings['seed'], p.domain, p.identity, p.camera, p.index, p.kind,
             settings['width'], settings['height'], settings.get('samples'), settings['renderer'], masks,
         )  # fmt: skip
         for path, content in ((_mask(root, p), mask), (root / p.path, image)):
@@ -166,6 +189,8 @@ def render_dataset(
     workers: int | None = None,
     renderer: str = 'mitsuba',
     masks: bool = False,
+    places: int = 1,
+    test_identities: int | None = None,
 ) -> dict[str, int]:
     """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
 
@@ -174,10 +199,10 @@ def render_dataset(
 
     Args:
         root: folder to write to: new, empty, or begun by this function with the same settings.
-        identities: people, 2 to 99,999. Every other one trains.
-        cameras: 2 to 9.
+        identities: people, 2 to 99,999.
+        cameras: of each place, 2 to 9.
         images: images of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
-        domain: one of `DOMAINS`: which places, lights, camera positions and clothes.
+        domain: one of `DOMAINS`: which places, lights, camera positions and clothes; or mixed, of all in turn.
         seed: from 0; of everything random.
         samples: rays of mitsuba for each pixel, 1 to 1024; None for 4. The raster renderer has none.
         width, height: of the images in pixels, 16 to 1024.
@@ -185,6 +210,8 @@ def render_dataset(
         renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, several times as fast.
         masks: also write how much of each pixel is the person, as 8-bit PNG files in `masks/`, under the images' paths;
             raster only. A folder may get them later.
+        places: 1 to 999, each with cameras of its own, which see other people.
+        test_identities: people to be searched for, 1 to half of them; the others train. None for half.
 
     Returns:
         Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
@@ -204,7 +231,8 @@ def render_dataset(
         {
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
             'seed': (seed, 0, 2**31 - 1), 'samples': (rays, 1, 1024), 'width': (width, 16, 1024),
-            'height': (height, 16, 1024), 'workers': (workers, 1, 1024),
+            'height': (height, 16, 1024), 'workers': (workers, 1, 1024), 'places': (places, 1, 999),
+            'test-identities': (identities // 2 if test_identities is None else test_identities, 1, identities // 2),
         },
         domain,
         renderer,
@@ -214,11 +242,14 @@ def render_dataset(
     versions['anny'] = importlib.metadata.version('anny')
     settings = dict(
         identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
-        width=width, height=height, look=_LOOK,
+        width=width, height=height, look=_LOOK, places=places, test_identities=test_identities,
     )  # fmt: skip
     if renderer == 'mitsuba':
         settings['samples'] = rays
-    todo = plan(identities=identities, cameras=cameras, images=images, seed=seed, domain=domain)
+    todo = plan(
+        identities=identities, cameras=cameras, images=images, seed=seed, domain=domain, places=places,
+        test=test_identities,
+    )  # fmt: skip
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)
     counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), _PARTS, strict=True)}
