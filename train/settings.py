@@ -129,6 +129,10 @@ class Settings:
         0.0, "probability of a worse camera's blur, pixels, noise, grey and JPEG", fraction, metavar='P'
     )
 
+    background: float = _images(
+        0.0, 'probability that rendered people stand before the background of another image', fraction, metavar='P'
+    )
+
     opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's")
     lr: float = _optimizer(0.065, 'learning rate', positive_float)
     momentum: float = _optimizer(0.9, 'of the optimizer', fraction)

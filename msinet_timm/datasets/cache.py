@@ -24,7 +24,7 @@ from msinet_timm.files import replace_file
 
 from .archive import image_file
 from .cached_images import CachedImages, Erasing, PixelFile
-from .images import ReIDImages, UnreadableImageError
+from .images import Change, ReIDImages, UnreadableImageError
 from .records import Record
 
 __all__ = ['CACHE', 'ImageCache', 'open_cache']
@@ -75,13 +75,14 @@ class ImageCache:
         augment: Callable[[np.ndarray], np.ndarray] | None = None,
         erase: Erasing | None = None,
         draft: bool = False,
+        change: Change | None = None,
     ) -> CachedImages:
         """The images of records, which are read now unless they are in the cache.
 
         Args:
             records: at least one.
             data_config: timm's, of which `input_size`, `mean`, `std` and `interpolation` count.
-            augment: see `CachedImages`, and so `erase`.
+            augment: see `CachedImages`, and so `erase` and `change`.
             draft: whether large JPEGs are decoded at a lower resolution, see `load_image`.
 
         Raises:
@@ -95,7 +96,7 @@ class ImageCache:
             resize = Resize(size, InterpolationMode(data_config['interpolation']))
             images = ReIDImages(records, Compose([resize, np.array]), size if draft else None)
             self._open[name] = self._file(name, images, (len(records), *size, 3))
-        return CachedImages(records, self._open[name], data_config['mean'], data_config['std'], augment, erase)
+        return CachedImages(records, self._open[name], data_config['mean'], data_config['std'], augment, erase, change)
 
     def _file(self, name: str, images: ReIDImages, shape: tuple[int, ...]) -> PixelFile:
         stamps = self._stamps(images.records)

@@ -6,8 +6,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
+from .images import Change
 from .records import Record
 
 __all__ = ['CachedBatch', 'CachedImages', 'Erasing', 'PixelFile']
@@ -63,6 +65,7 @@ class CachedImages(Dataset):
         std: standard deviation of each channel, for pixels from 0 to 1.
         augment: takes an image [H, W, 3] uint8 which it must not change, gives another one.
         erase: paints over the normalised image.
+        change: see `ReIDImages`; it comes before `augment`.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class CachedImages(Dataset):
         std: Sequence[float],
         augment: Callable[[np.ndarray], np.ndarray] | None = None,
         erase: Erasing | None = None,
+        change: Change | None = None,
     ) -> None:
         self.records = records
         self.file = file
         self.mean, self.std = torch.tensor(mean), torch.tensor(std)
         self.augment = augment
         self.erase = erase
+        self.change = change
 
     def __len__(self) -> int:
         return len(self.records)
@@ -88,11 +93,14 @@ class CachedImages(Dataset):
         images = np.empty((len(indices), height, width, 3), np.uint8)
         rectangles = np.zeros((len(indices), 4), np.int64)
         for k, index in enumerate(indices):
-            image = self.file.pixels[index]
+            image = np.array(self.change(index, self._read)) if self.change else self.file.pixels[index]
             images[k] = self.augment(image) if self.augment else image
             if self.erase:
                 rectangles[k] = self.erase.draw(height, width)
         return CachedBatch(torch.from_numpy(images), torch.from_numpy(rectangles)), torch.tensor(indices)
+
+    def _read(self, index: int) -> Image.Image:
+        return Image.fromarray(self.file.pixels[index])
 
     @staticmethod
     def collate(batch: tuple) -> tuple:

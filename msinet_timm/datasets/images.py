@@ -1,6 +1,7 @@
 """The images of records: one way to open a file or take what a program holds, and a torch data set of them."""
 
 import io
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,10 +17,12 @@ from .records import Record, cover_pixels
 
 __all__ = [
     'FORMATS',
+    'Change',
     'IMAGE_SUFFIXES',
     'ReIDImages',
     'UnreadableImageError',
     'load_image',
+    'load_mask',
     'rgb_image',
     'rgb_pixels',
     'through_jpeg',
@@ -31,6 +34,10 @@ FORMATS = ('JPEG', 'PNG', 'BMP', 'GIF', 'PPM', 'WEBP', 'TIFF', 'JPEG2000')
 IMAGE_SUFFIXES = (
     '.jpg', '.jpeg', '.jpe', '.jfif', '.png', '.bmp', '.webp', '.tif', '.tiff', '.ppm', '.pgm', '.gif', '.jp2',
 )  # fmt: skip
+
+
+#: From the index of an image, and what reads the RGB image with an index, to an RGB image.
+Change = Callable[[int, Callable[[int], Image.Image]], Image.Image]
 
 
 class UnreadableImageError(InputError):
@@ -92,6 +99,19 @@ def load_image(
     if inner is None:
         raise UnreadableImageError(f'{path}: the box {box} shows nothing of its {image.width}x{image.height} pixels')
     return image.crop(inner)
+
+
+def load_mask(path: str | os.PathLike, size: tuple[int, int]) -> Image.Image:
+    """Opens a mask, of 8 bits, and resizes it.
+
+    Args:
+        path: image file of one of `FORMATS`.
+        size: width and height.
+
+    Raises:
+        UnreadableImageError: as for `load_image`.
+    """
+    return load_image(os.fspath(path)).convert('L').resize(size)
 
 
 def rgb_image(image: Image.Image, name: str) -> Image.Image:
@@ -181,21 +201,33 @@ class ReIDImages(Dataset):
         records: what to read.
         transform: takes a PIL image in RGB, gives what a batch is collated from.
         at_least: see `load_image`.
+        change: called with the index of an image, and what reads the image with an index, gives the image to transform;
+            None for the one that was read.
     """
 
     collate = staticmethod(default_collate)
 
-    def __init__(self, records: Sequence[Record], transform: Callable, at_least: tuple[int, int] | None = None):
+    def __init__(
+        self,
+        records: Sequence[Record],
+        transform: Callable,
+        at_least: tuple[int, int] | None = None,
+        change: Change | None = None,
+    ) -> None:
         self.records = records
         self.transform = transform
         self.at_least = at_least
+        self.change = change
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> tuple:
+        return self.transform(self.change(index, self._read) if self.change else self._read(index)), index
+
+    def _read(self, index: int) -> Image.Image:
         record = self.records[index]
-        return self.transform(load_image(record.path, record.box, self.at_least)), index
+        return load_image(record.path, record.box, self.at_least)
 
     @staticmethod
     def to_input(images: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from msinet_timm.commands import progress
+from msinet_timm.datasets.readers.market1501 import FOLDERS, MASKS, mask_path
 from msinet_timm.errors import InputError
 from msinet_timm.files import holds_nothing, locked, read_json, refusing, replace_file, replace_text, sweep
 
@@ -25,8 +26,7 @@ __all__ = ['Planned', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
 _STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, as distractors
-_PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
-_MASKS = 'masks'  # no reader looks into this folder
+_PARTS = tuple(FOLDERS.values())
 _SAMPLES = 4
 _MIXED = 'mixed'  # places of all domains in turn
 #: Of what people, places and cameras look like: a folder holds those of one kind.
@@ -105,10 +105,6 @@ def _domain(domain: str, place: int) -> str:
     return DOMAINS[place % len(DOMAINS)] if domain == _MIXED else domain
 
 
-def _mask(root: Path, image: Planned) -> Path:
-    return (root / _MASKS / image.path).with_suffix('.png')
-
-
 def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str) -> None:
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
@@ -141,7 +137,7 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
         raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
     else:
         replace_text(file, json.dumps(record, indent=2) + '\n')
-    for folder in (*_PARTS, *(f'{_MASKS}/{part}' for part in _PARTS if masks)):
+    for folder in (*_PARTS, *(f'{MASKS}/{part}' for part in _PARTS if masks)):
         (root / folder).mkdir(parents=True, exist_ok=True)
         sweep(root / folder)
 
@@ -152,7 +148,7 @@ def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> i
             settings['seed'], p.domain, p.identity, p.camera, p.index, p.kind,
             settings['width'], settings['height'], settings.get('samples'), settings['renderer'], masks,
         )  # fmt: skip
-        for path, content in ((_mask(root, p), mask), (root / p.path, image)):
+        for path, content in ((mask_path(root / p.path), mask), (root / p.path, image)):
             if content is not None and not path.exists():
                 replace_file(path, lambda draft, content=content: draft.write_bytes(content), swept=True)
     return len(images)
@@ -264,7 +260,7 @@ def render_dataset(
 
 
 def _render_missing(root: Path, todo: list[Planned], settings: dict, masks: bool, workers: int) -> None:
-    missing = [p for p in todo if not (root / p.path).exists() or (masks and not _mask(root, p).exists())]
+    missing = [p for p in todo if not (root / p.path).exists() or (masks and not mask_path(root / p.path).exists())]
     tasks: dict[int, list[Planned]] = {}
     for p in missing:  # one task for each identity, so that it is dressed once
         tasks.setdefault(p.identity, []).append(p)

@@ -75,6 +75,8 @@ def run(line, capsys):
         ('train', '--miscrop 1.1', '--miscrop: must be between 0 and 1, got 1.1'),
         ('train', '--camera-tone nan', '--camera-tone: must be between 0 and 1, got nan'),
         ('train', '--camera-quality -0.1', '--camera-quality: must be between 0 and 1, got -0.1'),
+        ('train', '--background 1.5', '--background: must be between 0 and 1, got 1.5'),
+        ('train', '--background 0.5', 'has no mask: give people rendered by'),
         ('train', '--mixstyle 2', '--mixstyle: must be between 0 and 1, got 2'),
         ('train', '--mixstyle 0.5 --camera-norm', '--camera-norm: not with mixstyle'),
         ('train', '--mixstyle 0.5 --model test_vit --height 160 --width 160', '--mixstyle 0.5: VisionTransformer'),

@@ -12,6 +12,7 @@ from msinet_timm.processes import Processes
 from msinet_train.settings import Settings
 
 from .augment import PixelAugmentation, RandomErasing, training_transform
+from .backgrounds import Backgrounds
 from .sampler import PKSampler
 from .sources import TrainingData
 
@@ -30,7 +31,7 @@ def create_loader(
 
     Args:
         settings: `batch_size`, `num_instance`, `all_images`, `padding`, `color_jitter`, `erasing`, `miscrop`,
-            `camera_tone`, `camera_quality`, `draft`, `seed` and `workers` count.
+            `camera_tone`, `camera_quality`, `background`, `draft`, `seed` and `workers` count.
         data: of which only the images to learn from and their labels are used.
         data_config: preprocessing.
         device: of the model.
@@ -38,7 +39,8 @@ def create_loader(
         processes: that share out each epoch's batches; None for this one alone.
 
     Raises:
-        InputError: a batch size that K doesn't divide, too few identities, or shards that give no such batches.
+        InputError: a batch size that K doesn't divide, too few identities, shards that give no such batches, or
+            images without masks for `background`.
     """
     if settings.batch_size % settings.num_instance:
         raise InputError(
@@ -49,14 +51,20 @@ def create_loader(
     sampler = _create_sampler(settings, data, streamed, processes)
     changes = settings.padding, settings.color_jitter
     cameras = {name: getattr(settings, name) for name in ('miscrop', 'camera_tone', 'camera_quality')}
+    if settings.background and in_shards(data.train):
+        raise InputError('background: shards hold no masks: give a folder of rendered people, or do without')
+    backgrounds = Backgrounds(data.train, settings.background) if settings.background else None
     if cache is None:
         transform = training_transform(data_config, settings.erasing, *changes, **cameras)
-        read = StreamedImages if streamed else ReIDImages
-        images = read(data.train, transform, data_config['input_size'][1:] if settings.draft else None)
+        at_least = data_config['input_size'][1:] if settings.draft else None
+        if streamed:
+            images = StreamedImages(data.train, transform, at_least)
+        else:
+            images = ReIDImages(data.train, transform, at_least, backgrounds)
     else:
         augment = PixelAugmentation(*changes, **cameras)
         erase = RandomErasing(settings.erasing) if settings.erasing > 0 else None
-        images = cache.images(data.train, data_config, augment, erase, draft=settings.draft)
+        images = cache.images(data.train, data_config, augment, erase, settings.draft, backgrounds)
     return DataLoader(
         images,
         batch_sampler=sampler,

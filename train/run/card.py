@@ -17,8 +17,8 @@ _SHOWN = (
     'unlabelled', 'round_epochs', 'camera_crops', 'held_out',
     'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'mixstyle', 'height', 'width',
     'progressive_resize', 'batch_size',
-    'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'metric_loss',
-    'classifier_loss', 'margin', 'smoothing',
+    'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'background',
+    'metric_loss', 'classifier_loss', 'margin', 'smoothing',
     'sam_mode', 'sam_ratio', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched', 'milestones', 'epochs',
     'warmup_step', 'grad_accum_steps', 'amp', 'amp_dtype', 'model_ema', 'model_ema_decay', 'seed',
 )  # fmt: skip

@@ -15,7 +15,8 @@ from msinet_timm.files import read_json
 from .layout import FileNames, find_folder, image_names
 from .reader import Option, Reader
 
-__all__ = ['DISTRACTOR', 'FOLDERS', 'MARKET1501', 'NAMES', 'RENDERED', 'SAMPLE', 'read_market1501']
+__all__ = ['DISTRACTOR', 'FOLDERS', 'MARKET1501', 'MASKS', 'NAMES', 'RENDERED', 'SAMPLE', 'mask_path']
+__all__ += ['read_market1501']
 
 FOLDERS = {'train': 'bounding_box_train', 'query': 'query', 'gallery': 'bounding_box_test'}
 NAMES = FileNames(
@@ -25,6 +26,8 @@ NAMES = FileNames(
 )
 #: What images of people are called whom nobody asks for.
 DISTRACTOR = '0'
+#: Beside these, masks of rendered people; no reader takes them for images.
+MASKS = 'masks'
 _SUBFOLDERS = ('Market-1501-v15.09.15', 'market1501', 'Market-1501')
 _DISTRACTORS = ('distractors_500k', 'images')
 _KNOWN: Counts = {'train': (751, 12936), 'query': (750, 3368), 'gallery': (751, 15913)}
@@ -48,6 +51,11 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
     more = _read_distractors(folder)
     parts['gallery'] += more
     return ReIDDataset(name, str(folder), **parts, notes=(f'with {len(more):,} more distractors',))
+
+
+def mask_path(image: Path) -> Path:
+    """Where `msinet-data render --masks` writes how much of each pixel of an image is the person."""
+    return image.parents[1] / MASKS / image.parent.name / f'{image.stem}.png'
 
 
 def _read_distractors(folder: Path) -> tuple[Record, ...]:

@@ -102,6 +102,34 @@ def test_layout(tiny):
             assert image.size == (32, 64) and image.mode == 'RGB'
 
 
+def test_places_share_neither_people_nor_cameras():
+    images = plan(identities=60, cameras=3, images=6, seed=2, domain='mixed', places=5, test=7)
+    assert len({p.path for p in images}) == len(images)
+    placed = [(p.camera - 1) // 3 for p in images]
+    assert placed == sorted(placed) and set(placed) == set(range(5))
+    people = {}
+    for p, place in zip(images, placed, strict=True):
+        label, camera = map(int, re.match(r'(-?\d+)_c(\d+)s', Path(p.path).name).groups())
+        assert camera == p.camera and p.domain == ('street', 'mall')[place % 2]
+        if label > 0:
+            assert label == p.identity
+            people.setdefault(label, set()).add((place, p.path.split('/')[0] == 'bounding_box_train'))
+    assert set(people) == set(range(1, 61)) and all(len(found) == 1 for found in people.values())
+    tests = sorted(label for label, found in people.items() if not next(iter(found))[1])
+    assert tests == list(range(2, 15, 2))
+    seen = {(label, p.camera) for p in images if (label := int(Path(p.path).name.split('_')[0])) > 0}
+    assert all(2 <= sum(of == label for of, _ in seen) <= 3 for label in people)
+
+
+def test_more_places_keep_how_one_was():
+    options = dict(cameras=4, images=5, seed=1, domain='street')
+    one, two = (plan(identities=20, **options, places=places) for places in (1, 2))
+    of = [{p.path for p in images if p.identity <= 2} for images in (one, two)]
+    assert of[0] and of[0] == of[1]
+    more = {p.path for p in plan(identities=30, **options, test=10) if p.identity <= 20}
+    assert more == {p.path for p in one if p.identity <= 20}
+
+
 @pytest.mark.slow
 def test_second_call_renders_nothing(tiny, monkeypatch):
     from msinet_timm.render import dataset
@@ -299,7 +327,10 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
         (['--height', '5000'], '--height 5000'),
         (['--workers', '0'], '--workers 0'),
         (['--seed', '-1'], '--seed -1'),
-        (['--domain', 'moon'], 'choose one of street, mall'),
+        (['--domain', 'moon'], 'choose one of street, mall, mixed'),
+        (['--places', '0'], '--places 0 is out of range: give 1 to 999'),
+        (['--test-identities', '0'], '--test-identities 0 is out of range: give 1 to 50'),
+        (['--identities', '7', '--test-identities', '4'], '--test-identities 4 is out of range: give 1 to 3'),
         (['--renderer', 'povray'], '--renderer povray is unknown: choose one of mitsuba, raster'),
         (['--renderer', 'raster', '--samples', '4'], '--samples is for --renderer mitsuba alone'),
         (['--masks'], '--masks: mitsuba gives none; add --renderer raster'),
@@ -318,6 +349,8 @@ def test_wrong_folders(tiny, tmp_path, capsys):
 
     with pytest.raises(InputError, match='another seed'):
         render_dataset(tiny[0], **tiny[2] | dict(seed=4))
+    with pytest.raises(InputError, match='another places'):
+        render_dataset(tiny[0], **tiny[2] | dict(places=2))
     with pytest.raises(InputError, match='another renderer'):
         render_dataset(tiny[0], **TINY)
     earlier = tmp_path / 'earlier'
