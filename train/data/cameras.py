@@ -29,7 +29,7 @@ class CameraTone:
     """Gives an image the colours of another camera, under another light.
 
     Saturation, then for each channel a gain (exposure, and light of any hue), a gamma, and a level of black, which haze
-    and backlight raise.
+    and backlight raise, mostly a little, and at times to a light veil of some hue.
     """
 
     def __call__(self, image: Image.Image) -> Image.Image:
@@ -45,12 +45,15 @@ class CameraTone:
     @staticmethod
     def draw_curves() -> list[int]:
         """What each of the values 0 to 255 becomes: 256 of red, then of green and of blue."""
-        exposure, gamma, black = random.uniform(0.7, 1.3), _log_uniform(0.65, 1.6), random.uniform(0.0, 0.15)
+        exposure, gamma, veil = random.uniform(0.7, 1.3), _log_uniform(0.65, 1.6), 0.4 * random.random() ** 2
         hue, strength = random.uniform(0, 2 * math.pi), random.uniform(0.0, 0.3)
+        veil_hue, veil_strength = random.uniform(0, 2 * math.pi), random.uniform(0.0, 0.5)
         values = np.linspace(0, 1, 256)
         curves = []
         for channel in range(3):
-            gain = exposure * (1 + strength * math.cos(hue - 2 * math.pi * channel / 3))
+            turn = 2 * math.pi * channel / 3
+            gain = exposure * (1 + strength * math.cos(hue - turn))
+            black = veil * (1 + veil_strength * math.cos(veil_hue - turn))
             curve = gain * values ** (gamma * _log_uniform(0.9, 1.1))
             curves.append(255 * (black + (1 - black) * curve))
         return np.concatenate(curves).clip(0, 255).round().astype(int).tolist()
