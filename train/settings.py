@@ -275,6 +275,9 @@ class TrainSettings(Settings):
     sam_mode: str | None = _losses(None, 'spatial alignment (default: none)', choices=('pos', 'neg', 'pos_neg'))
     sam_ratio: float = _losses(2.0, 'of spatial alignment', positive_float, of='sam_mode', metavar='WEIGHT')
 
+    teacher: str | None = _losses(None, 'a larger model, whose embeddings this one learns from, too')
+    teacher_weight: float = _losses(1.0, 'of what it teaches', positive_float, of='teacher', metavar='WEIGHT')
+
     progressive_resize: list[str] = _schedule(
         [], 'smaller inputs to begin with, each for a share of the epochs; the rest is at --height and --width',
         _resize, nargs='*', metavar='HEIGHTxWIDTH:SHARE',

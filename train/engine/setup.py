@@ -4,8 +4,10 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import timm
 import torch
 import torch.nn as nn
+from timm.models import is_model_pretrained
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
@@ -14,12 +16,14 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
+from msinet_timm.hub.load import load_model
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
 from msinet_train.data.loader import create_loader
 from msinet_train.data.sources import TrainingData, camera_labels, load_data
 from msinet_train.distributed import convert_sync_batchnorm
 from msinet_train.losses.alignment import SpatialAlignment
+from msinet_train.losses.distillation import Teacher
 from msinet_train.losses.task import ReIDTask
 from msinet_train.mixstyle import mix_styles
 from msinet_train.models import backbone_of, create_training_model, freeze
@@ -86,7 +90,7 @@ def prepare(
     model = create_model(settings, data.num_classes, fresh)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
     _check_sizes(settings, model)
-    task = _create_task(settings, model, processes)
+    task = _create_task(settings, model, data_config, processes)
     announce = _camera_norms(model, data) if settings.camera_norm else None
     if settings.mixstyle:
         announce = _mix_styles(settings, model, data_config, device)
@@ -197,7 +201,17 @@ def _create_loaders(
     }
 
 
-def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes) -> ReIDTask:
+def _create_teacher(settings: TrainSettings, data_config: dict, device: torch.device) -> Teacher:
+    try:
+        if timm.is_model(settings.teacher) and not is_model_pretrained(settings.teacher):
+            raise InputError('it has no pretrained weights, and so nothing to teach: give a model folder or a run')
+        teacher = load_model(settings.teacher, pretrained=True, height=settings.height, width=settings.width)
+        return Teacher(teacher, data_config, device)
+    except InputError as e:
+        raise InputError(f'teacher {settings.teacher}: {e}') from e
+
+
+def _create_task(settings: TrainSettings, model: nn.Module, data_config: dict, processes: Processes) -> ReIDTask:
     """The model, changed as it trains, and its losses."""
     freeze(model, settings.freeze)
     if settings.grad_checkpointing:
@@ -218,6 +232,8 @@ def _create_task(settings: TrainSettings, model: nn.Module, processes: Processes
         classifier_loss=settings.classifier_loss,
         alignment=alignment,
         alignment_weight=settings.sam_ratio,
+        teacher=_create_teacher(settings, data_config, processes.device) if settings.teacher else None,
+        teacher_weight=settings.teacher_weight,
         gather=settings.gather_features,
         device=processes.device,
     ).to(processes.device, memory_format=memory_format)

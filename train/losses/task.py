@@ -14,6 +14,7 @@ from msinet_timm.models.msinet import Embedding
 from msinet_train.distributed import gather
 
 from .alignment import SpatialAlignment
+from .distillation import Teacher, similarity_distillation
 from .metric import AngularClassifier, CircleLoss, TripletLoss
 
 __all__ = ['ReIDTask']
@@ -32,6 +33,7 @@ class ReIDModule(nn.Module):
         alignment: loss of the feature map, or None.
         alignment_weight: of that loss in the sum.
         gather: whether `metric` and `alignment` compare with the images of all processes.
+        teacher_weight: of the distillation in the sum.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class ReIDModule(nn.Module):
         alignment: SpatialAlignment | None,
         alignment_weight: float,
         gather: bool,
+        teacher_weight: float,
     ) -> None:
         super().__init__()
         self.model = model
@@ -52,13 +55,18 @@ class ReIDModule(nn.Module):
         self.alignment = alignment
         self.alignment_weight = alignment_weight
         self.gather = gather
+        self.teacher_weight = teacher_weight
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
-        """As `ReIDTask.forward`."""
-        return self.losses(self.model.forward_branches(input), target)
+    def forward(
+        self, input: torch.Tensor, target: torch.Tensor, taught: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
+        """As `ReIDTask.forward`, with a teacher's embeddings [B, E]."""
+        return self.losses(self.model.forward_branches(input), target, taught)
 
     @torch.compiler.disable  # loops and other packages' losses would only break the graph
-    def losses(self, branches: Embedding, target: torch.Tensor) -> dict[str, torch.Tensor]:
+    def losses(
+        self, branches: Embedding, target: torch.Tensor, taught: torch.Tensor | None = None
+    ) -> dict[str, torch.Tensor]:
         """All terms, in float32 at least: differences of close distances are lost in less."""
         with torch.autocast(target.device.type, enabled=False):
             labels, terms = self._from_all(target), {}
@@ -72,6 +80,11 @@ class ReIDModule(nn.Module):
                 maps = _at_least_float32(branches.feature_map[:, : self.alignment.channels])
                 terms['alignment'] = self.alignment(self._from_all(maps), labels, len(target))
                 loss = loss + self.alignment_weight * terms['alignment']
+            if taught is not None:
+                features = [f for f in (branches.global_feature, branches.local_feature) if f is not None]
+                student, teacher = map(_at_least_float32, (torch.cat(features, dim=1), taught))
+                terms['distillation'] = similarity_distillation(student, teacher)
+                loss = loss + self.teacher_weight * terms['distillation']
             output, classification = branches.global_logits, self.classification['global']
             if isinstance(classification, AngularClassifier):
                 output = classification.logits(_at_least_float32(output))
@@ -89,7 +102,7 @@ class ReIDTask(TrainingTask):
     """Identity classification behind the neck and a metric loss before it, for the global and the local branch.
 
     The loss is a plain sum, as in the published training: classification and metric loss of the global branch, the
-    same of the local branch where the model has one, and 2 * spatial alignment if asked for.
+    same of the local branch where the model has one; if asked for, 2 * spatial alignment, and what a teacher teaches.
 
     Args:
         model: has `forward_branches`, a classifier `global_classifier` for `num_classes` identities, and maybe
@@ -104,6 +117,8 @@ class ReIDTask(TrainingTask):
         alignment_weight: of the alignment in the sum.
         gather: under several processes, whether the metric loss and the alignment of each process's images look for
             positives and negatives among all processes' images.
+        teacher: whose embeddings the model learns from, too; None for none.
+        teacher_weight: of that loss in the sum.
         device: to which model and losses move; None leaves them where they are.
         dtype: as for `TrainingTask`.
         verbose: as for `TrainingTask`.
@@ -125,6 +140,8 @@ class ReIDTask(TrainingTask):
         alignment: SpatialAlignment | None = None,
         alignment_weight: float = 2.0,
         gather: bool = False,
+        teacher: Teacher | None = None,
+        teacher_weight: float = 1.0,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = False,
@@ -134,8 +151,9 @@ class ReIDTask(TrainingTask):
         metric = _metric(metric_loss, margin, soft_margin, normalize)
         classification = _classification(model, classifier_loss, smoothing)
         self.trainable_module = ReIDModule(
-            model, classification, metric, metric_loss, alignment, alignment_weight, gather
+            model, classification, metric, metric_loss, alignment, alignment_weight, gather, teacher_weight
         )
+        self.teacher = teacher
         if device is not None:
             self.trainable_module.to(device)
 
@@ -144,9 +162,11 @@ class ReIDTask(TrainingTask):
 
         Returns:
             `loss`, the global branch's logits as `output`, and each term under its own name: `id_global`,
-            `triplet_global` (or `circle_global`), the same with `local`, and `alignment`, not weighted.
+            `triplet_global` (or `circle_global`), the same with `local`, `alignment` and `distillation`, not weighted.
         """
-        return self.trainable_module(input, target)
+        if self.teacher is None:
+            return self.trainable_module(input, target)
+        return self.trainable_module(input, target, self.teacher(input))
 
     def prepare_distributed(self, device_ids: list | None = None, **ddp_kwargs: Any) -> 'ReIDTask':
         """Wraps all that trains, the losses' parameters included, in DistributedDataParallel."""

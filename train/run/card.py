@@ -19,8 +19,9 @@ _SHOWN = (
     'progressive_resize', 'batch_size',
     'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'background',
     'metric_loss', 'classifier_loss', 'margin', 'smoothing',
-    'sam_mode', 'sam_ratio', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched', 'milestones', 'epochs',
-    'warmup_step', 'grad_accum_steps', 'amp', 'amp_dtype', 'model_ema', 'model_ema_decay', 'seed',
+    'sam_mode', 'sam_ratio', 'teacher', 'teacher_weight', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched',
+    'milestones', 'epochs', 'warmup_step', 'grad_accum_steps', 'amp', 'amp_dtype', 'model_ema', 'model_ema_decay',
+    'seed',
 )  # fmt: skip
 
 
