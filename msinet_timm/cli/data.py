@@ -34,6 +34,7 @@ def _add_render(subparsers) -> None:
     p.add_argument(
         '--domain', default='street', help='street, mall or mixed: places, lights, camera positions and clothes'
     )
+    p.add_argument('--outfits', type=int, default=1, metavar='N', help='clothes of each person, by camera')
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
     p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, several times as fast')
     p.add_argument(

@@ -19,20 +19,19 @@ from msinet_timm.errors import InputError
 from msinet_timm.files import holds_nothing, locked, read_json, refusing, replace_file, replace_text, sweep
 
 from .body import load_rig
-from .identity import DOMAINS, generator
+from .identity import DOMAINS, OUTFITS, STRANGERS, generator
 from .image import RENDERERS, load, render_image
 
 __all__ = ['Planned', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
-_STRANGERS = 800_000_000  # numbers of the people who are only in the gallery, as distractors
 _PARTS = tuple(FOLDERS.values())
 _SAMPLES = 4
 _MIXED = 'mixed'  # places of all domains in turn
 #: Of what people, places and cameras look like: a folder holds those of one kind.
 _LOOK = 2
 #: Settings of folders that are older than these settings' names.
-_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None}
+_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1}
 
 
 class Planned(NamedTuple):
@@ -46,9 +45,10 @@ class Planned(NamedTuple):
     kind: str
 
 
-def _name(label: str, camera: int, index: int, rng: np.random.Generator) -> str:
+def _name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: int | None = None) -> str:
     # The frame number tells images of the same label and camera apart.
-    return f'{label}_c{camera}s{rng.integers(1, 4)}_{100 * index + rng.integers(100):06d}_01.jpg'
+    sequence = rng.integers(1, 4)
+    return f'{label}_c{camera}s{sequence if outfit is None else outfit + 1}_{100 * index + rng.integers(100):06d}_01.jpg'
 
 
 def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -58,8 +58,9 @@ def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) ->
 
 
 def plan(
-    *, identities: int, cameras: int, images: int, seed: int, domain: str, places: int = 1, test: int | None = None
-) -> list[Planned]:
+    *, identities: int, cameras: int, images: int, seed: int, domain: str, places: int = 1, test: int | None = None,
+    outfits: int = 1,
+) -> list[Planned]:  # fmt: skip
     """Lists all images of a data set.
 
     Odd identities train, and all those after the first `2 * test`. Of the others, one image from about half of the
@@ -68,16 +69,17 @@ def plan(
     too small). Every person is seen at one place; pairs of them go to the places in turn.
 
     Args:
-        identities, cameras, images, seed, domain, places: see `render_dataset`.
+        identities, cameras, images, seed, domain, places, outfits: see `render_dataset`.
         test: how many identities test; None for half of them.
     """
     out: list[Planned] = []
     tests = identities // 2 if test is None else test
 
-    def add(part: str, label: str, place: int, camera: int, frame: int, rng: np.random.Generator, **shown) -> None:
+    def add(part, label, place, camera, frame, rng, *, identity, kind, index=None, outfit=0) -> None:
         camera += place * cameras
-        path = f'{part}/{_name(label, camera, frame, rng)}'
-        out.append(Planned(path, _domain(domain, place), camera=camera, **{'index': frame} | shown))
+        path = f'{part}/{_name(label, camera, frame, rng, outfit if outfits > 1 else None)}'
+        index, identity = frame if index is None else index, identity + outfit * OUTFITS
+        out.append(Planned(path, _domain(domain, place), identity, camera, index, kind))
 
     for identity in range(1, identities + 1):
         place = (identity - 1) // 2 % places
@@ -85,14 +87,16 @@ def plan(
         train = identity % 2 == 1 or identity > 2 * tests
         views = _views(identity, images if train else max(4, (2 * images + 2) // 3), cameras, rng)
         asking = max(1, len(set(views[: len(views) // 2])) // 2)
+        worn = {camera: k % outfits for k, camera in enumerate(dict.fromkeys(camera for camera, _ in views))}
         for k, (camera, index) in enumerate(views):
             part = _PARTS[0] if train else _PARTS[1] if k < asking else _PARTS[2]
-            add(part, f'{identity:04d}', place, camera, index, rng, identity=identity, kind='person')
+            label, outfit = f'{identity:04d}', worn[camera]
+            add(part, label, place, camera, index, rng, identity=identity, kind='person', outfit=outfit)
     rng = generator(seed, domain, 6)
     for k in range((6 * tests + 4) // 5):
         place, camera = k % places, int(rng.integers(cameras)) + 1
         kind = 'place' if k // places % 2 else 'person'
-        add(_PARTS[2], '0000', place, camera, k, rng, identity=_STRANGERS + k, index=0, kind=kind)
+        add(_PARTS[2], '0000', place, camera, k, rng, identity=STRANGERS + k, index=0, kind=kind)
     for k in range((tests + 1) // 2):
         camera, identity = int(rng.integers(cameras)) + 1, 2 * int(rng.integers(1, tests + 1))
         place, kind = (identity - 1) // 2 % places, 'small' if k % 3 == 2 else 'partial'
@@ -187,6 +191,7 @@ def render_dataset(
     masks: bool = False,
     places: int = 1,
     test_identities: int | None = None,
+    outfits: int = 1,
 ) -> dict[str, int]:
     """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
 
@@ -208,6 +213,7 @@ def render_dataset(
             raster only. A folder may get them later.
         places: 1 to 999, each with cameras of its own, which see other people.
         test_identities: people to be searched for, 1 to half of them; the others train. None for half.
+        outfits: of each person, 1 to 9, changed from camera to camera; a file's sequence `s` tells which.
 
     Returns:
         Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
@@ -228,6 +234,7 @@ def render_dataset(
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
             'seed': (seed, 0, 2**31 - 1), 'samples': (rays, 1, 1024), 'width': (width, 16, 1024),
             'height': (height, 16, 1024), 'workers': (workers, 1, 1024), 'places': (places, 1, 999),
+            'outfits': (outfits, 1, 9),
             'test-identities': (identities // 2 if test_identities is None else test_identities, 1, identities // 2),
         },
         domain,
@@ -239,12 +246,13 @@ def render_dataset(
     settings = dict(
         identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
         width=width, height=height, look=_LOOK, places=places, test_identities=test_identities,
+        outfits=outfits,
     )  # fmt: skip
     if renderer == 'mitsuba':
         settings['samples'] = rays
     todo = plan(
         identities=identities, cameras=cameras, images=images, seed=seed, domain=domain, places=places,
-        test=test_identities,
+        test=test_identities, outfits=outfits,
     )  # fmt: skip
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)

@@ -1,15 +1,18 @@
 """Who a person is: body shape, skin, hair, clothes, bag and hat, drawn at random for a number."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .wardrobe import OUTER, Garment, choice, draw_bottom, draw_shoes, draw_top, pick, uniform
 
-__all__ = ['BAGS', 'DOMAINS', 'FACES', 'HAIR', 'HATS', 'Identity', 'draw_identity', 'generator']
+__all__ = ['BAGS', 'DOMAINS', 'FACES', 'HAIR', 'HATS', 'OUTFITS', 'STRANGERS', 'Identity', 'draw_identity', 'generator']
 
 DOMAINS = ('street', 'mall')
+#: A person's number and a multiple of this is the same person, dressed otherwise; up to the numbers of strangers.
+OUTFITS, STRANGERS = 1_000_000, 800_000_000
+_WORN = ('top', 'outer', 'bottom', 'shoes', 'hat', 'hat_colour', 'bag', 'bag_colour', 'bag_size', 'seed')
 HAIR = ('bald', 'buzz', 'receding', 'short', 'parted', 'fringe', 'curly', 'afro', 'bob', 'long', 'bun', 'ponytail')
 HATS = (None, 'cap', 'beanie', 'sunhat', 'helmet', 'headscarf', 'hood')
 BAGS = (None, 'backpack', 'shoulder', 'crossbody', 'handbag', 'tote', 'briefcase', 'trolley', 'umbrella')
@@ -125,13 +128,21 @@ def draw_identity(seed: int, domain: str, number: int) -> Identity:
     Args:
         seed: of the whole data set.
         domain: one of `DOMAINS`; decides how people dress.
-        number: any integer from 0.
+        number: any integer from 0; see `OUTFITS`.
     """
-    rng = generator(seed, domain, 1, number)
+    outfit, person = divmod(number, OUTFITS) if number < STRANGERS else (0, number)
+    identity = _draw(generator(seed, domain, 1, person), seed, domain)
+    if outfit:
+        other = _draw(generator(seed, domain, 9, person, outfit), seed, domain, identity.phenotype['gender'] > 0.5)
+        identity = replace(identity, **{name: getattr(other, name) for name in _WORN})
+    return identity
+
+
+def _draw(rng: np.random.Generator, seed: int, domain: str, woman: bool | None = None) -> Identity:
     cold = domain == 'street'
     skin = rng.uniform(0, len(_SKINS) - 1.01)
     low, part = int(skin), skin % 1
-    woman = rng.random() < 0.5
+    woman = rng.random() < 0.5 if woman is None else woman
     phenotype = _phenotype(rng, woman)
     top, outer, bottom = _clothes(rng, seed, domain, woman)
     _fit(top, outer, bottom, rng)

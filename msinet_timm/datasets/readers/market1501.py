@@ -76,9 +76,18 @@ def _read_rendered(root: str, name: str = 'rendered') -> ReIDDataset:
         known = {part: (None, counts[part]) for part in ('train', 'query')}
         known['gallery'] = (None, counts['gallery'] - counts['junk'])
         notes = (f'rendered: domain {settings["domain"]}, seed {settings["seed"]}',)
+        outfits = settings.get('outfits', 1)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f'{file}: not as msinet-data render writes it ({e!r})') from e
-    return ReIDDataset(name, dataset.root, dataset.train, dataset.query, dataset.gallery, notes=notes, known=known)
+    parts = {part: getattr(dataset, part) for part in FOLDERS}
+    if outfits != 1:
+        parts = {part: tuple(_with_clothes(record) for record in records) for part, records in parts.items()}
+    return ReIDDataset(name, dataset.root, **parts, notes=notes, known=known)
+
+
+def _with_clothes(record: Record) -> Record:
+    """Where people change their clothes, the sequence tells which they wear."""
+    return record._replace(clothes=re.search(r'_c\d+s(\d+)_', Path(record.path).name)[1])
 
 
 def _read_sample(root: str | None) -> ReIDDataset:

@@ -130,6 +130,35 @@ def test_more_places_keep_how_one_was():
     assert more == {p.path for p in one if p.identity <= 20}
 
 
+def test_outfits_change_with_the_camera():
+    options = dict(identities=8, cameras=4, images=12, seed=2, domain='street')
+    images, plain = plan(**options, outfits=3), plan(**options)
+    assert [(p.identity % 1_000_000, p.camera, p.index, p.kind) for p in images if p.identity < 800_000_000] == [
+        (p.identity, p.camera, p.index, p.kind) for p in plain if p.identity < 800_000_000
+    ]
+    worn = {}
+    for p in images:
+        label, camera, sequence = map(int, re.match(r'(-?\d+)_c(\d+)s(\d+)_', Path(p.path).name).groups())
+        if label > 0:
+            worn.setdefault(label, {}).setdefault(camera, set()).add((sequence - 1, p.identity))
+    for label, cameras in worn.items():
+        assert all(len(found) == 1 for found in cameras.values())
+        found = {next(iter(one)) for one in cameras.values()}
+        assert found == {(k, label + 1_000_000 * k) for k in range(3)}
+
+
+def test_another_outfit_is_on_the_same_body():
+    from msinet_timm.render.identity import draw_identity
+
+    for person in range(1, 30):
+        one, two, three = (draw_identity(3, 'mall', person + 1_000_000 * k) for k in range(3))
+        for name in ('phenotype', 'skin', 'hair', 'hair_colour', 'volume', 'face'):
+            assert np.array_equal(getattr(one, name), getattr(two, name)), name
+        clothes = [(i.top, i.outer, i.bottom, i.shoes) for i in (one, two, three)]
+        assert len(set(map(repr, clothes))) == 3
+    assert draw_identity(3, 'mall', 900_000_001).phenotype != draw_identity(3, 'mall', 1).phenotype
+
+
 @pytest.mark.slow
 def test_second_call_renders_nothing(tiny, monkeypatch):
     from msinet_timm.render import dataset
@@ -330,6 +359,7 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
         (['--domain', 'moon'], 'choose one of street, mall, mixed'),
         (['--places', '0'], '--places 0 is out of range: give 1 to 999'),
         (['--test-identities', '0'], '--test-identities 0 is out of range: give 1 to 50'),
+        (['--outfits', '10'], '--outfits 10 is out of range: give 1 to 9'),
         (['--identities', '7', '--test-identities', '4'], '--test-identities 4 is out of range: give 1 to 3'),
         (['--renderer', 'povray'], '--renderer povray is unknown: choose one of mitsuba, raster'),
         (['--renderer', 'raster', '--samples', '4'], '--samples is for --renderer mitsuba alone'),
@@ -351,6 +381,8 @@ def test_wrong_folders(tiny, tmp_path, capsys):
         render_dataset(tiny[0], **tiny[2] | dict(seed=4))
     with pytest.raises(InputError, match='another places'):
         render_dataset(tiny[0], **tiny[2] | dict(places=2))
+    with pytest.raises(InputError, match='another outfits'):
+        render_dataset(tiny[0], **tiny[2] | dict(outfits=2))
     with pytest.raises(InputError, match='another renderer'):
         render_dataset(tiny[0], **TINY)
     earlier = tmp_path / 'earlier'

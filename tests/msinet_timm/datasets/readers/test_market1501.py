@@ -111,6 +111,12 @@ def test_rendered_tells_its_settings(market):
     assert dataset.name == 'rendered'
     assert dataset.notes == ('rendered: domain mall, seed 5',)
     assert dataset.known == {'train': (None, 3), 'query': (None, 2), 'gallery': (None, 2)}
+    assert {r.clothes for r in dataset.train + dataset.gallery} == {None}
+    (market / 'render.json').write_text(json.dumps({'settings': settings | {'outfits': 2}, 'counts': counts}))
+    dressed = create_dataset('rendered', str(market))
+    for part in ('train', 'query', 'gallery'):
+        for record, plain in zip(getattr(dressed, part), getattr(dataset, part), strict=True):
+            assert record == plain._replace(clothes=record.path.rpartition('_c')[2][2])
     (market / 'render.json').write_text('{}')
     with pytest.raises(InputError, match=r'render.json: not as msinet-data render writes it'):
         create_dataset('rendered', str(market))
