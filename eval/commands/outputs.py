@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from msinet_eval.breakdown import Breakdown
-from msinet_eval.metrics.calibration import Calibration
 from msinet_eval.metrics.verification import VerificationResult
 from msinet_eval.report.html import PACKAGES, write_report
 from msinet_eval.report.ranked_lists import write_ranked_lists
@@ -23,6 +22,7 @@ from msinet_eval.report.text import matrix, metrics, table
 from msinet_timm.commands import make_folder
 from msinet_timm.errors import InputError
 from msinet_timm.files import append_text, replace_text
+from msinet_timm.hub.calibration import Calibration
 from msinet_timm.settings import check, document, flag_of, setting
 
 __all__ = ['Outputs', 'calibration_folder', 'describe', 'file_name', 'without_nan', 'write_outputs']

@@ -7,11 +7,11 @@ import torch
 from timm.models import is_model_pretrained
 
 from msinet_eval.features.extract import extract
-from msinet_eval.metrics.calibration import find_calibration
 from msinet_eval.models.load import find_norms, load_model
 from msinet_timm.commands import find_device
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
+from msinet_timm.hub.calibration import find_calibration
 
 __all__ = ['Pair', 'compare_images']
 

@@ -11,13 +11,13 @@ from torch import nn
 from msinet_eval.breakdown import Breakdown, by_camera_pair, by_domain
 from msinet_eval.features.types import Features
 from msinet_eval.metrics.bootstrap import bootstrap
-from msinet_eval.metrics.calibration import find_calibration
 from msinet_eval.metrics.ranking import RankingResult
 from msinet_eval.metrics.verification import VerificationResult
 from msinet_eval.protocol import verify
 from msinet_eval.settings import EvalSettings
 from msinet_timm.datasets import Protocol
 from msinet_timm.datasets.records import sort_names
+from msinet_timm.hub.calibration import find_calibration
 
 from .html import write_report
 from .ranked_lists import Found, list_found

@@ -14,6 +14,7 @@ from msinet_timm.files import read_json, replace_text
 from msinet_timm.models.camera_norm import FILE_NAME
 from msinet_timm.models.entries import Entry, Threshold
 
+from .calibration import FILE_NAME as CALIBRATION
 from .folder import model_preprocessing, read_config
 
 __all__ = [
@@ -22,7 +23,6 @@ __all__ = [
 ]  # fmt: skip
 
 CARD = 'README.md'
-CALIBRATION = 'calibration.json'
 PREVIEW = 'preview.png'
 _CAMERAS = '## Cameras'
 _THRESHOLD = '## Same or not'

@@ -19,9 +19,9 @@ import torch.nn as nn
 import yaml
 from timm.utils import CheckpointSaver
 
-from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_timm.errors import InputError
 from msinet_timm.files import WriteError, drafts, refusing, replace_file, replace_text
+from msinet_timm.hub.calibration import FILE_NAME, Calibration
 from msinet_timm.hub.folder import save_folder
 from msinet_timm.models import camera_norm
 from msinet_timm.models.camera_norm import CameraNorms

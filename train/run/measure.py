@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch.nn as nn
 
-from msinet_eval.metrics.calibration import FILE_NAME, Calibration
 from msinet_eval.protocol import require_matches
 from msinet_eval.report import EvaluationResult
 from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.shards.stream import in_shards
 from msinet_timm.datasets.tools.verify import require_readable
 from msinet_timm.errors import InputError
+from msinet_timm.hub.calibration import FILE_NAME, Calibration
 from msinet_train.settings import Settings
 
 __all__ = ['Measurement', 'calibrate', 'check_measurable', 'columns', 'measure']

@@ -368,7 +368,7 @@ def test_bad_input_is_one_line(market, capsys, flags, message):
 def test_calibration_is_kept_beside_the_model(msinet, tmp_path, capsys):
     from timm.models import save_for_hf
 
-    from msinet_eval.metrics.calibration import find_calibration
+    from msinet_timm.hub.calibration import find_calibration
 
     save_for_hf(msinet, tmp_path / 'run' / 'best', safe_serialization=True)
     small = ['--height', '64', '--width', '32', '--workers', '0']

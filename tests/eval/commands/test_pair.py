@@ -7,8 +7,8 @@ import torch
 
 from msinet_eval.cli import main
 from msinet_eval.features.extract import extract, reid_data_config
-from msinet_eval.metrics.calibration import Calibration
 from msinet_timm.datasets import Record, create_dataset
+from msinet_timm.hub.calibration import Calibration
 
 
 @pytest.fixture(scope='module')

@@ -15,13 +15,13 @@ from PIL import Image
 from msinet_eval.evaluation import evaluate, measure
 from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.types import Embedded, Features
-from msinet_eval.metrics.calibration import Calibration
 from msinet_eval.models.baselines import BASELINES
 from msinet_eval.report import html
 from msinet_eval.report.html import MAX_BYTES, write_report
 from msinet_timm.datasets import Protocol, create_dataset
 from msinet_timm.drawing import REMOVED, RIGHT, WRONG
 from msinet_timm.errors import InputError
+from msinet_timm.hub.calibration import Calibration
 
 BROWSER = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
 FLAGS = (

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from msinet_eval.metrics.calibration import find_calibration
 from msinet_timm.errors import InputError
+from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.models.entries import Entry, entries_folder, find_entry, load_entries, read_entry, write_entry
 from msinet_timm.models.genotype import named_genotypes
 from msinet_timm.models.weights import load_default_cfgs

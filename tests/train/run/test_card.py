@@ -7,7 +7,7 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from msinet_eval.metrics.calibration import find_calibration
+from msinet_timm.hub.calibration import find_calibration
 from msinet_train.cli import parse_args
 from msinet_train.engine.loop import train
 

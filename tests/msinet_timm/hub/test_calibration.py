@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from msinet_eval.metrics.calibration import Calibration, find_calibration
 from msinet_eval.metrics.checks import Labels
 from msinet_eval.metrics.verification import OperatingPoint, evaluate_verification
 from msinet_timm.errors import InputError
+from msinet_timm.hub.calibration import Calibration, find_calibration
 from msinet_timm.models import entries
 from msinet_timm.models.entries import load_entries
 

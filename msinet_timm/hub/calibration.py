@@ -4,12 +4,11 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from msinet_timm.errors import InputError
 from msinet_timm.files import read_json, replace_text
 from msinet_timm.models.entries import find_entry
-
-from .verification import VerificationResult
 
 __all__ = ['FILE_NAME', 'Calibration', 'find_calibration']
 
@@ -55,7 +54,7 @@ class Calibration:
     @classmethod
     def from_verification(
         cls,
-        result: VerificationResult,
+        result: Any,
         *,
         dataset: str,
         model: str,
@@ -64,7 +63,7 @@ class Calibration:
         """The threshold of one of a result's operating points.
 
         Args:
-            result: of `evaluate_verification`, asked for this rate.
+            result: of `msinet_eval.metrics.verification.evaluate_verification`, asked for this rate.
             dataset: name of what was measured.
             model: name of what it was measured with.
             false_positive_rate: how many of the different pairs may be held to be the same.
@@ -115,7 +114,7 @@ class Calibration:
 
 
 def find_calibration(model: str | Path) -> Calibration | None:
-    """The calibration of a model as `msinet_eval.models.load_model` takes it; None where there is none.
+    """The calibration of a model, as a name or folder of it is given to commands; None where there is none.
 
     A name in `hub_configs/*.json` (`architecture`, `architecture.tag`, or the Hub id behind `hf-hub:`) has it in that
     entry's field `threshold`: an object with the attributes of `Calibration` except `model`. A folder, with or
