@@ -12,10 +12,12 @@ import torch
 import torch.nn as nn
 from PIL import Image
 from timm.data import create_transform, resolve_data_config
+from torchvision.ops import box_convert
 
 from msinet_timm.datasets.images import load_image, rgb_image, rgb_pixels
 from msinet_timm.datasets.records import cover_pixels
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
+from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.hub.load import load_model, without_classifiers
 from msinet_timm.models.camera_norm import CameraNorms
 
@@ -23,6 +25,7 @@ from . import memory
 from .commands import find_device
 from .errors import InputError, explained
 from .forms import create_form
+from .tracking import thresholds
 
 __all__ = ['Embedder']
 
@@ -30,6 +33,15 @@ ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 Images = Sequence[ImageLike] | torch.Tensor | np.ndarray
 
 _logger = logging.getLogger(__name__)
+
+#: What the four numbers of a box may be, by the names of `torchvision.ops.box_convert`.
+_BOX_FORMATS = {
+    'xyxy': 'left, top, right, bottom',
+    'xywh': 'left, top, width, height',
+    'cxcywh': 'centre x, centre y, width, height',
+}
+# Columns of a tracker's boxes that stand upright, and of those that are turned.
+_UPRIGHT, _TURNED = (4, 6, 8), (5, 7, 9)
 
 # Of no camera at all, not even of unknown ones.
 _NOBODY = ''
@@ -108,6 +120,7 @@ class Embedder:
         self._norms = CameraNorms.load(cameras.parent, network) if cameras else CameraNorms(network)
         self._form = form, precision
         self._run = create_form(network, form, precision, norms=self._norms if self._norms else None)
+        self._learnt = False  # cameras, since the model was read
         self._current: str | None = _NOBODY  # the camera whose statistics the form has
         self._told: set[str | None] = set()
         self._transform = create_transform(**self.data_config, normalize=False)
@@ -151,18 +164,28 @@ class Embedder:
         return self._embed(cameras, lambda i: self._prepare(images[i], f'image {i}'))
 
     def crops(
-        self, frame: np.ndarray, boxes, bgr: bool = False, camera: str | None = None, invalid: str = 'error'
+        self,
+        frame: np.ndarray,
+        boxes,
+        bgr: bool = False,
+        camera: str | None = None,
+        invalid: str = 'error',
+        box_format: str = 'xyxy',
     ) -> np.ndarray:
         """Embeds parts of one image, as a detector finds them.
 
         Args:
             frame: [H, W, 3] uint8, or uint16, of which the upper 8 bits count.
-            boxes: [N, 4] numbers, an array, tensor or list: left, top, right and bottom in pixels. What reaches
-                beyond the frame is cut off, and pixels that a box covers in part belong to it.
+            boxes: [N, 4] numbers in pixels, an array, tensor or list: left, top, right and bottom, unless `box_format`
+                says otherwise. What reaches beyond the frame is cut off, and pixels that a box covers in part belong
+                to it.
             bgr: the frame's channels are blue, green and red, as OpenCV reads them, instead of red, green and blue.
             camera: that the frame is of, see `__call__`.
-            invalid: what becomes of a box that is not finite or covers nothing of the frame: `'error'`, or `'nan'` for
-                a row of NaN. The others' rows are the same as without it.
+            invalid: what becomes of a box that is not finite or covers nothing of the frame: `'error'`; `'nan'` for a
+                row of NaN; or `'black'` to embed a black image where nothing is covered, as trackers do, and to raise
+                where it is not finite. The others' rows are the same as without it.
+            box_format: `'xyxy'`; `'xywh'` for left, top, width and height; or `'cxcywh'` for the x and y of the centre,
+                width and height.
 
         Returns:
             [N, D] float32, a row for each box; [0, D] for no boxes.
@@ -170,29 +193,92 @@ class Embedder:
         Raises:
             InputError: a frame or boxes of another form, or an invalid box; its message names the index.
         """
-        if invalid not in ('error', 'nan'):
-            raise InputError(f"invalid must be 'error' or 'nan', got '{invalid}'")
-        frame = rgb_pixels(frame, 'the frame')
-        with explained('boxes must be numbers [N, 4]: left, top, right, bottom'):
+        if invalid not in ('error', 'nan', 'black'):
+            raise InputError(f"invalid must be 'error', 'nan' or 'black', got '{invalid}'")
+        if box_format not in _BOX_FORMATS:
+            raise InputError(f"unknown box_format '{box_format}', choose from: {', '.join(_BOX_FORMATS)}")
+        frame, numbers = rgb_pixels(frame, 'the frame'), _BOX_FORMATS[box_format]
+        with explained(f'boxes must be numbers [N, 4]: {numbers}'):
             boxes = torch.as_tensor(boxes, dtype=torch.float64).cpu()
         if boxes.numel() and boxes.shape[1:] != (4,):
-            raise InputError(f'boxes must be [N, 4]: left, top, right, bottom; got {list(boxes.shape)}')
-        places = {}
-        for i, box in enumerate(boxes.tolist()):
+            raise InputError(f'boxes must be [N, 4]: {numbers}; got {list(boxes.shape)}')
+        corners = box_convert(boxes, box_format, 'xyxy') if boxes.numel() else boxes
+        places: dict[int, tuple[int, int, int, int] | None] = {}
+        for i, box in enumerate(corners.tolist()):
             try:
                 places[i] = _whole_pixels(box, frame.shape, f'box {i}')
             except InputError as e:
-                if invalid == 'error':
+                if invalid == 'black' and all(map(math.isfinite, box)):
+                    places[i] = None
+                elif invalid != 'nan':
                     raise InputError(f"{e}; invalid='nan' gives such boxes rows of NaN") from None
         found, step = [*places], -1 if bgr else 1
 
         def cut(number: int) -> torch.Tensor:
+            if places[found[number]] is None:
+                return torch.zeros_like(self._pixels[0])
             left, top, right, bottom = places[found[number]]
             return self._prepare(frame[top:bottom, left:right, ::step], f'box {found[number]}')
 
         embeddings = np.full((len(boxes), self.size), np.nan, np.float32)
         embeddings[found] = self._embed([camera] * len(found), cut)
         return embeddings
+
+    def get_features(self, boxes, image: np.ndarray, camera: str | None = None) -> np.ndarray:
+        """`crops` by the protocol of BoxMOT's trackers, for their `reid_model`.
+
+        Args:
+            boxes: [N, 4, 6 or 8], or one row: left, top, right and bottom in pixels, and what trackers keep beside it.
+                One that covers nothing of the image is embedded as a black one.
+            image: [H, W, 3] uint8: blue, green and red, as OpenCV reads them.
+            camera: that the image is of, see `__call__`.
+
+        Returns:
+            [N, D] float32, a row for each box; [0, D] for no boxes.
+
+        Raises:
+            InputError: an image or boxes of another form, such as oriented ones, or a box that is not finite.
+        """
+        boxes = np.asarray(boxes)
+        if not boxes.size:
+            return np.empty((0, self.size), np.float32)
+        rows = boxes.reshape(1, -1) if boxes.ndim == 1 else boxes
+        if rows.ndim == 2 and rows.shape[1] in _TURNED:
+            raise InputError(
+                f'boxes {list(boxes.shape)} are oriented (centre, size, angle): a tracker of upright ones is needed, '
+                f'{_BOX_FORMATS["xyxy"]}'
+            )
+        if rows.ndim != 2 or rows.shape[1] not in _UPRIGHT:
+            raise InputError(f'boxes must be [N, 4, 6 or 8]: {_BOX_FORMATS["xyxy"]}, ...; got {list(boxes.shape)}')
+        return self.crops(image, rows[:, :4], bgr=True, camera=camera, invalid='black')
+
+    def thresholds(self, tracker: str) -> dict[str, float]:
+        """The distance at which one in a thousand different pairs passes for the same, as a tracker's settings.
+
+        Args:
+            tracker: one of `msinet_timm.tracking.TRACKERS`.
+
+        Returns:
+            Values by the names that the tracker has for them.
+
+        Raises:
+            InputError: a tracker that is not known or has no such threshold, a model without calibration, or one that
+                has learnt cameras since.
+        """
+        source = self._source
+        calibration = None if source is None else find_calibration(source)
+        if calibration is None:
+            name = type(self._norms.model).__name__ if source is None else source
+            raise InputError(
+                f'{name} has no calibration, so that no threshold is known: give a model folder to Embedder, and let '
+                'msinet-eval FOLDER -ds DATASET --calibrate measure it'
+            )
+        if self._learnt:
+            raise InputError(
+                f'the calibration of {source} does not hold for the cameras that have been learnt since: take it of an '
+                'embedder that has learnt none, and expect other distances'
+            )
+        return thresholds(calibration, tracker)
 
     def adapt(self, crops: Mapping[str, Images]) -> None:
         """Learns cameras anew, from crops of whoever; other cameras stay known.
@@ -267,6 +353,7 @@ class Embedder:
         if not self._norms:
             self._run = create_form(norms.model, *self._form, norms=norms)
         self._norms.update(norms)
+        self._learnt = True
         self._current = _NOBODY
         self._told -= {*norms}
 

@@ -131,6 +131,27 @@ def test_crops(model, embedder, paths, bgr):
     close(embedder.crops(given, np.array(boxes[:1], np.int32), bgr=bgr), expected[:1])
 
 
+def test_formats_of_boxes(embedder, paths):
+    frame = np.asarray(as_images(paths)[0].resize((64, 128)))
+    expected = embedder.crops(frame, [[0, 0, 64, 128], [10, 20, 40, 80]])
+    close(embedder.crops(frame, [(0, 0, 64, 128), (10, 20, 30, 60)], box_format='xywh'), expected)
+    close(embedder.crops(frame, np.array([[32, 64, 64, 128], [25, 50, 30, 60]]), box_format='cxcywh'), expected)
+    assert embedder.crops(frame, [], box_format='xywh').shape == (0, 384)
+
+
+def test_get_features(embedder, paths):
+    """BoxMOT's protocol: blue first, columns of trackers beside the box, black where nothing is to be seen."""
+    frame = np.asarray(as_images(paths)[0].resize((64, 128)))
+    boxes = np.array([[0, 0, 64, 128], [10, 20, 40, 80], [70, 0, 90, 9]], np.float32)
+    expected = np.concatenate([embedder.crops(frame, boxes[:2]), embedder([np.zeros((9, 9, 3), np.uint8)])])
+    bgr = frame[..., ::-1]
+    for columns in (0, 2, 4):
+        close(embedder.get_features(np.pad(boxes, ((0, 0), (0, columns))), bgr), expected)
+    close(embedder.get_features(boxes[1], bgr), expected[1:2])
+    for none in ([], np.empty((0, 6), np.float32)):
+        assert embedder.get_features(none, bgr).shape == (0, 384)
+
+
 def test_nothing(embedder):
     frame = np.zeros((8, 8, 3), np.uint8)
     for none in ([], np.zeros((0, 4)), torch.zeros(0, 4)):
@@ -171,6 +192,21 @@ def test_empty_boxes(embedder, box, message):
         (lambda e: e.crops([1], [[0, 0, 1, 1]]), 'the frame .*list'),
         (lambda e: e.crops(FRAME, [0, 0, 1, 1]), r'boxes must be \[N, 4\]'),
         (lambda e: e.crops(FRAME, [[0, 0, 1]]), r'boxes must be \[N, 4\]'),
+        (lambda e: e.crops(FRAME, [[0, 0, 1]], box_format='xywh'), r'boxes must be \[N, 4\]: left, top, width, height'),
+        (
+            lambda e: e.crops(FRAME, [[0, 0, 1, 1]], box_format='ltwh'),
+            "unknown box_format 'ltwh', choose from: xyxy, xyw",
+        ),
+        (lambda e: e.crops(FRAME, [[5, 5, 0, 3]], box_format='xywh'), 'box 0 .*empty in a frame of 10x20'),
+        (lambda e: e.crops(FRAME, [[0, 0, 1, 1]], invalid='zero'), "invalid must be 'error', 'nan' or 'black'"),
+        (lambda e: e.get_features(np.zeros((2, 7)), FRAME), r'boxes \[2, 7\] are oriented'),
+        (lambda e: e.get_features(np.zeros((2, 3)), FRAME), r'boxes must be \[N, 4, 6 or 8\]: left, top'),
+        (lambda e: e.get_features(np.full((1, 4), np.nan), FRAME), 'box 0 .*not finite'),
+        (lambda e: e.get_features([[0, 0, 1, 1]], FRAME / 255), 'the frame .*float64'),
+        (
+            lambda e: e.thresholds('boxmot.botsort'),
+            'MSINet has no calibration, .*msinet-eval FOLDER -ds .* --calibrate',
+        ),
     ],
 )
 def test_bad_input(embedder, call, message):
