@@ -25,7 +25,8 @@ from msinet_timm.errors import InputError
 from msinet_timm.export.export import FORMATS, check_cameras, check_request, export
 from msinet_timm.export.files import SUFFIXES, checked_path, file_size
 from msinet_timm.export.formats import Exported, load_exported
-from msinet_timm.export.graph import find_images, graph_inputs
+from msinet_timm.export.graph import check_stretched, find_images, graph_inputs
+from msinet_timm.export.hosts import HOSTS, ROBOFLOW, check_host, checked_folder, write_roboflow
 from msinet_timm.export.module import ExportedModule
 from msinet_timm.forms import PRECISIONS
 from msinet_timm.hub.adapt import find_cameras
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser, measured: bool) -> None:
     """The command's arguments; those that name a data set only where `run` will have a `measure`."""
     p = parser
     p.add_argument('name', metavar='NAME|FOLDER|hf-hub:OWNER/NAME', help='of a model or run with weights')
-    p.add_argument('--format', required=True, choices=FORMATS, help='of the file')
+    kind = p.add_mutually_exclusive_group(required=True)
+    kind.add_argument('--format', choices=FORMATS, help='of the file')
+    kind.add_argument(
+        '--for', dest='host', choices=(*HOSTS, ROBOFLOW), help='a program that is to read it: as that expects it to be'
+    )
     p.add_argument('--output', metavar='FILE', help='to write (default: the name of the model, in this folder)')
     p.add_argument('--force', action='store_true', help='replace a file that is there')
     p.add_argument('--precision', default='float32', choices=PRECISIONS, help='to compute in (default: %(default)s)')
@@ -83,12 +88,17 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
     Raises:
         InputError: flags that have no effect or exclude each other, and as `export` and `quantize`.
     """
+    if args.host in HOSTS:
+        args.format = HOSTS[args.host].format
     _check(args)
+    if args.host == ROBOFLOW:
+        _write_roboflow(args)
+        return
     images = find_images(args.calibration_images, args.calibration_count or 100) if args.int8 else []
     dataset = _read_dataset(args)
     if args.output:
         make_folder(Path(args.output).parent, '--output')
-    path = checked_path(args.output or _default_output(args), args.format, args.force)
+    path = checked_path(args.output or _default_output(args), args.format, args.force, HOSTS.get(args.host))
     model, digest, norms = _load(args.name, args.cameras or args.camera is not None)
     check_cameras(model, norms, args.camera, args.format)
     data_config = resolve_data_config(model=model)
@@ -102,6 +112,7 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
         'force': args.force,
         'norms': norms,
         'camera': args.camera,
+        'host': args.host,
     }
     if args.int8:
         lines = _export_int8(model, args.format, path, images, options)
@@ -112,8 +123,28 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
     print('\n'.join(lines))
 
 
+def _write_roboflow(args: argparse.Namespace) -> None:
+    folder = checked_folder(args.output or _default_output(args), args.force)
+    model, _, _ = _load(args.name, cameras=False)
+    data_config = resolve_data_config(model=model)
+    check_stretched(data_config, '--for')
+    write_roboflow(model.eval(), folder, data_config=data_config, force=args.force)
+    print(f"{folder}: after import msinet_timm, ReIDModel.from_pretrained('{folder}') reads it")
+
+
 def _check(args: argparse.Namespace) -> None:
-    check_request(args.format, args.preprocessing, args.precision, args.dynamic_size)
+    if args.host:
+        check_host(args.host, args.format, args.preprocessing, args.precision, args.dynamic_size)
+        if args.int8:
+            raise InputError(f'{args.host} reads float32 files: leave out --int8')
+        if args.cameras:
+            raise InputError(f'{args.host} feeds images alone: give --camera NAME, and write a file for each')
+    if args.host == ROBOFLOW:
+        for flag in ('camera', 'images', 'dataset'):
+            if getattr(args, flag) is not None:
+                raise InputError(f'--{flag}: {ROBOFLOW} reads weights, no exported file; leave it out')
+    else:
+        check_request(args.format, args.preprocessing, args.precision, args.dynamic_size)
     if not args.int8:
         for flag in ('calibration_images', 'calibration_count'):
             if getattr(args, flag):
@@ -143,7 +174,10 @@ def _default_output(args: argparse.Namespace) -> str:
     name = args.name.removeprefix('local-dir:').removeprefix('hf-hub:').partition('@')[0]
     precision = 'int8' if args.int8 else args.precision
     camera = '-cameras' * args.cameras + (f'-{args.camera}'.replace('/', '_') if args.camera is not None else '')
-    return Path(name).absolute().name + camera + f'-{precision}' * (precision != 'float32') + SUFFIXES[args.format]
+    suffix = SUFFIXES.get(args.format, '')
+    if args.host:
+        suffix = f'-{args.host.removesuffix("-onnx")}' + (HOSTS[args.host].suffix if args.host in HOSTS else '')
+    return Path(name).absolute().name + camera + f'-{precision}' * (precision != 'float32') + suffix
 
 
 def _load(name: str, cameras: bool) -> tuple[nn.Module, str, CameraNorms | None]:

@@ -19,6 +19,7 @@ from msinet_timm.models.camera_norm import CameraNorms
 from .files import SUFFIXES, checked_path, describe, quiet
 from .formats import WRITERS, Exported, load_exported
 from .graph import create_graph, create_reference, find_images, graph_inputs
+from .hosts import HOSTS, check_host
 
 __all__ = ['FORMATS', 'check_request', 'export', 'largest_difference', 'mean_cosine']
 
@@ -58,6 +59,7 @@ def export(
     force: bool = False,
     norms: CameraNorms | None = None,
     camera: str | None = None,
+    host: str | None = None,
 ) -> Path:
     """Writes a model's inference form for another runtime. It takes any number of images at once, ExecuTorch 64.
 
@@ -81,6 +83,8 @@ def export(
             for each image the index of its camera, in the order of `norms`; whatever else stands for an unknown one.
             Their names are in the metadata.
         camera: one of `norms`: the file embeds images as this camera's, and has no second input.
+        host: one of `msinet_timm.export.hosts.HOSTS`, a program that reads the file: with the ending that it looks for,
+            for images as it feeds them, and with what must lie beside it.
 
     Returns:
         The path.
@@ -92,21 +96,31 @@ def export(
             differ from those in float64, but never by more than 1e-2. In bf16 the mean cosine must be 0.99 or more.
     """
     check_request(format, preprocessing, precision, dynamic_size)
+    if host is not None:
+        check_host(host, format, preprocessing, precision, dynamic_size)
+        if norms is not None and camera is None:
+            raise InputError(f'{host} feeds images alone: write a file for each camera (`camera`)')
     check_cameras(model, norms, camera, format)
-    path = checked_path(path, format, force)
+    program = None if host is None else HOSTS[host]
+    path = checked_path(path, format, force, program)
+    fed = None if program is None else program.fed(data_config)
+    one_by_one = program is not None and program.batch == 1
     resize = preprocessing and format not in _NO_RESIZE
     any_size = dynamic_size or resize or format == 'torchscript'
     own_size = tuple(data_config['input_size'][1:])
-    inputs = graph_inputs(find_images(images, _IMAGES), data_config, preprocessing=preprocessing, resize=resize)
+    shown = find_images(images, _IMAGES)
+    inputs = graph_inputs(shown, fed or data_config, preprocessing=preprocessing, resize=resize)
     bf16 = precision == 'bf16' and format != 'openvino'
-    options = {'preprocessing': preprocessing, 'resize': resize, 'norms': norms, 'camera': camera}
+    options = {'preprocessing': preprocessing, 'resize': resize, 'norms': norms, 'camera': camera, 'fed': fed}
     graph = create_graph(model, data_config, bf16=bf16, **options)
     # the model as it is decides what is right
     right = create_reference(model, data_config, **options)
     known = {} if norms is None else {'camera': camera} if camera is not None else {'cameras': list(norms)}
+    if host is not None:
+        known['host'] = host
     metadata = describe(
         model,
-        data_config,
+        fed or data_config,
         preprocessing=preprocessing,
         sizes=('height', 'width') if any_size else own_size,
         format=format,
@@ -114,9 +128,12 @@ def export(
         **known,
         **(facts or {}),
     )
-    batches = [(batch,) for batch in _batches(list(inputs), any_size=any_size)]
+    batches = [(batch,) for batch in (list(inputs) if one_by_one else _batches(list(inputs), any_size=any_size))]
     example = {'images': _example(data_config, preprocessing)}
     axes = {'images': {0: 'batch', 2: 'height', 3: 'width'} if any_size else {0: 'batch'}}
+    if one_by_one:
+        metadata['input']['shape'][0] = 1
+        example, axes = {'images': example['images'][:1]}, {'images': {}}
     if 'cameras' in known:
         batches = list(_with_cameras(batches, len(norms)))
         example['cameras'], axes['cameras'] = torch.tensor([0, len(norms)]), {0: 'batch'}
@@ -127,7 +144,12 @@ def export(
         failed = f'{path}: {metadata["architecture"]} cannot be exported as {format}'
         with explained(failed), quiet(), torch.no_grad(), refusing(words, folder):
             WRITERS[format](graph, example, draft, axes, json.dumps(metadata))
-        _compare(right, load_exported(draft), batches, precision, path)
+        written = load_exported(draft)
+        _compare(right, written, batches, precision, path)
+        if program is not None and program.beside:
+            suffix, text = program.beside
+            told = text(path.name, data_config, written(batches[0][0]).shape[1])
+            draft.with_suffix(suffix).write_text(told, encoding='utf-8')
     return path
 
 

@@ -14,6 +14,8 @@ import torch.nn as nn
 from msinet_timm.errors import InputError
 from msinet_timm.models.entries import PREPROCESSING
 
+from .hosts import Host
+
 __all__ = [
     'METADATA',
     'SUFFIXES',
@@ -35,8 +37,10 @@ SUFFIXES = {
 }
 #: Name of the metadata inside a file.
 METADATA = 'msinet_timm'
+#: Other endings of files that are read.
+_ALSO = {'.torchscript': 'torchscript'}
 #: What belongs to a file, by its ending.
-_BESIDE = {'.xml': ('.bin',), '.pte': ('.pte.json',)}
+_BESIDE = {'.xml': ('.bin',), '.pte': ('.pte.json',), '.torchscript': ('.torchscript.metadata.json',)}
 
 
 def format_of(path: Path) -> str:
@@ -45,24 +49,26 @@ def format_of(path: Path) -> str:
     Raises:
         InputError: none does.
     """
-    for name, suffix in SUFFIXES.items():
-        if path.suffix == suffix:
-            return name
-    raise InputError(f'{path}: its ending must be one of {", ".join(SUFFIXES.values())}')
+    known = {suffix: name for name, suffix in SUFFIXES.items()} | _ALSO
+    if path.suffix not in known:
+        raise InputError(f'{path}: its ending must be one of {", ".join(known)}')
+    return known[path.suffix]
 
 
-def checked_path(path: str | Path, format: str, force: bool) -> Path:
+def checked_path(path: str | Path, format: str, force: bool, host: Host | None = None) -> Path:
     """Where a file may be written.
 
     Raises:
-        InputError: another ending than the format's, no folder, or a file that is there already, unless by `force`.
+        InputError: another ending than the format's, or than the one that a host reads, no folder, or a file that is
+            there already, unless by `force`.
     """
-    path = Path(path)
-    if path.suffix != SUFFIXES[format]:
-        raise InputError(f'{path}: a file of the format {format} must end in {SUFFIXES[format]}')
+    path, suffix = Path(path), host.suffix if host else SUFFIXES[format]
+    if path.suffix != suffix:
+        raise InputError(f'{path}: a file of the format {format} must end in {suffix}')
     if not path.absolute().parent.is_dir():
         raise InputError(f'{path}: its folder does not exist')
-    for existing in parts_of(path):
+    beside = [path.with_suffix(host.beside[0])] if host and host.beside else []
+    for existing in dict.fromkeys((*parts_of(path), *beside)):
         if existing.exists() and not force:
             raise InputError(f'{existing} exists: give another path, or --force to replace it')
     return path

@@ -125,7 +125,7 @@ def load_exported(path: str | Path, *, threads: int | None = None, precision: st
     torch.export and ExecuTorch files are programs: open only those that you would run.
 
     Args:
-        path: `.onnx`, `.xml` (with its `.bin`), `.pt2`, `.pt` or `.pte`.
+        path: `.onnx`, `.xml` (with its `.bin`), `.pt2`, `.pt`, `.torchscript` or `.pte`.
         threads: of the CPU; None for what the runtime takes by itself.
         precision: `'float32'` or `'bf16'`, in which OpenVINO computes what is not int8; None for what the file was
             exported for. Files of other formats have one precision, and must be of this one if it is given.

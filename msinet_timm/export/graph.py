@@ -21,7 +21,7 @@ from msinet_timm.models.camera_norm import CameraNorms, switched_form
 
 from .cameras import ByCamera, OfCamera, Switched, adapted, split_norms
 
-__all__ = ['Preprocessed', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
+__all__ = ['Preprocessed', 'check_stretched', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
 
 # Images of a folder that are decoded before some of them are used.
 _LOOKED_AT = 1000
@@ -34,19 +34,32 @@ class Preprocessed(nn.Module):
         model: takes normalised images [B, 3, H, W].
         data_config: timm's: `input_size`, `interpolation`, `mean`, `std`.
         resize: leave it out for a graph that takes images of the model's size only.
+        fed: data config by which the images have been normalised already; None for bytes.
     """
 
-    def __init__(self, model: nn.Module, data_config: Mapping[str, Any], resize: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        data_config: Mapping[str, Any],
+        resize: bool = True,
+        fed: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.resize = resize
         self.height, self.width = data_config['input_size'][1:]
         self.interpolation: str = data_config['interpolation']
-        for name in ('mean', 'std'):
-            self.register_buffer(name, 255 * torch.tensor(data_config[name]).view(1, -1, 1, 1))
+        mean, std = (torch.tensor(data_config[name]).view(1, -1, 1, 1) for name in ('mean', 'std'))
+        if fed is None:
+            mean, std = 255 * mean, 255 * std
+        else:
+            before, scale = (torch.tensor(fed[name]).view(1, -1, 1, 1) for name in ('mean', 'std'))
+            mean, std = (mean - before) / scale, std / scale
+        self.register_buffer('mean', mean)
+        self.register_buffer('std', std)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """RGB images [B, 3, any, any] of 0 to 255, uint8, to what the model gives."""
+        """RGB images [B, 3, any, any] of 0 to 255, uint8, or as they are fed, to what the model gives."""
         x = images.float()
         if self.resize:
             x = F.interpolate(x, size=(self.height, self.width), mode=self.interpolation, antialias=True)
@@ -63,6 +76,7 @@ def create_graph(
     bf16: bool = False,
     norms: CameraNorms | None = None,
     camera: str | None = None,
+    fed: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """A model as it is exported: on the CPU, fused (`timm.utils.reparameterize_model`), in channels_last layout.
 
@@ -74,20 +88,21 @@ def create_graph(
         bf16: let the model, and not its preprocessing, compute in bf16.
         norms: of the model's cameras, see `msinet_timm.export.export`.
         camera: the only one that it is for; None for all, by a second input.
+        fed: data config by which the images that it takes are normalised, if not by the model's own.
 
     Raises:
         InputError: the model is in training mode, or its preprocessing is more than a resize of the whole image.
     """
     if model.training:
         raise InputError('a model in training mode cannot be exported: call model.eval() first')
-    if preprocessing:
-        _check_preprocessing(data_config)
+    if preprocessing or fed is not None:
+        check_stretched(data_config, '--preprocessing' if fed is None else '--for')
     if norms is not None and camera is None:
         graph, rows, table = split_norms(norms)
     else:
         graph = reparameterize_model(model if norms is None else adapted(norms, camera))
     graph = in_bf16(graph.cpu()) if bf16 else graph.cpu()
-    graph = Preprocessed(graph, data_config, resize) if preprocessing else graph
+    graph = _prepared(graph, data_config, preprocessing, resize, fed)
     if norms is not None:
         mean = norms.statistics(camera).embedding.cpu()
         graph = OfCamera(graph, mean) if camera is not None else ByCamera(graph, norms, rows, table.cpu())
@@ -102,12 +117,13 @@ def create_reference(
     resize: bool = True,
     norms: CameraNorms | None = None,
     camera: str | None = None,
+    fed: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """What `create_graph` must compute: the model as it is, not fused, statistics of cameras put in place."""
     switch = None
     if norms is not None:
         model, switch = (adapted(norms, camera), None) if camera is not None else switched_form(norms, fuse=False)
-    right = Preprocessed(model, data_config, resize) if preprocessing else model
+    right = _prepared(model, data_config, preprocessing, resize, fed)
     if switch:
         right = Switched(norms, right, switch)
     elif norms is not None:
@@ -115,12 +131,27 @@ def create_reference(
     return right.eval()
 
 
-def _check_preprocessing(data_config: Mapping[str, Any]) -> None:
+def _prepared(
+    model: nn.Module,
+    data_config: Mapping[str, Any],
+    preprocessing: bool,
+    resize: bool,
+    fed: Mapping[str, Any] | None,
+) -> nn.Module:
+    if preprocessing:
+        return Preprocessed(model, data_config, resize)
+    if fed is None or all(tuple(fed[name]) == tuple(data_config[name]) for name in ('mean', 'std')):
+        return model
+    return Preprocessed(model, data_config, resize=False, fed=fed)
+
+
+def check_stretched(data_config: Mapping[str, Any], flag: str) -> None:
+    """Raises an InputError, for a flag, where whole images are not resized to the model's size."""
     if data_config['input_size'][0] != 3 or data_config['interpolation'] not in ('bilinear', 'bicubic'):
-        raise InputError('--preprocessing is for images of three channels, resized bilinear or bicubic: leave it out')
+        raise InputError(f'{flag} is for images of three channels, resized bilinear or bicubic: leave it out')
     if data_config.get('crop_pct', 1) != 1 or data_config.get('crop_mode') != 'squash':
         raise InputError(
-            f'--preprocessing resizes whole images (crop_mode squash, crop_pct 1), but this model crops them '
+            f'{flag} resizes whole images (crop_mode squash, crop_pct 1), but this model crops them '
             f'(crop_mode {data_config.get("crop_mode")}, crop_pct {data_config.get("crop_pct")}): leave it out'
         )
 

@@ -16,12 +16,12 @@ from .formats import Cameras, Exported, load_exported
 
 __all__ = ['ExportedModule', 'is_exported']
 
-#: Endings that tell an exported file; TorchScript's is that of checkpoints, too.
-_ENDINGS = ('.onnx', '.xml', '.pt2', '.pte')
+#: Endings that tell an exported file; TorchScript's `.pt` is that of checkpoints, too.
+_ENDINGS = ('.onnx', '.xml', '.pt2', '.pte', '.torchscript')
 
 
 def is_exported(name: str | Path) -> bool:
-    """Whether a name is that of an exported file, other than TorchScript's."""
+    """Whether a name is that of an exported file, other than TorchScript's `.pt`."""
     return str(name).endswith(_ENDINGS)
 
 
