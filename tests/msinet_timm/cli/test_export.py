@@ -8,6 +8,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from msinet_eval.commands.hub import main
 from msinet_eval.features.extract import reid_data_config
@@ -89,6 +90,57 @@ def test_flags(folder, tmp_path, capsys):
         assert message in capsys.readouterr().err
     assert export('msinet_x9', '--format', 'onnx') == 2
     assert 'give a folder' in capsys.readouterr().err
+
+
+def test_for_a_program(folder, site, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert export(folder, '--for', 'boxmot') == 0
+    assert export(site, '--for', 'boxmot', '--camera', 'a/b') == 0
+    assert export(folder, '--for', 'roboflow') == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith('mine-roboflow: after import msinet_timm, ')
+    names = ('mine-boxmot.torchscript', 'site-a_b-boxmot.torchscript')
+    made = {'mine-roboflow', *names, *(f'{name}.metadata.json' for name in names)}
+    assert {path.name for path in tmp_path.iterdir()} == made
+    images = torch.randn(2, 3, 64, 32)
+    model = timm.create_model(f'local-dir:{folder}/best', pretrained=True, num_classes=0).eval()
+    own = timm.data.resolve_data_config(model=model)  # 0.5, where boxmot takes ImageNet's
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    with torch.no_grad():
+        expected = model((images * std + mean - own['mean'][0]) / own['std'][0])
+    torch.testing.assert_close(load_exported(names[0])(images), expected, rtol=1e-4, atol=1e-5)
+    assert load_exported(names[1]).metadata['camera'] == 'a/b'
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message'),
+    [
+        ('--for boxmot --precision bf16', 'boxmot feeds float32 and reads no bf16 file: leave out --precision'),
+        ('--for opencv --int8 --calibration-images .', 'opencv reads float32 files: leave out --int8'),
+        ('--for ultralytics --preprocessing', 'ultralytics resizes and scales images itself'),
+        ('--for deepstream-onnx --dynamic-size', 'deepstream-onnx takes the size of images from the file'),
+        ('--for boxmot --cameras', 'boxmot feeds images alone: give --camera NAME'),
+        ('--for boxmot --output x.pt', 'must end in .torchscript'),
+        ('--for roboflow --precision bf16', 'roboflow feeds float32 and reads no bf16 file'),
+        ('--for roboflow --camera door', '--camera: roboflow reads weights, no exported file'),
+        ('--for roboflow --images .', '--images: roboflow reads weights'),
+        ('--for roboflow -ds sample', '--dataset: roboflow reads weights'),
+        ('--for roboflow --output config.json', 'config.json is a file: roboflow reads a folder'),
+        ('--for roboflow --output full', 'reid_config.json exists: give another folder, or --force'),
+        ('--for tensorrt', "invalid choice: 'tensorrt'"),
+        ('--for boxmot --format onnx', 'not allowed with argument --for'),
+        ('', 'one of the arguments --format --for is required'),
+    ],
+)
+def test_flags_of_a_program(folder, tmp_path, monkeypatch, capsys, flags, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'config.json').touch()
+    (tmp_path / 'full').mkdir()
+    (tmp_path / 'full' / 'reid_config.json').touch()
+    try:
+        code = export(folder, *flags.split())
+    except SystemExit as e:  # argparse's own
+        code = e.code
+    assert code == 2 and message in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')
