@@ -75,7 +75,13 @@ SLOW = (
     'load_exported',
     'msinet-data render',
     'python -m',
+    'msinet_x1_0-',  # what was exported
 )
+#: Other people's programs: blocks of Python that import one are run where it is installed.
+HOSTS = (
+    'boxmot', 'cv2', 'deep_sort_realtime', 'effdet', 'libreyolo', 'reid', 'segmentation_models_pytorch', 'transformers',
+    'ultralytics',
+)  # fmt: skip
 #: Tested where they can be: all tests by themselves, installations from a wheel (tests/test_packaging.py), publishing
 #: against a server of its own (tests/msinet_timm/test_hub.py), the site below.
 ELSEWHERE = {
@@ -97,11 +103,18 @@ WORDS = {
 ALLOWED = {'msinet-data check': (0, 1)}
 
 
+def absent(kind, command):
+    """Hosts that a block of Python imports and that are not installed."""
+    imported = re.findall(r'^(?:import|from) (.*?)(?: import .*)?$', command, re.MULTILINE) if kind == 'python' else ()
+    names = {name.strip().partition('.')[0] for found in imported for name in found.split(',')}
+    return [name for name in names if name in HOSTS and not find_spec(name)]
+
+
 def commands(page, slow):
     """The slow or the other commands of a page that are run here, a block of Python as one."""
     for kind, text in BLOCKS[page]:
         for command in [text] if kind == 'python' else text.splitlines():
-            here = command not in ELSEWHERE and not command.startswith('pip install')
+            here = command not in ELSEWHERE and not command.startswith('pip install') and not absent(kind, command)
             if here and any(word in command for word in SLOW) == slow:
                 yield kind, command
 
@@ -240,7 +253,8 @@ def help_of(run_main, *argv):
 
 def test_flags_exist():
     """Flags in running text, too, are ones that some command takes."""
-    known = {'--standalone', '--nproc-per-node', '--check'}  # of torchrun and ruff
+    known = {'--standalone', '--nproc-per-node', '--check'}  # of torchrun and ruff, and of trtexec:
+    known |= {'--onnx', '--saveEngine', '--fp16', '--minShapes', '--optShapes', '--maxShapes'}
     for name, words in WORDS.items():
         for word in ('', *words):
             known |= help_of(COMMANDS[name].load(), *[word] * bool(word))
