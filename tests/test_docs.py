@@ -106,7 +106,7 @@ ALLOWED = {'msinet-data check': (0, 1)}
 def absent(kind, command):
     """Hosts that a block of Python imports and that are not installed."""
     imported = re.findall(r'^(?:import|from) (.*?)(?: import .*)?$', command, re.MULTILINE) if kind == 'python' else ()
-    names = {name.strip().partition('.')[0] for found in imported for name in found.split(',')}
+    names = {re.match(r'\w+', name.strip())[0] for found in imported for name in found.split(',')}
     return [name for name in names if name in HOSTS and not find_spec(name)]
 
 

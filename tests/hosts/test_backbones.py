@@ -1,6 +1,7 @@
 """MSINet as the backbone of other libraries' networks, at their defaults: one loss, one step back."""
 
 import pytest
+import timm
 import torch
 
 import msinet_timm  # noqa: F401  registers the models with timm
@@ -103,3 +104,29 @@ def test_effdet():
     target = dict(bbox=[torch.tensor([[10.0, 10, 60, 80]])] * 2, cls=[torch.tensor([1.0])] * 2)
     effdet.DetBenchTrain(model)(torch.rand(2, 3, 128, 128), target)['loss'].backward()
     assert model.backbone.stem.conv.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_ultralytics(tmp_path):
+    """As docs/detectors.md does it: a network by its name in torchvision, and its maps by their numbers."""
+    ultralytics = pytest.importorskip('ultralytics')
+    from torchvision.models._api import BUILTIN_MODELS, register_model
+    from ultralytics.cfg import get_cfg
+
+    def msinet(weights=None):
+        return timm.create_model(NAME, pretrained=weights is not None, features_only=True)
+
+    maps = '\n'.join(f'  - [0, 1, Index, [{channels}, {number}]]' for number, channels in ((2, 96), (3, 128), (4, 128)))
+    recipe = f'nc: 1\nbackbone:\n  - [-1, 1, TorchVision, [128, {NAME}, None, False]]\n{maps}\n'
+    (tmp_path / 'yolo.yaml').write_text(f'{recipe}head:\n  - [[1, 2, 3], 1, Detect, [nc]]\n')
+    register_model(NAME)(msinet)
+    try:
+        model = ultralytics.YOLO(tmp_path / 'yolo.yaml', task='detect').model.train()
+    finally:
+        del BUILTIN_MODELS[NAME]
+    assert model.stride.tolist() == [8, 16, 32]
+    model.args = get_cfg()
+    boxes = torch.tensor([[0.5, 0.5, 0.3, 0.4]] * 2)
+    batch = dict(img=torch.rand(2, 3, 64, 64), cls=torch.zeros(2, 1), bboxes=boxes, batch_idx=torch.arange(2.0))
+    model(batch)[0].sum().backward()
+    assert model.model[0].m.stem.conv.weight.grad.abs().sum() > 0

@@ -210,3 +210,22 @@ def test_ultralytics_calls_an_embedder(embedder, video, kind):
     assert all(track.curr_feat is not None for track in tracker.tracked_stracks)
     (first, _), expected = ultralytics_encoder(embedder)(bgr(frame), found.xywh), embedder.crops(frame, boxes[:1])[0]
     np.testing.assert_allclose(first, expected, atol=1e-6)
+
+
+def test_ultralytics_tracks_by_an_embedder(embedder, video, tmp_path):
+    """Whatever an untrained detector finds; the callback is called when the trackers have been made."""
+    ultralytics = pytest.importorskip('ultralytics')
+    from ultralytics.utils import ROOT, YAML
+
+    settings = YAML.load(ROOT / 'cfg' / 'trackers' / 'botsort.yaml')
+    settings.update(track_high_thresh=0, track_low_thresh=0, new_track_thresh=0, gmc_method='none')
+    YAML.save(tmp_path / 'tracker.yaml', settings)
+    model = ultralytics.YOLO('yolo11n.yaml')
+    chosen = thresholds(CALIBRATION, 'ultralytics.botsort')
+    model.add_callback('on_predict_batch_start', ultralytics_callback(embedder, **chosen))
+    options = dict(tracker=str(tmp_path / 'tracker.yaml'), conf=1e-9, max_det=3, imgsz=64, verbose=False, device='cpu')
+    for frame, _ in video[:2]:
+        model.track(bgr(frame), persist=True, **options)
+    (tracker,) = model.predictor.trackers
+    assert embedder.asked == 6 and tracker.appearance_thresh == pytest.approx(0.84)
+    assert all(len(track.curr_feat) == embedder.size for track in tracker.tracked_stracks)
