@@ -73,7 +73,7 @@ class Exported:
         expected = self.metadata.get('input')
         if expected:
             fits = images.dim() == 4 and str(images.dtype) == f'torch.{expected["dtype"]}'
-            sizes = zip(images.shape, expected['shape'], strict=False)
+            sizes = zip(images.shape[1:], expected['shape'][1:], strict=False)
             if not fits or any(isinstance(known, int) and size != known for size, known in sizes):
                 raise InputError(
                     f'{self.path} takes {expected["dtype"]} images of the shape {expected["shape"]}, '
@@ -85,6 +85,8 @@ class Exported:
         elif cameras is not None:
             raise InputError(f'{self.path} tells no cameras apart: leave them out, or export it once more, for cameras')
         with torch.inference_mode():
+            if expected and expected['shape'][0] == 1:  # for a program that feeds one by one
+                return torch.cat([self._run(*one) for one in zip(*(i.split(1) for i in inputs), strict=True)])
             return self._run(*inputs)
 
     def _number(self, cameras: Cameras, count: int) -> Tensor:

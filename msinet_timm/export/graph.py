@@ -138,11 +138,9 @@ def _prepared(
     resize: bool,
     fed: Mapping[str, Any] | None,
 ) -> nn.Module:
-    if preprocessing:
-        return Preprocessed(model, data_config, resize)
-    if fed is None or all(tuple(fed[name]) == tuple(data_config[name]) for name in ('mean', 'std')):
-        return model
-    return Preprocessed(model, data_config, resize=False, fed=fed)
+    if fed is not None:  # also where nothing is to be scaled: a program may feed float16
+        return Preprocessed(model, data_config, resize=False, fed=fed)
+    return Preprocessed(model, data_config, resize) if preprocessing else model
 
 
 def check_stretched(data_config: Mapping[str, Any], flag: str) -> None:

@@ -123,11 +123,12 @@ def test_boxmot_reads_the_export(model, embedder, video, tmp_path):
     pytest.importorskip('boxmot')
     from boxmot.reid.core import ReID
 
-    frame, boxes = video[0]
-    read = ReID(weights=written(model, tmp_path, 'boxmot'), device='cpu').model
-    assert read.input_shape == (64, 32)  # of the file beside it
-    found = read.get_features(boxes, bgr(frame))
-    assert cosines(found, embedder.get_features(boxes, bgr(frame))).min() > 0.99
+    (frame, boxes), path = video[0], written(model, tmp_path, 'boxmot')
+    for half in (False, True):  # where BoxMOT halves what it feeds, the file computes in float32 all the same
+        read = ReID(weights=path, device='cpu', half=half).model
+        assert read.input_shape == (64, 32)  # of the file beside it
+        found = read.get_features(boxes, bgr(frame))
+        assert cosines(found, embedder.get_features(boxes, bgr(frame))).min() > 0.99
 
 
 def test_deep_sort_realtime(embedder, video):
