@@ -19,7 +19,7 @@ from msinet_timm.models.camera_norm import CameraNorms
 from .files import SUFFIXES, checked_path, describe, quiet
 from .formats import WRITERS, Exported, load_exported
 from .graph import create_graph, create_reference, find_images, graph_inputs
-from .hosts import HOSTS, check_host
+from .hosts import HOSTS, ROBOFLOW, check_host
 
 __all__ = ['FORMATS', 'check_request', 'export', 'largest_difference', 'mean_cosine']
 
@@ -97,6 +97,8 @@ def export(
     """
     check_request(format, preprocessing, precision, dynamic_size)
     if host is not None:
+        if host == ROBOFLOW:
+            raise InputError(f'{host} reads a folder of weights, see msinet_timm.export.hosts.write_roboflow')
         check_host(host, format, preprocessing, precision, dynamic_size)
         if norms is not None and camera is None:
             raise InputError(f'{host} feeds images alone: write a file for each camera (`camera`)')

@@ -154,6 +154,7 @@ def test_roboflow_folder(tmp_path):
         ({'dynamic_size': True}, 'boxmot takes the size of images from the file'),
         ({'format': 'openvino'}, 'boxmot reads torchscript, not openvino'),
         ({'host': 'bytetrack'}, "unknown program 'bytetrack', choose from: boxmot, ultralytics, "),
+        ({'host': 'roboflow'}, 'roboflow reads a folder of weights, see msinet_timm.export.hosts.write_roboflow'),
         ({'path': 'model.pt'}, 'a file of the format torchscript must end in .torchscript'),
         ({'data_config': {**CONFIG, 'crop_pct': 0.9}}, '--for resizes whole images .*, but this model crops them'),
     ],
