@@ -48,7 +48,8 @@ class Planned(NamedTuple):
 def _name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: int | None = None) -> str:
     # The frame number tells images of the same label and camera apart.
     sequence = rng.integers(1, 4)
-    return f'{label}_c{camera}s{sequence if outfit is None else outfit + 1}_{100 * index + rng.integers(100):06d}_01.jpg'
+    sequence = sequence if outfit is None else outfit + 1
+    return f'{label}_c{camera}s{sequence}_{100 * index + rng.integers(100):06d}_01.jpg'
 
 
 def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) -> list[tuple[int, int]]:
