@@ -9,7 +9,10 @@ import timm
 import torch
 import torch.nn as nn
 from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
 
+from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_timm.files import drafts, holds_nothing, replace_file
 from msinet_timm.models.checkpoints import fill, read_checkpoint
@@ -97,6 +100,8 @@ def _guess(file: Path, state: dict[str, torch.Tensor], imagenet: bool) -> str:
 def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Path | None = None) -> Entry:
     """Puts a model's weights into the package, in half precision, so that they load without the Hub.
 
+    What all local features of the sample have in common, which tells nobody apart and lets distances of embeddings of
+    length 1 shrink, is taken out of them.
     Small tensors stay as they are: norms, depthwise convolutions and the stem move embeddings more than all others
     together, and are a twentieth of the file.
 
@@ -118,6 +123,7 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
     check_model(model, folder)
     if model.num_classes != entry.num_classes or not is_network(model, entry.architecture):
         raise InputError(f'{folder}: holds another network than {entry.name}, or another number of classes')
+    _centre(model)
     path = package / 'weights' / f'{name}.safetensors'
     path.parent.mkdir(parents=True, exist_ok=True)
     halved = {k: v.half() if _is_large(v) else v for k, v in model.state_dict().items()}
@@ -148,6 +154,22 @@ def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Pa
     )
     write_entry(shipped_entry, package / f'{name}.json')
     return shipped_entry
+
+
+@torch.no_grad()
+def _centre(model: nn.Module) -> None:
+    """Moves the local features so that their mean over the sample is zero; what their neck makes of them stays.
+
+    Both halves share a bias, and so are moved alike.
+    """
+    transform = create_transform(**resolve_data_config(model=model))
+    images = torch.stack([transform(load_image(record.path)) for record in create_dataset('sample').train])
+    halves = torch.cat([model.forward_branches(batch).local_feature for batch in images.split(64)]).unflatten(
+        1, (2, -1)
+    )
+    mean = halves.mean((0, 1))
+    model.lateral.bias -= mean
+    model.local_neck.bn.running_mean -= model.local_neck.fc(mean.repeat(2))
 
 
 def _is_large(tensor: torch.Tensor) -> bool:
