@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = ['Mesh', 'box', 'clip', 'ellipsoid', 'loft', 'merge', 'normals', 'simplify', 'smooth', 'submesh']
-__all__ += ['subdivide']
+__all__ += ['split', 'subdivide']
 
 
 @dataclass
@@ -91,8 +91,12 @@ def subdivide(mesh: Mesh) -> Mesh:
     return Mesh(faces, {k: np.concatenate([v, middle[k]]) for k, v in mesh.data.items()})
 
 
-def clip(mesh: Mesh, field: np.ndarray) -> Mesh:
-    """Cuts a mesh along the zero line of `field` [V] and keeps the positive side, with a clean edge."""
+def split(mesh: Mesh, field: np.ndarray) -> tuple[Mesh, int, np.ndarray]:
+    """Cuts a mesh along the zero line of `field` [V], with a clean edge.
+
+    Returns:
+        The mesh, how many of its faces are on the positive side (they come first), and of which face each is a part.
+    """
     f = mesh.faces
     inside = field[f] > 0
     count = inside.sum(1)
@@ -106,16 +110,19 @@ def clip(mesh: Mesh, field: np.ndarray) -> Mesh:
     new = np.arange(len(pairs)) + len(field)
     p, q = np.split(new[: 2 * len(one)], 2)
     r, s = np.split(new[2 * len(one) :], 2)
-    faces = np.concatenate(
-        [
-            f[count == 3],
-            np.stack([one[:, 0], p, q], 1),
-            np.stack([r, two[:, 1], two[:, 2]], 1),
-            np.stack([r, two[:, 2], s], 1),
-        ]
-    )
-    whole = Mesh(faces, {k: np.concatenate([v, cut[k]]) for k, v in mesh.data.items()})
-    return submesh(whole, np.ones(len(whole.position), bool))
+    kept = [f[count == 3], np.stack([one[:, 0], p, q], 1)]
+    kept += [np.stack([r, two[:, 1], two[:, 2]], 1), np.stack([r, two[:, 2], s], 1)]
+    left = [f[count == 0], np.stack([two[:, 0], r, s], 1)]
+    left += [np.stack([p, one[:, 1], one[:, 2]], 1), np.stack([p, one[:, 2], q], 1)]
+    three, ones, twos, none = (np.flatnonzero(count == k) for k in (3, 1, 2, 0))
+    whole = Mesh(np.concatenate(kept + left), {k: np.concatenate([v, cut[k]]) for k, v in mesh.data.items()})
+    return whole, sum(map(len, kept)), np.concatenate([three, ones, twos, twos, none, twos, ones, ones])
+
+
+def clip(mesh: Mesh, field: np.ndarray) -> Mesh:
+    """Cuts a mesh along the zero line of `field` [V] and keeps the positive side, with a clean edge."""
+    whole, kept, _ = split(mesh, field)
+    return submesh(Mesh(whole.faces[:kept], whole.data), np.ones(len(whole.position), bool))
 
 
 def loft(rings: np.ndarray, closed: bool = True) -> Mesh:
