@@ -1,6 +1,6 @@
 """Cameras: where they hang, and how they see light and colour."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class Camera:
         quality: of the compression, as of JPEG files.
         soft: smooths between pixels where an image is enlarged, or not.
         seed: of the background.
+        road: vehicles drive here.
     """
 
     height: float
@@ -62,10 +63,14 @@ class Camera:
     quality: int
     soft: bool
     seed: int
+    road: bool = False
 
 
-def draw_camera(seed: int, domain: str, number: int) -> Camera:
+def draw_camera(seed: int, domain: str, number: int, road: bool = False) -> Camera:
     """The camera with a number (from 1); the same for the same arguments.
+
+    Where it is of a `road`, its place has the light and the walls that it has for people, and the camera its colours; but
+    it hangs higher, and farther away.
 
     Six cameras in a row get six well separated values of each quantity, so that they differ much.
     """
@@ -94,7 +99,7 @@ def draw_camera(seed: int, domain: str, number: int) -> Camera:
         sun, sky = 0.5 * lamp + 0.5, (np.array([0.9, 0.97, 1.06]) if hour == 'windows' else np.array([1, 0.94, 0.84]))
     level = sky.mean() * (1 - share) + sun.mean() * 5 * share * np.sin(elevation) / np.pi  # of open ground
     veiled = max(0.0, spread(-0.16, 0.24))
-    return Camera(
+    camera = Camera(
         height=height,
         near=near,
         far=max(spread(8.0, 15.0), near + 3),
@@ -116,4 +121,15 @@ def draw_camera(seed: int, domain: str, number: int) -> Camera:
         quality=int(spread(28, 88)),
         soft=bool(rng.random() < 0.8),
         seed=int(rng.integers(1 << 30)),
+    )
+    if not road:
+        return camera
+    near = 1.5 * near + 1
+    return replace(
+        camera,
+        height=(2.6 + 0.4 * (height - 2.2)) if mall else 3 + 0.72 * (height - 1.4),
+        near=near,
+        far=max(1.9 * camera.far, near + 6),
+        rows=1.25 * camera.rows * near / camera.near,
+        road=True,
     )

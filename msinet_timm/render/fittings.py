@@ -175,8 +175,9 @@ class _Builder:
                 s.paint(orange, *_between('x', x, x + self.rng.uniform(0.05, 0.12)), *_between('h', m.height - 0.4, m.height - 0.24), _to('l', 0.5))
         if model.body in ('box truck', 'flatbed'):
             return
-        rear = [_from('h', m.tail + (0.25 if bus else 0.07)), _to('h', m.height - (0.45 if bus else 0.15)), _from('l', self.end - m.back - 0.05)]
+        rear = [_from('h', m.tail + (0.25 if bus else 0.07)), _to('h', m.height - (0.45 if bus else 0.15)), _from('l', self.length - 0.35)]
         if not self.boxy:
+            rear[2] = _from('l', self.end - m.back - 0.05)
             rear[1] = lambda s: lag(s) - (self.end - m.back + 0.05)
         if model.body == 'van' and self.rng.random() < 0.4:
             return
@@ -235,7 +236,7 @@ class _Builder:
 
     def front(self) -> None:
         v, s, m, model = self.v, self.shell, self.m, self.model
-        near, half = _to('l', 0.75), m.width / 2
+        near, half = _to('l', 0.25 if self.boxy else 0.6), m.width / 2
         large = model.cab or model.body == 'bus'
         wide, high, lean, corners = model.lamp
         up = m.clearance + 0.3 if large else m.nose - 0.09 - high * 0.7
@@ -287,6 +288,12 @@ class _Builder:
         best = np.argsort(away)[:3]
         return float(s['l'][best].min() if front else s['l'][best].max())
 
+    def top(self, across: float, along: float) -> float:
+        """How high the body is at a place."""
+        s = self.shell
+        near = np.hypot(s['w'] - across, s['l'] - along) < 0.12
+        return float(s['h'][near].max())
+
     def plate(self, near, up: float, y) -> None:
         tall = self.model_rng.choice([0.055, 0.07])
         across = lambda s: s['w']  # noqa: E731
@@ -297,7 +304,7 @@ class _Builder:
         v, s, m, model = self.v, self.shell, self.m, self.model
         if model.cab:
             return
-        near, half = _from('l', self.length - 0.7), m.width / 2
+        near, half = _from('l', self.length - (0.2 if self.boxy else 0.38)), m.width / 2
         wide, high, lean, corners = model.tail_lamp
         bus = model.body == 'bus'
         y = lambda at, tilt, middle: (lambda s: s['h'] - at - tilt * (s['w'] - middle))  # noqa: E731
@@ -335,10 +342,10 @@ class _Builder:
         for what, a, b, size, colour in v.stickers:
             material = self.materials.add(colour, 0.1)
             if what == 'back':
-                place = (_from('l', self.end - m.back - 0.05), x_signed(a * 0.55), y((m.tail + m.height) / 2 + 0.2 * b, 0, 0))
+                place = (_from('l', self.end - m.back - 0.05), _aside(a * 0.55), y((m.tail + m.height) / 2 + 0.2 * b, 0, 0))
                 s.paint(material, place[0], *_shape(place[1], place[2], size / 2, size / 3, 1.7), over=(self.privacy,))
             elif what == 'boot':
-                s.paint(material, near, *_shape(x_signed(a * 0.6), y(m.tail - 0.3 + 0.15 * b, 0, 0), size / 2, size / 4, 1.7), over=(self.paint, self.second))
+                s.paint(material, near, *_shape(_aside(a * 0.6), y(m.tail - 0.3 + 0.15 * b, 0, 0), size / 2, size / 4, 1.7), over=(self.paint, self.second))
 
     def behind_glass(self) -> None:
         s, m = self.shell, self.m
@@ -347,7 +354,7 @@ class _Builder:
             if what == 'front':
                 up = (m.cowl + 0.1 + top) / 2 + b * (top - m.cowl - 0.2) / 2
                 high = size / 2 if size < 0.3 else 0.05
-                s.paint(self.materials.add(colour, 0.3), *_shape(x_signed(a * (0.5 * m.width - 0.25)), lambda s, up=up: s['h'] - up, size / 2, high, 1.9),
+                s.paint(self.materials.add(colour, 0.3), *_shape(_aside(a * (0.5 * m.width - 0.25)), lambda s, up=up: s['h'] - up, size / 2, high, 1.9),
                         _to('l', m.bonnet + m.screen + 0.2), over=(self.glass,))  # fmt: skip
 
     def arches(self) -> None:
@@ -388,12 +395,13 @@ class _Builder:
         tall = 0.075 if not self.boxy else 0.14
         if self.model.cab or self.model.body == 'bus':
             at, up, out = 0.05, m.cowl + 0.45, m.width / 2 + 0.16
-            self.sides(box([m.width / 2 + 0.06, at + 0.1, up + 0.2], [0.24, 0.03, 0.03]), self.black)
+            self.sides(_block([m.width / 2 + 0.06, at + 0.1, up + 0.2], [0.24, 0.03, 0.03]), self.black)
             self.sides(ellipsoid([out, at, up], [0.1, 0.05, 0.2], 0.4, 12), material)
             return
         at, up = m.bonnet + 0.36, m.cowl + 0.06 + tall
         out = side_at(self.shell, at, m.cowl) + 0.05
         self.sides(ellipsoid([out, at, up], [0.1, 0.06, tall], 0.55, 12), material)
+        self.sides(_block([out - 0.06, at + 0.01, m.cowl + 0.05], [0.16, 0.05, 0.04]), self.black)
 
     def roof(self) -> None:
         v, m, s = self.v, self.m, self.shell
@@ -408,15 +416,16 @@ class _Builder:
         elif v.roof == 'vents':
             for at in np.linspace(start + 0.6, end - 0.8, 2 if m.length < 7 else 3):
                 self.part(ellipsoid([0, at, m.height + 0.04], [0.5, 0.7 if m.length > 7 else 0.4, 0.14], 0.4, 14), self.grey if self.rng.random() < 0.3 else self.paint)
-        up, rail = m.height - 0.02, m.width / 2 - 0.12 - m.taper * (m.height - m.cowl)
+        rail = m.width / 2 - 0.14 - m.taper * (m.height - m.cowl)
+        up = self.top(rail, (start + end) / 2)
         rack, black = v.rack, self.black
         if rack in ('rails', 'bars', 'box', 'boards', 'ladder', 'basket'):
             metal = self.chrome if v.trim.max() > 0.3 else black
             if rack in ('rails', 'box', 'boards', 'basket'):
-                self.sides(box([rail - 0.03, (start + end) / 2 + 0.1, up + 0.02], [0.035, end - start - 0.25, 0.06]), metal)
+                self.sides(_block([rail - 0.03, (start + end) / 2 + 0.1, up + 0.02], [0.035, end - start - 0.45, 0.1]), metal)
             if rack in ('bars', 'box', 'boards', 'basket', 'ladder'):
                 for at in np.linspace(start + 0.45, end - 0.4, 2 if m.length < 5 else 4):
-                    self.part(box([0, at, up + 0.09], [2 * rail, 0.05, 0.03]), black)
+                    self.part(_block([0, at, up + 0.09], [2 * rail, 0.05, 0.03]), black)
             if rack == 'box':
                 colour = self.materials.add(0.5 if self.rng.random() < 0.4 else 0.02, 0.35)
                 side = self.rng.choice([-0.2, 0, 0.2])
@@ -427,27 +436,27 @@ class _Builder:
             elif rack == 'ladder':
                 wood = self.materials.add((0.45, 0.42, 0.4))
                 for side in (-0.05, 0.3):
-                    self.part(box([side, (start + end) / 2, up + 0.14], [0.04, end - start, 0.06]), wood)
+                    self.part(_block([side, (start + end) / 2, up + 0.14], [0.04, end - start, 0.06]), wood)
                 for at in np.arange(start + 0.2, end - 0.2, 0.35):
-                    self.part(box([0.125, at, up + 0.14], [0.35, 0.04, 0.03]), wood)
+                    self.part(_block([0.125, at, up + 0.14], [0.35, 0.04, 0.03]), wood)
             elif rack == 'basket':
                 load = self.materials.add(self.rng.uniform(0.03, 0.4, 3))
                 for _ in range(self.rng.integers(1, 4)):
                     at = [self.rng.uniform(-0.3, 0.3), self.rng.uniform(start + 0.6, end - 0.6), up + 0.22]
-                    self.part(box(at, self.rng.uniform([0.3, 0.4, 0.15], [0.7, 1.0, 0.3])), load)
+                    self.part(_block(at, self.rng.uniform([0.3, 0.4, 0.15], [0.7, 1.0, 0.3])), load)
         if v.sign:
             sign = self.materials.add((0.75, 0.7, 0.5) if v.seed % 2 else (0.7, 0.4, 0.05), 0.2)
-            self.part(box([0, start + 0.45, m.height + 0.09], [0.55, 0.16, 0.14]), sign)
-            self.part(box([0, start + 0.364, m.height + 0.09], [0.36, 0.01, 0.07]), self.black)
+            self.part(_block([0, start + 0.45, m.height + 0.09], [0.55, 0.16, 0.14]), sign)
+            self.part(_block([0, start + 0.364, m.height + 0.09], [0.36, 0.01, 0.07]), self.black)
         elif self.rng.random() < 0.5 and not self.boxy:
-            self.part(ellipsoid([0, end - 0.12, m.height - 0.01], [0.03, 0.1, 0.06], 1.0, 10), self.paint)
+            self.part(ellipsoid([0, end - 0.15, self.top(0.0, end - 0.15)], [0.025, 0.1, 0.06], 1.0, 10), self.paint)
         if v.spoiler and not self.boxy and self.model.body != 'pickup':
             if m.deck > 0.2:
                 self.part(ellipsoid([0, self.length - 0.16, m.tail + 0.09], [m.width * 0.36, 0.1, 0.022], 0.5, 16), self.paint)
-                self.sides(box([m.width * 0.27, self.length - 0.17, m.tail + 0.04], [0.03, 0.08, 0.1]), self.paint)
+                self.sides(_block([m.width * 0.27, self.length - 0.17, m.tail + 0.04], [0.03, 0.08, 0.1]), self.paint)
             else:
                 at = self.end - m.back
-                self.part(ellipsoid([0, at + 0.06, m.height - 0.07], [rail * 0.95, 0.16, 0.03], 0.5, 16), self.paint)
+                self.part(ellipsoid([0, at + 0.06, self.top(0.2, at) - 0.01], [rail * 0.95, 0.16, 0.03], 0.5, 16), self.paint)
         if self.model.body == 'suv' and self.model_rng.random() < 0.15:
             mesh, material = _wheel(v, m.wheel * 0.97, 0.2, self.rubber, self.grey, self.dark)
             turned = mesh.position[:, [1, 0, 2]] * [1, 1, 1]
@@ -459,33 +468,33 @@ class _Builder:
         add, half = self.materials.add, m.width / 2
         if model.body == 'pickup':
             if v.load == 'sheet':  # a cover
-                self.part(box([0, (self.end + self.length) / 2, m.tail + 0.01], [2 * half - 0.2, m.deck - 0.1, 0.05]), self.black)
+                self.part(_block([0, (self.end + self.length) / 2, m.tail + 0.01], [2 * half - 0.2, m.deck - 0.1, 0.05]), self.black)
             elif v.load == 'boxes':
                 self._boxes(self.end + 0.2, self.length - 0.2, m.clearance + 0.47, half - 0.25)
             return
         if not model.cab:
             return
         start, end, floor = model.cab + 0.12, m.length, m.clearance + 0.52
-        self.part(box([0, (start + end) / 2 - 0.3, floor - 0.2], [0.9, end - start + 0.5, 0.22]), self.dark)
-        self.part(box([0, end - 0.05, m.clearance + 0.2], [2 * half - 0.2, 0.1, 0.12]), self.black)
+        self.part(_block([0, (start + end) / 2 - 0.3, floor - 0.2], [0.9, end - start + 0.5, 0.22]), self.dark)
+        self.part(_block([0, end - 0.05, m.clearance + 0.2], [2 * half - 0.2, 0.1, 0.12]), self.black)
         for at in (start + 0.5, (start + end) / 2):
-            self.sides(box([half - 0.2, at, m.clearance + 0.25], [0.3, 0.55, 0.32]), self.grey)
-        self.sides(box([half - 0.3, end - 0.02, m.clearance + 0.32], [0.22, 0.05, 0.1]), self.red)
-        self.part(box([0, end, m.clearance + 0.36], [0.48, 0.03, 0.13]), add(v.plates, 0.15))
+            self.sides(_block([half - 0.2, at, m.clearance + 0.25], [0.3, 0.55, 0.32]), self.grey)
+        self.sides(_block([half - 0.3, end - 0.02, m.clearance + 0.32], [0.22, 0.05, 0.1]), self.red)
+        self.part(_block([0, end, m.clearance + 0.36], [0.48, 0.03, 0.13]), add(v.plates, 0.15))
         paint = add(v.cargo, 0.12)
         if model.body == 'box truck':
             high = m.height + v.height - floor
-            self.panel(box([0, (start + end) / 2, floor + high / 2], [m.width + 0.12, end - start, high]), paint, start, end, floor, high)
+            self.panel(_block([0, (start + end) / 2, floor + high / 2], [m.width + 0.12, end - start, high]), paint, start, end, floor, high)
             if v.height > 0.6 and v.seed % 2:
-                self.part(box([0, start - 0.25, m.height + v.height - 0.35], [1.1, 0.4, 0.45]), self.grey)
+                self.part(_block([0, start - 0.25, m.height + v.height - 0.35], [1.1, 0.4, 0.45]), self.grey)
             return
         tall = 0.25 + 0.4 * v.height
         for x, y, wide, long in ((half, (start + end) / 2, 0.06, end - start), (-half, (start + end) / 2, 0.06, end - start),
                                  (0, start, 2 * half, 0.06), (0, end, 2 * half, 0.06)):  # fmt: skip
-            self.part(box([x, y, floor + tall / 2], [wide, long, tall]), paint)
+            self.part(_block([x, y, floor + tall / 2], [wide, long, tall]), paint)
         for at in np.arange(start + 0.4, end, 0.55):
-            self.sides(box([half + 0.04, at, floor + tall / 2], [0.04, 0.06, tall]), self.grey)
-        self.part(box([0, (start + end) / 2, floor + 0.03], [2 * half, end - start, 0.06]), self.grey)
+            self.sides(_block([half + 0.04, at, floor + tall / 2], [0.04, 0.06, tall]), self.grey)
+        self.part(_block([0, (start + end) / 2, floor + 0.03], [2 * half, end - start, 0.06]), self.grey)
         if v.load == 'sheet':
             cover = add(self.rng.uniform(0.03, 0.3) * self.rng.uniform(0.5, 1.3, 3))
             middle, deep = (start + end) / 2, 0.3 + 0.9 * v.height
@@ -497,7 +506,7 @@ class _Builder:
         for _ in range(self.rng.integers(2, 9)):
             size = self.rng.uniform([0.3, 0.3, 0.3], [1.0, 1.0, 0.9])
             at = [self.rng.uniform(-half, half) * 0.7, self.rng.uniform(start, end), floor + size[2] / 2]
-            self.part(box(at, size), self.materials.add(self.rng.uniform(0.03, 0.5) * self.rng.uniform(0.5, 1.3, 3)))
+            self.part(_block(at, size), self.materials.add(self.rng.uniform(0.03, 0.5) * self.rng.uniform(0.5, 1.3, 3)))
 
     def panel(self, mesh: Mesh, paint: int, start: float, end: float, floor: float, high: float) -> None:
         """A truck's box: ribs or smooth sides, a frame, doors, lettering."""
@@ -522,47 +531,37 @@ class _Builder:
         self.parts.append((shell.mesh, shell.material))
 
     def letters(self, shell: Shell, start: float, end: float, low: float, high: float, over: int) -> None:
-        """Lettering, a disc or a poster on the sides between two places along and two heights."""
-        v = self.v
-        rng = np.random.default_rng([int(v.decals[0, 0] * 1e6), 23])  # the same for all of a fleet
-        one, two = (self.materials.add(c, 0.2) for c in v.decals)
-        over = (over, self.second, self.paint)
-        wall = lambda s: s['w'] - 0.8 * self.m.width / 2  # noqa: E731
-        tall, long = high - low, end - start
-        if v.decal in ('disc', 'letters') and rng.random() < 0.6 or v.decal == 'disc':
+        """Lettering, a disc or a poster on both sides, between two places along and two heights."""
+        inks = [self.materials.add(c, 0.2) for c in self.v.decals]
+        for side in (1, -1):
+            rng = np.random.default_rng([int(self.v.decals[0, 0] * 1e6), 23])  # the same for all of a fleet
+            self._letters(_Wall(shell, side, start, end, 0.8 * self.m.width / 2), rng, inks, low, high, (over, self.second, self.paint))
+
+    def _letters(self, wall, rng, inks: list[int], low: float, high: float, over: tuple) -> None:
+        decal, (one, two), start, end = self.v.decal, inks, 0.0, wall.long
+        tall = high - low
+        if decal == 'disc' or decal == 'letters' and rng.random() < 0.6:
             radius = min(0.42 * tall, 0.4)
             at, up = start + radius + 0.05, low + tall * rng.uniform(0.45, 0.6)
-            shell.paint(one, *_disc(at, up, radius, 10), wall, over=over)
-            shell.paint(two, *_disc(at, up, radius * rng.uniform(0.4, 0.75), int(rng.integers(3, 7))), wall, over=(one,))
+            wall.disc(one, at, up, radius, 10, over)
+            wall.disc(two, at, up, radius * rng.uniform(0.4, 0.75), int(rng.integers(3, 7)), (one,))
             start = at + radius + 0.1
-        if v.decal == 'poster':
-            a, b = sorted(rng.uniform(0, 1, 2))
-            a, b = start + min(a, 0.4) * long, start + max(b, 0.65) * long
-            shell.paint(one, *_between('l', a, b), *_between('h', low, high), wall, over=over)
+        if decal == 'poster':
+            a, b = rng.uniform(0, 0.4) * end, rng.uniform(0.65, 1) * end
+            wall.bar(one, a, b, low, high, over)
             for _ in range(4):
                 at, up, size = rng.uniform(a, b), rng.uniform(low, high), rng.uniform(0.1, 0.5)
-                shell.paint(two, *_disc(at, up, size, int(rng.integers(3, 9))), *_between('l', a, b), wall, over=(one,))
-            return
-        if v.decal != 'letters':
+                wall.disc(two, at, up, size, int(rng.integers(3, 9)), (one,))
+        if decal != 'letters':
             return
         size = min(tall * rng.uniform(0.25, 0.5), 0.6)
-        for line, scale in ((0.62, 1.0), (0.25, 0.5)):
+        for ink, line, scale in ((one, 0.62, 1.0), (two, 0.25, 0.5)):
             at, up, step = start, low + tall * line - size * scale / 2, size * scale * 0.72
             for _ in range(int(rng.integers(4, 11))):
                 if at + step > end:
                     break
-                self._letter(shell, rng, one if line > 0.5 else two, at, up, step * 0.8, size * scale, (wall,), over)
+                _letter(wall, rng, ink, at, up, step * 0.8, size * scale, over)
                 at += step * (1.0 if rng.random() < 0.85 else 1.8)
-
-    @staticmethod
-    def _letter(shell, rng, ink, at, up, wide, tall, fields, over) -> None:
-        stroke = 0.24 * wide
-        shell.paint(ink, *_between('l', at, at + stroke), *_between('h', up, up + tall), *fields, over=over)
-        if rng.random() < 0.6:
-            shell.paint(ink, *_between('l', at + wide - stroke, at + wide), *_between('h', up, up + tall), *fields, over=over)
-        for share in (0.0, 0.42, 0.84):
-            if rng.random() < 0.55:
-                shell.paint(ink, *_between('l', at, at + wide), *_between('h', up + share * tall, up + (share + 0.16) * tall), *fields, over=over)
 
     def build(self) -> Mesh:
         self.livery()
@@ -612,7 +611,42 @@ class _Builder:
         return Mesh(inverse.reshape(-1, 3), {k: v.astype(np.float32) for k, v in data.items()})
 
 
-def x_signed(at: float):
+class _Wall:
+    """A side of a vehicle, to write on: places along it are from the left of who looks at it."""
+
+    def __init__(self, shell: Shell, side: int, start: float, end: float, out: float):
+        self.shell, self.side, self.first, self.long = shell, side, start if side > 0 else end, end - start
+        self.wall = lambda s: side * s['x'] - out
+
+    def bar(self, ink: int, start: float, end: float, low: float, high: float, over: tuple) -> None:
+        along = sorted(self.first + self.side * at for at in (start, end))
+        self.shell.paint(ink, self.wall, *_between('l', *along), *_between('h', low, high), over=over)
+
+    def disc(self, ink: int, at: float, up: float, radius: float, sides: int, over: tuple) -> None:
+        self.shell.paint(ink, self.wall, *_disc(self.first + self.side * at, up, radius, sides), over=over)
+
+
+def _letter(wall: _Wall, rng, ink: int, at: float, up: float, wide: float, tall: float, over: tuple) -> None:
+    """Strokes that read like a letter from afar."""
+    stroke = 0.24 * wide
+    wall.bar(ink, at, at + stroke, up, up + tall, over)
+    if rng.random() < 0.6:
+        wall.bar(ink, at + wide - stroke, at + wide, up, up + tall, over)
+    for share in (0.0, 0.42, 0.84):
+        if rng.random() < 0.55:
+            wall.bar(ink, at, at + wide, up + share * tall, up + (share + 0.16) * tall, over)
+
+
+def _block(centre, size) -> Mesh:
+    """A box whose faces all look outwards."""
+    mesh = box(centre, size)
+    a, b, c = mesh.position[mesh.faces].swapaxes(0, 1)
+    inwards = (np.cross(b - a, c - a) * (a - np.asarray(centre))).sum(1) < 0
+    mesh.faces[inwards] = mesh.faces[inwards, ::-1]
+    return mesh
+
+
+def _aside(at: float):
     return lambda s: s['x'] - at
 
 

@@ -1,4 +1,4 @@
-"""Renders one image: a dressed person in front of a camera."""
+"""Renders one image: a dressed person, or a vehicle, in front of a camera."""
 
 import functools
 import importlib
@@ -10,7 +10,7 @@ from .sensor import develop
 
 __all__ = ['RENDERERS', 'Rendered', 'load', 'render_image']
 
-#: By name, the modules that hold `load_renderer`, `person`, `place`, `render` and `versions`.
+#: By name, the modules that hold `load_renderer`, `MAKERS`, `place`, `render` and `versions`.
 RENDERERS = {'mitsuba': 'traced', 'raster': 'raster'}
 
 
@@ -34,30 +34,30 @@ def load(renderer: str) -> ModuleType:
 
 def render_image(
     seed: int, domain: str, identity: int, camera: int, index: int, kind: str, width: int, height: int,
-    samples: int | None = None, renderer: str = 'mitsuba', mask: bool = False,
+    samples: int | None = None, renderer: str = 'mitsuba', mask: bool = False, objects: str = 'people',
 ) -> Rendered:  # fmt: skip
     """Renders an image. The same arguments always give the same bytes with the same versions of what renders.
 
     Args:
         seed: of the whole data set.
         domain: one of `identity.DOMAINS`.
-        identity: number of the person.
+        identity: number of the person or vehicle.
         camera: number of the camera, from 1.
-        index: number of the image of this person under this camera.
-        kind: person, place (nobody there), or a bad detection: partial or small.
+        index: number of the image of this one under this camera.
+        kind: person or vehicle, place (nobody there), or a bad detection: partial or small.
         width, height: of the image, in pixels.
         samples: rays for each pixel; None for a renderer that has no rays.
         renderer: one of `RENDERERS`.
-        mask: also give the person's mask, which `raster` alone can.
+        mask: also give the mask of the person or vehicle, which `raster` alone can.
+        objects: one of `scene.OBJECTS`; vehicles are drawn by `raster` alone.
 
     Raises:
         InputError: anny, or what the renderer needs, is not installed.
     """
     module = load(renderer)
-    view, place = module.place(seed, domain, camera)
-    scene = compose(
-        functools.partial(module.person, seed, domain, height), view, seed, domain, identity, camera, index, kind
-    )
+    view, place = module.place(seed, domain, camera, objects == 'vehicles')
+    maker = functools.partial(module.MAKERS[objects], seed, domain, height)
+    scene = compose(maker, view, seed, domain, identity, camera, index, kind, objects)
     # A box of another shape than the image's is squeezed into it.
     radiance, alpha = module.render(scene, view, place, max(8, round(width * scene.stretch)), height, samples)
     return Rendered(*develop(radiance, view, (width, height), scene.rows, scene.rng, alpha if mask else None))

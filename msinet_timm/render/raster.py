@@ -21,16 +21,20 @@ from .backgrounds import ground, things, walls
 from .body import Body
 from .cameras import Camera, draw_camera
 from .meshes import Mesh, simplify
-from .scene import Scene, keep_people, make_person
+from .people import make_person
+from .scene import Scene, keep_made
 from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, WHOLE
+from .traffic import make_vehicle
+from .vehicles import Vehicle
 
-__all__ = ['load_renderer', 'person', 'place', 'render', 'versions']
+__all__ = ['MAKERS', 'load_renderer', 'person', 'place', 'render', 'versions']
 
 _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libegl1 libgl1-mesa-dri'
 _SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
 _SKY, _PLACE_SKY = 256, 512  # of those of the sky's suns, `_SIDE` on each side of a square
 _SIDE = 4
-_SUN_ROUGH, _SKY_ROUGH = 0.03, 0.08  # metres between vertices of what casts the shadows of these
+_ROUGH = (0.03, 0.08)  # metres between vertices of what casts the shadows of these
+_ROUGH_VEHICLE = (0.06, 0.16)
 _FINE = 1.8  # vertices of skin are this many metres, by an image's height in pixels, apart; those of clothes
 _COARSE = 3.0  # so many: smaller triangles than pixels cost time alone
 _ASIDE = 12.0  # metres to each side of a camera where its place's sun casts shadows
@@ -56,11 +60,12 @@ class _Rough(NamedTuple):
 
 
 @dataclass
-class _Person(Mesh):
-    """A person's mesh with `normal`, and rough ones that cast shadows: of the sun, and of the sky's suns."""
+class _Made(Mesh):
+    """A mesh with `normal`, and rough ones that cast shadows: of the sun, and of the sky's suns; `cells` [2] of these."""
 
     sun: _Rough
     sky: _Rough
+    cells: tuple[float, float]
 
 
 class _Place(NamedTuple):
@@ -110,21 +115,33 @@ class _Renderer:
         weakref.finalize(self, context.release)
         context.enable(context.DEPTH_TEST | context.CULL_FACE)  # what is seen from both sides has faces for both
 
-        def program(vertex: str, pixels: str = '#version 330\nvoid main() {}', textured: bool = False):
-            sizes = {'SUNS': str(_SIDE**2), 'SIDE': str(_SIDE), 'TEXTURED': str(int(textured))}
-            for name, value in sizes.items():
-                vertex, pixels = (text.replace(name, value) for text in (vertex, pixels))
-            return context.program(vertex_shader=vertex, fragment_shader=pixels)
-
+        program = self.program
         self.outline, self.rough = program(OUTLINE), program(ROUGH)
         self.plain, self.textured = (program(SURFACE, SURFACE_PIXELS, textured) for textured in (False, True))
         self.ambient, self.light = program(WHOLE, AMBIENT), program(WHOLE, LIGHT)
         self.sun, self.sky = self.shadow_map(_SUN), self.shadow_map(_SKY)
 
+    def program(
+        self,
+        vertex: str,
+        pixels: str = '#version 330\nvoid main() {}',
+        textured: bool = False,
+        glossy: bool = False,
+    ):
+        sizes = {'SUNS': _SIDE**2, 'SIDE': _SIDE, 'TEXTURED': int(textured), 'GLOSSY': int(glossy)}
+        for name, value in sizes.items():
+            vertex, pixels = (text.replace(name, str(value)) for text in (vertex, pixels))
+        return self.context.program(vertex_shader=vertex, fragment_shader=pixels)
+
+    @functools.cached_property
+    def glossy(self) -> tuple:
+        """The programs for surfaces that shine, and for their light."""
+        return self.program(SURFACE, SURFACE_PIXELS, glossy=True), self.program(WHOLE, LIGHT, glossy=True)
+
     def shadow_map(self, size: int):
         return self.context.framebuffer([], self.context.depth_texture((size, size)))
 
-    @functools.lru_cache(maxsize=4)  # noqa: B019 - few sizes are asked for, and few renderers
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - few sizes are asked for, and few renderers
     def targets(self, width: int, height: int) -> tuple:
         """What is drawn to for images of a size: surfaces in quarters of pixels, shares of the sky, light."""
         context, quarters = self.context, (2 * width, 2 * height)
@@ -137,10 +154,11 @@ class _Renderer:
         )
 
     def array(self, program, vertices: np.ndarray, faces: np.ndarray):
-        """Vertices of 3 floats for each of `position`, `normal`, `colour` and maybe `place`, drawn by `program`."""
-        names = ('position', 'normal', 'colour', 'place')[: vertices.shape[1] // 3]
+        """Vertices of 3 floats for each of `position`, `normal`, `colour` and maybe `place` or 1 `gloss`, for `program`."""
+        last = {10: {'gloss': 1}, 12: {'place': 3}}.get(vertices.shape[1], {})
+        names = dict.fromkeys(('position', 'normal', 'colour')[: vertices.shape[1] // 3], 3) | last
         read = [name for name in names if name in program]
-        layout = ' '.join('3f' if name in read else '12x' for name in names)
+        layout = ' '.join(f'{size}f' if name in read else f'{4 * size}x' for name, size in names.items())
         buffer, index = self.context.buffer(vertices.astype('f4')), self.context.buffer(faces.astype('u4'))
         return self.context.vertex_array(program, [(buffer, layout, *read)], index)
 
@@ -211,14 +229,25 @@ def _columns(mesh: Mesh) -> np.ndarray:
     return np.concatenate([mesh.data[k] for k in ('position', 'normal', 'colour')], 1).astype(np.float32)
 
 
-@keep_people
+@keep_made
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
     body, mesh = make_person(seed, domain, number, np.float32)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     faces = np.concatenate([mesh.faces, inner])
-    return body, _Person(faces, mesh.data, _rough(mesh, _SUN_ROUGH), _rough(mesh, _SKY_ROUGH))
+    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in _ROUGH), _ROUGH)
+
+
+@keep_made
+def vehicle(seed: int, domain: str, height: int, number: int) -> tuple[Vehicle, Mesh]:
+    """The vehicle with a number, the same for images of any `height`."""
+    made, mesh = make_vehicle(seed, domain, number)
+    return made, _Made(mesh.faces, mesh.data, *(_rough(mesh, cell) for cell in _ROUGH_VEHICLE), _ROUGH_VEHICLE)
+
+
+#: What this renderer can show, see `scene.OBJECTS`.
+MAKERS = {'people': person, 'vehicles': vehicle}
 
 
 def _rough(mesh: Mesh, cell: float) -> _Rough:
@@ -267,14 +296,14 @@ def _quad(texture: np.ndarray, corners: np.ndarray, repeat: float) -> tuple[np.n
     return np.concatenate([corners, np.tile(normal, (4, 1)), np.ones((4, 3)), place], 1), texture
 
 
-def place(seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
+def place(seed: int, domain: str, number: int, road: bool = False) -> tuple[Camera, _Place]:
     """A camera, and what never moves in its view."""
-    return _place(load_renderer(), seed, domain, number)
+    return _place(load_renderer(), seed, domain, number, road)
 
 
 @functools.lru_cache(maxsize=_PLACES)
-def _place(gl: _Renderer, seed: int, domain: str, number: int) -> tuple[Camera, _Place]:
-    camera = draw_camera(seed, domain, number)
+def _place(gl: _Renderer, seed: int, domain: str, number: int, road: bool) -> tuple[Camera, _Place]:
+    camera = draw_camera(seed, domain, number, road)
     floor = np.array([[-40.0, -5, 0], [40, -5, 0], [40, 75, 0], [-40, 75, 0]])
     around, fixed = walls(camera, domain), _flat(things(camera, domain))
     surfaces = []
@@ -307,9 +336,10 @@ class _Crowd(NamedTuple):
     """All that moves in an image.
 
     Attributes:
-        vertices: [V, 9]; faces: [F, 3], the person's first.
-        first: how many are the person's.
+        vertices: [V, 9], or [V, 10] where some have a gloss; faces: [F, 3], those of the image's target first.
+        first: how many are the target's.
         sun, sky: positions [V, 3] and faces of rough meshes, which cast the shadows of these.
+        cells: metres [2] between vertices of these.
     """
 
     vertices: np.ndarray
@@ -317,17 +347,23 @@ class _Crowd(NamedTuple):
     first: int
     sun: tuple[np.ndarray, np.ndarray]
     sky: tuple[np.ndarray, np.ndarray]
+    cells: tuple[float, float]
 
 
 def _gather(scene: Scene) -> _Crowd:
-    meshes = [mesh if isinstance(mesh, _Person) else _flat(mesh) for mesh in scene.moving]
+    meshes = [mesh if isinstance(mesh, _Made) else _flat(mesh) for mesh in scene.moving]
     casting = []
     for name in ('sun', 'sky'):
         roughs = [getattr(m, name, _Rough(np.arange(len(m.position)), m.faces)) for m in meshes]
         points = [m.position[r.number].astype(np.float32) for m, r in zip(meshes, roughs, strict=True)]
         casting.append(_joined(points, [r.faces for r in roughs]))
-    whole = _joined([_columns(m) for m in meshes], [m.faces for m in meshes])
-    return _Crowd(*whole, len(scene.target.faces) if scene.target else 0, *casting)
+    columns = [_columns(m) for m in meshes]
+    if any('gloss' in m.data for m in meshes):
+        gloss = [m.data.get('gloss', np.zeros(len(m.position))).astype(np.float32) for m in meshes]
+        columns = [np.concatenate([c, g[:, None]], 1) for c, g in zip(columns, gloss, strict=True)]
+    whole = _joined(columns, [m.faces for m in meshes])
+    cells = max(getattr(m, 'cells', _ROUGH) for m in meshes)
+    return _Crowd(*whole, len(scene.target.faces) if scene.target else 0, *casting, cells)
 
 
 def _joined(vertices: list[np.ndarray], faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -372,19 +408,22 @@ def _draw(gl: _Renderer, target, place: _Place, crowd: _Crowd | None, camera: np
             texture.use(0)
         array.render()
     if crowd:
-        array, first = gl.array(gl.plain, crowd.vertices, crowd.faces), 3 * crowd.first
-        _set(gl.plain, kind=_TARGET)
+        program = gl.glossy[0] if crowd.vertices.shape[1] > 9 else gl.plain
+        array, first = gl.array(program, crowd.vertices, crowd.faces), 3 * crowd.first
+        _set(program, camera=camera, kind=_TARGET)
         array.render(vertices=first)
-        _set(gl.plain, kind=_MOVING)
+        _set(program, kind=_MOVING)
         array.render(vertices=crowd.faces.size - first, first=first)
 
 
 def render(
     scene: Scene, view: Camera, place: _Place, width: int, height: int, samples: None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the person."""
+    """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the target."""
     gl, crowd = load_renderer(), _gather(scene) if scene.moving else None
     sun, sky = _shadows(gl, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
+    sun_cell, sky_cell = crowd.cells if crowd else _ROUGH
+    shine = gl.glossy[1] if crowd and crowd.vertices.shape[1] > 9 else gl.light
     surfaces, shares, light = gl.targets(width, height)
     eye, axes, camera = _look(scene, view, width / height)
     _draw(gl, surfaces, place, crowd, camera)
@@ -393,13 +432,13 @@ def render(
     maps = dict(colours=colours, surfaces=normals_, moving=gl.sky.depth_attachment, still=place.sky.depth_attachment)
     gl.fill(
         gl.ambient, shares, maps, **sight, suns=sky, place_suns=place.sky_matrices, towards=_SUNS,
-        margin=0.8 * _SKY_ROUGH, wall=(*place.wall, 0),
+        margin=0.8 * sky_cell, wall=(*place.wall, 0),
     )  # fmt: skip
     maps |= dict(shares=shares.color_attachments[0], moving=gl.sun.depth_attachment, still=place.sun.depth_attachment)
     gl.fill(
-        gl.light, light, maps, **sight, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
+        shine, light, maps, **sight, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
         place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=scene.sun,
-        margin=(0.4 * _SUN_ROUGH + _texel(sun, _SUN), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), sky_light=view.sky,
+        margin=(0.4 * sun_cell + _texel(sun, _SUN), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), sky_light=view.sky,
         reach=3 * np.linalg.norm(axes[:, 1]) / height,
     )  # fmt: skip
     pixels = np.frombuffer(light.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]

@@ -39,6 +39,10 @@ in vec3 colour;
 in vec3 place;
 out vec2 at;
 #endif
+#if GLOSSY
+in float gloss;
+out float shine;
+#endif
 out vec3 facing;
 out vec3 paint;
 out float depth;
@@ -50,11 +54,15 @@ void main() {
 #if TEXTURED
     at = place.xy;
 #endif
+#if GLOSSY
+    shine = gloss;
+#endif
 }
 """
 )
 
-#: Writes a surface's colour and kind (0: sky, 0.5: the place, 0.75: moving, 1: the person), its normal and depth.
+#: Writes a surface's colour and kind (0: sky, 0.5: the place, 0.75: moving, 1: the person or vehicle that the image is
+#: of), its normal and depth. A gloss is added to the kind: as it is to 1, an eighth of it to 0.75.
 SURFACE_PIXELS = (
     _HEAD
     + """
@@ -66,10 +74,16 @@ in float depth;
 uniform sampler2D cloth;
 in vec2 at;
 #endif
+#if GLOSSY
+in float shine;
+#endif
 layout(location = 0) out vec4 colour;
 layout(location = 1) out vec4 surface;
 void main() {
     colour = vec4(paint, kind);
+#if GLOSSY
+    colour.a += (kind > 0.9 ? 1.0 : 0.125) * clamp(shine, 0, 1);
+#endif
 #if TEXTURED
     vec3 root = texture(cloth, at).rgb;
     colour.rgb *= root * root;
@@ -202,6 +216,26 @@ float around(ivec2 quarter, float depth) {
     }
     return sum / (weights + 1e-9);
 }
+#if GLOSSY
+// What a ray that leaves a surface meets: sky with a skyline before it, or the road.
+vec3 met(vec3 ray) {
+    float turn = atan(ray.y, ray.x), line = 0.2 + 0.1 * sin(3 * turn + 1) + 0.06 * sin(8 * turn);
+    vec3 built = 0.3 * sky_light + 0.07 * sun_light, road = 0.15 * (sky_light + 0.25 * towards.z * sun_light);
+    vec3 above = mix(built, (1.2 - 0.4 * ray.z) * sky_light, smoothstep(line - 0.05, line + 0.05, ray.z));
+    return mix(road, above, smoothstep(-0.05, 0.03, ray.z));
+}
+// The light of a surface with some gloss, up to 0.5 a varnish, above that a metal.
+vec3 glossy(vec3 plain, vec4 colour, vec3 point, vec3 n, float lit, float open) {
+    float gloss = colour.a > 0.9 ? colour.a - 1 : max(8 * (colour.a - 0.75), 0);
+    if (gloss < 0.01) return plain;
+    vec3 to = normalize(eye - point), ray = reflect(-to, n);
+    float metal = clamp(2 * gloss - 1, 0, 1), coat = min(2 * gloss, 1), away = 1 - max(dot(n, to), 0);
+    vec3 back = mix(vec3(0.05), colour.rgb, metal);
+    back += (1 - back) * away * away * away * away * away;
+    vec3 seen = met(ray) * (0.3 + 0.7 * open) + 14 * sun_light * lit * pow(max(dot(ray, towards), 0), 220);
+    return plain * (1 - metal) + coat * back * seen;
+}
+#endif
 vec3 shaded(vec4 colour, vec4 surface, ivec2 quarter, vec2 turn) {
     vec3 point = seen(quarter, surface.w), n = front(surface.xyz, point);
     float facing = dot(n, towards);
@@ -212,8 +246,14 @@ vec3 shaded(vec4 colour, vec4 surface, ivec2 quarter, vec2 turn) {
         if (facing > 0) facing *= lit(still, place_sun, point + margin.y * off, aside * place_scale);
     }
     vec3 falling = sun_light * max(facing, 0) / 3.14159265;
+#if GLOSSY
+    float open = around(quarter, surface.w);
+    falling += sky_light * (0.5 + 0.5 * n.z) * open;
+    return glossy(colour.rgb * falling, colour, point, n, facing > 0.001 ? 1.0 : 0.0, open);
+#else
     falling += sky_light * (0.5 + 0.5 * n.z) * around(quarter, surface.w);
     return colour.rgb * falling;
+#endif
 }
 void main() {
     ivec2 first = 2 * ivec2(gl_FragCoord.xy);

@@ -11,15 +11,20 @@ from .backgrounds import ground, things, walls
 from .body import Body
 from .cameras import Camera, draw_camera
 from .meshes import Mesh, merge
-from .scene import Scene, keep_people, make_person
+from .people import make_person
+from .scene import Scene, keep_made
 
-__all__ = ['load_renderer', 'person', 'place', 'render', 'versions']
+__all__ = ['MAKERS', 'load_renderer', 'person', 'place', 'render', 'versions']
 
 
-@keep_people
+@keep_made
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, the same for images of any `height`."""
     return make_person(seed, domain, number)
+
+
+#: What this renderer can show, see `scene.OBJECTS`.
+MAKERS = {'people': person}
 
 
 @functools.lru_cache(maxsize=1)
@@ -69,9 +74,9 @@ def _textured(texture: np.ndarray, corners: np.ndarray, repeat: np.ndarray):
 
 
 @functools.lru_cache(maxsize=16)
-def place(seed: int, domain: str, number: int) -> tuple[Camera, dict]:
+def place(seed: int, domain: str, number: int, road: bool = False) -> tuple[Camera, dict]:
     """A camera and the objects that never move in its view."""
-    camera = draw_camera(seed, domain, number)
+    camera = draw_camera(seed, domain, number, road)
     floor = np.array([[-40, -5, 0], [40, -5, 0], [40, 75, 0], [-40, 75, 0]])
     shapes = {'floor': _textured(ground(camera, domain), floor, np.array([20, 20]))}
     for k, (texture, corners) in enumerate(walls(camera, domain)):

@@ -194,7 +194,7 @@ def _model(rng: np.random.Generator, body: str) -> Model:
     windows = windows.get(body, 1)
     if body == 'bus':
         windows = int(shape.length / rng.uniform(1.2, 1.7))
-    elif body in ('hatchback', 'pickup') and rng.random() < 0.25:
+    elif body == 'pickup' and rng.random() < 0.3:
         windows -= 1
     paints = _BUSES if body == 'bus' else _WORKING if body in _WORK else _CARS
     names = [n for n, share in paints.items() for _ in range(1)]
