@@ -21,14 +21,18 @@ __all__ = ['main']
 def _add_render(subparsers) -> None:
     p = subparsers.add_parser(
         'render',
-        help='render a person data set in the layout of Market-1501',
-        description='Renders clothed, walking people under several cameras. Interrupted, it goes on where it stopped.',
+        help='render people in the layout of Market-1501, or vehicles in that of VeRi-776',
+        description='Renders clothed, walking people, or vehicles, under several cameras. Interrupted, it goes on '
+        'where it stopped.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
-    p.add_argument('--identities', type=int, default=100, metavar='N', help='people')
-    p.add_argument('--test-identities', type=int, metavar='T', help='people who do not train (default: half of them)')
-    p.add_argument('--places', type=int, default=1, metavar='N', help='places, each with other people and cameras')
+    p.add_argument('--objects', default='people', help='people or vehicles')
+    p.add_argument('--identities', type=int, default=100, metavar='N', help='people or vehicles')
+    p.add_argument(
+        '--test-identities', type=int, metavar='T', help='of these, how many do not train (default: half of them)'
+    )
+    p.add_argument('--places', type=int, default=1, metavar='N', help='places, each with others of them and cameras')
     p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras of each place, 2 to 9')
     p.add_argument('--images', '--pictures', type=int, default=12, metavar='P', help='images of each training identity')
     p.add_argument(
@@ -36,7 +40,11 @@ def _add_render(subparsers) -> None:
     )
     p.add_argument('--outfits', type=int, default=1, metavar='N', help='clothes of each person, by camera')
     p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
-    p.add_argument('--renderer', default='mitsuba', help='mitsuba, or raster: OpenGL, several times as fast')
+    p.add_argument(
+        '--renderer',
+        default=argparse.SUPPRESS,
+        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles raster, the only one)',
+    )
     p.add_argument(
         '--samples',
         type=int,
@@ -44,10 +52,13 @@ def _add_render(subparsers) -> None:
         metavar='SPP',
         help="mitsuba's rays for each pixel (default: 4)",
     )
-    p.add_argument('--width', type=int, default=128, help='of the images, in pixels')
-    p.add_argument('--height', type=int, default=256, help='of the images, in pixels')
+    for side, pixels in (('width', 128), ('height', 256)):
+        text = f'of the images, in pixels (default: {pixels}; of vehicles 256)'
+        p.add_argument(f'--{side}', type=int, default=argparse.SUPPRESS, help=text)
     p.add_argument('--workers', type=int, metavar='W', help='processes (default: one for each core)')
-    p.add_argument('--masks', action='store_true', help="with raster: the people's masks, in the folder masks/")
+    p.add_argument(
+        '--masks', action='store_true', help='with raster: masks of the people or vehicles, in the folder masks/'
+    )
     p.set_defaults(run=_render)
 
 

@@ -1,4 +1,4 @@
-"""Rendered person data sets: bodies of anny, clothed, walking before cameras, rendered by mitsuba on the CPU."""
+"""Rendered data sets: people, whose bodies are of anny, clothed and walking before cameras; and vehicles."""
 
 from .dataset import render_dataset
 from .identity import DOMAINS

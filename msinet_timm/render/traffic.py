@@ -7,8 +7,9 @@ import numpy as np
 
 from .backgrounds import coloured, leaves
 from .cameras import Camera
-from .fittings import HEADLAMP, TAILLAMP, build_vehicle
+from .fittings import build_vehicle
 from .meshes import Mesh, box, merge
+from .paintwork import HEADLAMP, TAILLAMP
 from .vehicles import Vehicle, draw_vehicle
 
 __all__ = ['boxed', 'cast', 'make_vehicle']
@@ -29,7 +30,9 @@ def _drive(vehicle: Vehicle, mesh: Mesh, place: np.ndarray, heading: float, rng:
     turn = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
     data = mesh.data | {'position': mesh.position @ turn + place, 'normal': mesh.data['normal'] @ turn}
     shining = {HEADLAMP: rng.random() < 0.3, TAILLAMP: rng.random() < 0.25}
-    strength = np.select([mesh.data['lamp'] == k for k, on in shining.items()], [4.0 * on for on in shining.values()], 0)
+    strength = np.select(
+        [mesh.data['lamp'] == k for k, on in shining.items()], [4.0 * on for on in shining.values()], 0
+    )
     data['colour'] = mesh.data['colour'] * (1 + strength[:, None])
     return dataclasses.replace(mesh, data=data)
 
@@ -83,6 +86,12 @@ def _before(rng: np.random.Generator, place: np.ndarray) -> Mesh:
     return merge([coloured(sign, colour), coloured(box(front + side + [0, 0.05, 1.2], [0.07, 0.07, 2.4]), 0.2)])
 
 
+def _hidden(points: np.ndarray, by: np.ndarray) -> float:
+    """Which share of the width of `points` [N, 3] is behind others from a camera above (0, 0)."""
+    (low, high), (left, right) = ((b.min(), b.max()) for b in (p[:, 0] / p[:, 1] for p in (points, by)))
+    return max(0.0, min(high, right) - max(low, left)) / (high - low)
+
+
 def cast(
     target: Callable[[], tuple[Vehicle, Mesh]],
     passing: Callable[[], tuple[Vehicle, Mesh]],
@@ -119,7 +128,9 @@ def cast(
         away = abs(ahead) + (long + other.model.shape.length) / 2 if abs(aside) < 2.4 else abs(ahead)
         there = place + np.copysign(away, ahead) * along + aside * np.array([np.cos(heading), np.sin(heading), 0])
         if there[1] > 2.5 + other.model.shape.length / 2:
-            others.append(_drive(other, its, there, heading + turned, rng))
+            driven = _drive(other, its, there, heading + turned, rng)
+            if there[1] > place[1] or _hidden(framed, driven.position) < 0.5:
+                others.append(driven)
 
     if rng.random() < 0.3:  # on the next lane, the same way or not
         another(rng.choice([-1, 1]) * _LANE, rng.normal(0, 4), rng.choice([0, np.pi]) + rng.normal(0, 0.03))

@@ -8,7 +8,7 @@ import numpy as np
 from .identity import generator
 from .wardrobe import choice
 
-__all__ = ['BODIES', 'Model', 'Vehicle', 'draw_vehicle']
+__all__ = ['BODIES', 'BOXY', 'Model', 'Vehicle', 'draw_vehicle']
 
 #: Kinds of bodies, and how often each is seen.
 BODIES = {
@@ -58,10 +58,21 @@ _WORKING = {
     'white': 0.58, 'silver': 0.09, 'grey': 0.05, 'blue': 0.08, 'red': 0.05, 'yellow': 0.04, 'green': 0.03,
     'black': 0.03, 'navy': 0.02, 'orange': 0.02, 'sky': 0.01,
 }  # fmt: skip
-_BUSES = {'white': 0.35, 'red': 0.12, 'blue': 0.1, 'green': 0.12, 'yellow': 0.1, 'sky': 0.08, 'mint': 0.07, 'orange': 0.06}
-_MODELS, _FLEETS = 28, 8  # that several vehicles of a data set share
+_BUSES = {
+    'white': 0.35,
+    'red': 0.12,
+    'blue': 0.1,
+    'green': 0.12,
+    'yellow': 0.1,
+    'sky': 0.08,
+    'mint': 0.07,
+    'orange': 0.06,
+}
+_MODELS, _FLEETS = 60, 4  # that several vehicles of a data set share: of all bodies together, of each
 _LARGE = ('box truck', 'flatbed', 'bus')
 _WORK = ('van', 'box truck', 'flatbed', 'microvan', 'minibus')
+#: Those with upright sides and ends.
+BOXY = (*_WORK, 'bus')
 
 
 class Shape(NamedTuple):
@@ -109,7 +120,7 @@ class Model:
         mouth: half width and half height of the air intake in the bumper.
         windows: side windows between front and last pillar; pillar: lean of the last one.
         plate: how high the rear plate sits, from bumper (0) to lid (1).
-        paints: names of the colours that it is sold in, the most frequent first.
+        paints: names of the colours that it is sold in, the most frequent first; some come twice.
     """
 
     body: str
@@ -181,7 +192,7 @@ class Vehicle:
 def _model(rng: np.random.Generator, body: str) -> Model:
     low, wide = map(np.array, _SHAPES[body])
     shape = Shape(*map(float, low + wide * rng.random(len(low))))
-    large, boxy = body in _LARGE, body in (*_LARGE, *_WORK)
+    large, boxy = body in _LARGE, body in BOXY
     style = rng.integers(4)
     lamp = [(0.2, 0.075, 0.18, 3.0), (0.13, 0.1, 0.0, 5.0), (0.085, 0.085, 0.0, 2.0), (0.24, 0.045, 0.12, 4.0)][style]
     lamp = np.array((0.16, 0.1, 0.0, 5.0) if large else lamp) * rng.uniform([0.8, 0.8, 0.5, 0.8], [1.15, 1.2, 1.5, 1.2])
@@ -197,9 +208,6 @@ def _model(rng: np.random.Generator, body: str) -> Model:
     elif body == 'pickup' and rng.random() < 0.3:
         windows -= 1
     paints = _BUSES if body == 'bus' else _WORKING if body in _WORK else _CARS
-    names = [n for n, share in paints.items() for _ in range(1)]
-    shares = np.array(list(paints.values()))
-    paints = rng.choice(len(names), min(6, len(names)), False, shares / shares.sum())
     return Model(
         body, shape,
         cab=float(rng.uniform(1.55, 2.0)) if body in ('box truck', 'flatbed') else 0.0,
@@ -208,15 +216,15 @@ def _model(rng: np.random.Generator, body: str) -> Model:
         lamp=lamp, tail_lamp=tail_lamp, low=float(rng.uniform(0.02, 0.14)), band=bool(rng.random() < 0.15 and not boxy),
         grille=grille, mouth=rng.uniform([0.3, 0.05], [0.62, 0.11]), windows=windows,
         pillar=float(rng.uniform(-0.1, 0.35)) if not boxy else 0.0, plate=float(rng.uniform(0, 1)),
-        paints=tuple(names[k] for k in paints), seed=int(rng.integers(1 << 30)),
+        paints=tuple(choice(rng, paints) for _ in range(6)), seed=int(rng.integers(1 << 30)),
     )  # fmt: skip
 
 
 def draw_vehicle(seed: int, domain: str, number: int) -> Vehicle:
     """The vehicle with a number; the same for the same arguments, whatever else was drawn before.
 
-    Of most models there are several on the roads of a data set, many of them in the same colour; vehicles of a fleet are
-    painted alike, too.
+    Of most models there are several on the roads of a data set, many of them in the same colour; vehicles of a fleet
+    are painted alike, too.
 
     Args:
         seed: of the whole data set.
@@ -225,11 +233,12 @@ def draw_vehicle(seed: int, domain: str, number: int) -> Vehicle:
     """
     rng = generator(seed, domain, 11, number)
     bodies = BODIES if domain == 'street' else {k: v for k, v in BODIES.items() if k not in _LARGE}
-    common = rng.random() < 0.72
-    source = generator(seed, domain, 12, int(_MODELS * rng.random() ** 1.6)) if common else rng
-    model = _model(source, choice(source, bodies))
-    fleet = rng.random() < {'bus': 0.7, 'van': 0.2, 'box truck': 0.2, 'sedan': 0.14}.get(model.body, 0.04)
-    look = generator(seed, domain, 13, int(rng.integers(_FLEETS)), list(BODIES).index(model.body)) if fleet else rng
+    body = choice(rng, bodies)
+    number, kinds = list(BODIES).index(body), 1 + round(_MODELS * BODIES[body])
+    common = rng.random() < 0.75
+    model = _model(generator(seed, domain, 12, number, int(kinds * rng.random() ** 1.5)) if common else rng, body)
+    fleet = rng.random() < {'bus': 0.7, 'van': 0.2, 'box truck': 0.2, 'sedan': 0.12}.get(body, 0.04)
+    look = generator(seed, domain, 13, number, int(rng.integers(_FLEETS))) if fleet else rng
     return _vehicle(model, rng, look, fleet)
 
 
@@ -252,7 +261,9 @@ def _stickers(rng: np.random.Generator) -> list[tuple[str, float, float, float, 
     if rng.random() < 0.12:  # a shade
         out.append(('front', 0.0, 0.88, 1.3, _grey(rng, 0.02, 0.3)))
     for _ in range(rng.poisson(0.5)):
-        out.append(('back', rng.uniform(-0.8, 0.8), rng.uniform(-0.7, 0.5), rng.uniform(0.07, 0.3), _grey(rng, 0.2, 0.8)))
+        out.append(
+            ('back', rng.uniform(-0.8, 0.8), rng.uniform(-0.7, 0.5), rng.uniform(0.07, 0.3), _grey(rng, 0.2, 0.8))
+        )
     for _ in range(rng.poisson(0.35)):
         colour = rng.uniform(0.02, 0.7, 3)
         out.append(('boot', rng.uniform(-0.8, 0.8), rng.uniform(-0.2, 0.7), rng.uniform(0.08, 0.3), colour))
@@ -300,10 +311,15 @@ def _vehicle(model: Model, rng: np.random.Generator, look: np.random.Generator, 
         racks = {None: 0.7, 'ladder': 0.12, 'basket': 0.13, 'bars': 0.05}
     roofs = {None: 0.66, 'sunroof': 0.2, 'glass': 0.14} if not work and not large else {None: 0.8, 'vents': 0.2}
     plates = np.array([(0.7, 0.7, 0.68), (0.02, 0.06, 0.4), (0.66, 0.46, 0.04), (0.3, 0.6, 0.36)])
-    plates = plates[choice(rng, {0: 0.45, 1: 0.05, 2: 0.45, 3: 0.05} if large else {0: 0.45, 1: 0.45, 2: 0.02, 3: 0.08})]
+    plates = plates[
+        choice(rng, {0: 0.45, 1: 0.05, 2: 0.45, 3: 0.05} if large else {0: 0.45, 1: 0.45, 2: 0.02, 3: 0.08})
+    ]
     odd = None
     if rng.random() < 0.05:  # painted anew, or not yet
-        odd = (choice(rng, {'door': 0.6, 'bonnet': 0.4}), paint * rng.uniform(0.6, 1.3) if rng.random() < 0.6 else _grey(rng, 0.05, 0.3))
+        odd = (
+            choice(rng, {'door': 0.6, 'bonnet': 0.4}),
+            paint * rng.uniform(0.6, 1.3) if rng.random() < 0.6 else _grey(rng, 0.05, 0.3),
+        )
     return Vehicle(
         model, paint, second, split,
         gloss=float(rng.uniform(0.35, 0.5) * (0.75 if work else 1)),

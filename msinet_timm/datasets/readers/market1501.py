@@ -14,6 +14,7 @@ from msinet_timm.files import read_json
 
 from .layout import FileNames, find_folder, image_names
 from .reader import Option, Reader
+from .vehicles import VERI_FOLDERS, read_veri776
 
 __all__ = ['DISTRACTOR', 'FOLDERS', 'MARKET1501', 'MASKS', 'NAMES', 'RENDERED', 'SAMPLE', 'mask_path']
 __all__ += ['read_market1501']
@@ -54,7 +55,7 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
 
 
 def mask_path(image: Path) -> Path:
-    """Where `msinet-data render --masks` writes how much of each pixel of an image is the person."""
+    """Where `msinet-data render --masks` writes how much of each pixel of an image is the person or vehicle."""
     return image.parents[1] / MASKS / image.parent.name / f'{image.stem}.png'
 
 
@@ -67,8 +68,9 @@ def _read_distractors(folder: Path) -> tuple[Record, ...]:
 
 
 def _read_rendered(root: str, name: str = 'rendered') -> ReIDDataset:
-    """What `msinet-data render` has written; its settings are in `render.json`."""
-    dataset = read_market1501(root, name=name)
+    """What `msinet-data render` has written, people or vehicles; its settings are in `render.json`."""
+    vehicles = any((Path(root) / folder).is_dir() for folder in VERI_FOLDERS.values())
+    dataset = read_veri776(root) if vehicles else read_market1501(root, name=name)
     file = Path(dataset.root) / 'render.json'
     try:
         content = read_json(file)
@@ -103,7 +105,11 @@ MARKET1501 = Reader(
     options=(Option('distractors_500k', False, 'add the 500,000 distractors to the gallery'),),
     known={'': _KNOWN},
 )
-RENDERED = Reader(_read_rendered, about='people that msinet-data render has rendered', layout=f'{_LAYOUT}, render.json')
+RENDERED = Reader(
+    _read_rendered,
+    about='people or vehicles that msinet-data render has rendered',
+    layout=f'{_LAYOUT} or {{{",".join(VERI_FOLDERS.values())}}}/, render.json',
+)
 SAMPLE = Reader(
     _read_sample,
     about='100 rendered people, in the package',

@@ -11,9 +11,9 @@ from msinet_timm.errors import InputError
 from .layout import FileNames, find_folder, image_names, number_name, read_lines, require_file
 from .reader import Option, Reader
 
-__all__ = ['VEHICLEID', 'VERI776', 'VERIWILD']
+__all__ = ['VEHICLEID', 'VERI776', 'VERIWILD', 'VERI_FOLDERS', 'read_veri776']
 
-_VERI_PARTS = {'train': 'image_train', 'query': 'image_query', 'gallery': 'image_test'}
+VERI_FOLDERS = {'train': 'image_train', 'query': 'image_query', 'gallery': 'image_test'}
 _VERI_NAMES = FileNames(
     re.compile(r'(?P<identity>-1|\d+)_c(?P<camera>\d+)_(?P<time>\d+).*', re.ASCII),
     '<identity>_c<camera>_<time>_<box>',
@@ -22,10 +22,10 @@ _VERI_NAMES = FileNames(
 _VERI_KNOWN: Counts = {'train': (576, 37778), 'query': (200, 1678), 'gallery': (200, 11579)}
 
 
-def _read_veri776(root: str) -> ReIDDataset:
+def read_veri776(root: str) -> ReIDDataset:
     """VeRi-776 (Liu et al., ECCV 2016): 20 cameras."""
-    folder = find_folder(root, ('VeRi', 'VeRi-776', 'veri776'), tuple(_VERI_PARTS.values()))
-    parts = {part: _VERI_NAMES.read(folder / name, _VERI_PARTS.values()) for part, name in _VERI_PARTS.items()}
+    folder = find_folder(root, ('VeRi', 'VeRi-776', 'veri776'), tuple(VERI_FOLDERS.values()))
+    parts = {part: _VERI_NAMES.read(folder / name, VERI_FOLDERS.values()) for part, name in VERI_FOLDERS.items()}
     return ReIDDataset('veri776', str(folder), **parts, known=_VERI_KNOWN)
 
 
@@ -132,7 +132,7 @@ def _read_wild_list(path: Path, images: Path, information: dict) -> tuple[Record
 
 
 VERI776 = Reader(
-    _read_veri776,
+    read_veri776,
     about='VeRi-776: vehicles, 20 cameras',
     layout='VeRi or VeRi-776/{image_train,image_query,image_test}/' + _VERI_NAMES.example,
     known={'': _VERI_KNOWN},

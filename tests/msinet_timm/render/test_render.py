@@ -296,7 +296,7 @@ def variants():
 @pytest.mark.slow
 def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
     from msinet_timm.render import image as module
-    from msinet_timm.render import raster, scene
+    from msinet_timm.render import people, raster
     from msinet_timm.render.identity import draw_identity
     from msinet_timm.render.wardrobe import Garment, draw_bottom, draw_top
 
@@ -310,7 +310,7 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
     base = dataclasses.replace(draw_identity(0, 'street', 4), outer=None, hat=None, bag=None, hair='short', face=None)
     base.top = Garment('hoodie', sleeve=1.0, loose=0.02, length=-0.06, hood=True, seed=3)
     base.top.colours = np.array([[0.7, 0.1, 0.1], [0.1, 0.1, 0.7]])
-    stand, looks = scene._stand, {}
+    stand, looks = people._stand, {}
     for what, name in variants():
         if what == 'pattern':
             person = dataclasses.replace(base, top=dataclasses.replace(base.top, pattern=name))
@@ -327,12 +327,12 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
             person = dataclasses.replace(base, bottom=draw_bottom(np.random.default_rng(0), 'street', name))
         else:
             person = dataclasses.replace(base, **{what: name})
-        monkeypatch.setattr(scene, 'draw_identity', lambda *args, person=person: person)
+        monkeypatch.setattr(people, 'draw_identity', lambda *args, person=person: person)
         raster.person.cache_clear()
         views = []
         for heading in (0.4, np.pi + 0.4) if what == 'pattern' else (0.4,):  # some prints are on the back only
             monkeypatch.setattr(
-                scene, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
+                people, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
             )
             views.append(image(renderer=renderer, camera=5, height=96, width=48))
         looks.setdefault(what, {})[name] = np.stack(views)

@@ -1,11 +1,11 @@
-"""What is kept of people while a data set is rendered."""
+"""What is kept of people and vehicles while a data set is rendered."""
 
-from msinet_timm.render.scene import PASSERS, keep_people
+from msinet_timm.render.scene import PASSERS, keep_made
 
 
 def test_who_walks_by_is_made_once():
     made = []
-    person = keep_people(lambda seed, domain, height, number: made.append(number) or (number, height))
+    person = keep_made(lambda seed, domain, height, number: made.append(number) or (number, height))
     for number in range(1, 100):
         for asked in (number, number, *PASSERS):
             assert person(0, 'street', 256, asked) == (asked, 256)
