@@ -49,6 +49,7 @@ SHORTER = {
     'msinet-train --recipe small -ds folder --data-dir crops --output runs/mine': _TRAINING,
     'msinet-train --recipe small -ds folder --data-dir crops --output runs/mine --model resnet18': f'{_TRAINING} '
     '--model test_resnet --no-pretrained',  # ImageNet's weights would have to be downloaded
+    'msinet-train --recipe rendered': _TRAINING,
     'msinet-train --recipe unlabelled': f'{_TRAINING} --round-epochs 1',
     'msinet-train --resume': '--epochs 2',
     'torchrun --standalone --nproc-per-node 2 -m msinet_train.cli': f'{_SMALL} --batch-size 32',

@@ -12,9 +12,12 @@ import pytest
 import timm
 import torch
 from safetensors.torch import load_file
+from timm.data import create_transform, resolve_data_config
 
 import msinet_timm
 from msinet_timm.cli.hub import main
+from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
 from msinet_timm.hub.convert import ship
 from msinet_timm.hub.folder import save_folder
 from msinet_timm.hub.verify import verify
@@ -142,6 +145,8 @@ def test_ship(tmp_path, package, capsys):
     script = f"""
 import json, sys, timm, torch, msinet_timm
 from msinet_timm.cli.hub import main
+from msinet_timm.datasets import create_dataset
+from msinet_timm.datasets.images import load_image
 from pathlib import Path
 model = timm.create_model('msinet_x0_25', pretrained=True).eval()
 assert {{p.dtype for p in model.parameters()}} == {{torch.float32}}
@@ -175,6 +180,27 @@ print(json.dumps([out, shapes, listed, error, code]))
     assert 0 < (torch.nn.functional.normalize(torch.tensor(out), dim=0) - expected).norm() < 1e-3
     assert shapes == [5, 16, 64, 96, 128, 128] and listed == [NAME] and code == 1
     assert f'but hub_configs/{NAME}.json records {entry.sha256}' in error
+
+
+def test_what_local_features_have_in_common_does_not_ship(tmp_path, package):
+    torch.manual_seed(0)
+    model = create(0)
+    with torch.no_grad():
+        model.lateral.bias += 3 * torch.randn(128)
+        model.local_neck.bn.running_mean += torch.randn(256)
+    save_folder(model, tmp_path / 'm')
+    shipped = create(0)
+    shipped.load_state_dict(load_file(ship(tmp_path / 'm', NAME, package).weights))
+    transform = create_transform(**resolve_data_config(model=model))
+    images = torch.stack([transform(load_image(r.path)) for r in create_dataset('sample').train[::20]])
+    with torch.inference_mode():
+        before, after = (m.eval().forward_branches(images, neck_features=True) for m in (model, shipped))
+    halves = [branches.local_feature.unflatten(1, (2, -1)).mean((0, 1)).norm() for branches in (before, after)]
+    assert halves[1] < 0.05 * halves[0]
+    assert torch.allclose(before.global_feature, after.global_feature, atol=1e-2)
+    shift = before.local_feature - after.local_feature
+    assert torch.allclose(shift, shift.mean(0).expand_as(shift), atol=2e-2)  # ranks by distance stay
+    assert torch.allclose(before.neck_features, after.neck_features, atol=2e-2)
 
 
 def test_ship_refuses(tmp_path, package, monkeypatch, capsys):
