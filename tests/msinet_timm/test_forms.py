@@ -39,7 +39,8 @@ def test_forms(name, num_classes, form, precision):
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     model.eval()
-    for shape in ((2, 3, 64, 32), (3, 3, 96, 48)):
+    # at 64x32, torch's bf16 convolution of 4x2 pixels with stride 2 reads memory that nobody has written
+    for shape in ((2, 3, 128, 64), (3, 3, 96, 48)):
         x = torch.randn(shape)
         with torch.no_grad():
             expected = model(x)
