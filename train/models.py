@@ -11,7 +11,7 @@ from msinet_timm.models.blocks import Neck
 from msinet_timm.models.checkpoints import fill
 from msinet_timm.models.msinet import Embedding, MSINet
 
-__all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen']
+__all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen', 'lacks_weights']
 
 
 class GlobalBranch(nn.Module):
@@ -69,6 +69,11 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return getattr(model, 'backbone', model)
 
 
+def lacks_weights(name: str) -> bool:
+    """Whether a name is one of timm's models that has no pretrained weights."""
+    return timm.is_model(name) and not is_model_pretrained(name)
+
+
 def create_training_model(
     name: str,
     num_classes: int,
@@ -94,7 +99,7 @@ def create_training_model(
     Raises:
         InputError: no model of that name, one that cannot be built so, or weights that are missing or don't fit.
     """
-    if pretrained and not checkpoint and timm.is_model(name) and not is_model_pretrained(name):
+    if pretrained and not checkpoint and lacks_weights(name):
         raise InputError(
             f'pretrained: {name} has no pretrained weights; give a file of initial weights by `checkpoint`, or '
             'turn it off (--no-pretrained) to start at random'

@@ -51,8 +51,6 @@ def create_loader(
     sampler = _create_sampler(settings, data, streamed, processes)
     changes = settings.padding, settings.color_jitter
     cameras = {name: getattr(settings, name) for name in ('miscrop', 'camera_tone', 'camera_quality')}
-    if settings.background and in_shards(data.train):
-        raise InputError('background: shards hold no masks: give a folder of rendered people, or do without')
     backgrounds = Backgrounds(data.train, settings.background) if settings.background else None
     if cache is None:
         transform = training_transform(data_config, settings.erasing, *changes, **cameras)

@@ -4,10 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
-import timm
 import torch
 import torch.nn as nn
-from timm.models import is_model_pretrained
 from timm.utils import random_seed
 from torch.utils.data import DataLoader
 
@@ -26,7 +24,7 @@ from msinet_train.losses.alignment import SpatialAlignment
 from msinet_train.losses.distillation import Teacher
 from msinet_train.losses.task import ReIDTask
 from msinet_train.mixstyle import mix_styles
-from msinet_train.models import backbone_of, create_training_model, freeze
+from msinet_train.models import backbone_of, create_training_model, freeze, lacks_weights
 from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
 
@@ -203,7 +201,7 @@ def _create_loaders(
 
 def _create_teacher(settings: TrainSettings, data_config: dict, device: torch.device) -> Teacher:
     try:
-        if timm.is_model(settings.teacher) and not is_model_pretrained(settings.teacher):
+        if lacks_weights(settings.teacher):
             raise InputError('it has no pretrained weights, and so nothing to teach: give a model folder or a run')
         teacher = load_model(settings.teacher, pretrained=True, height=settings.height, width=settings.width)
         return Teacher(teacher, data_config, device)

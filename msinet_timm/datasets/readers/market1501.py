@@ -56,7 +56,7 @@ def read_market1501(root: str, name: str = 'market1501', distractors_500k: bool 
 
 def mask_path(image: Path) -> Path:
     """Where `msinet-data render --masks` writes how much of each pixel of an image is the person or vehicle."""
-    return image.parents[1] / MASKS / image.parent.name / f'{image.stem}.png'
+    return image.parent.parent / MASKS / image.parent.name / f'{image.stem}.png'
 
 
 def _read_distractors(folder: Path) -> tuple[Record, ...]:

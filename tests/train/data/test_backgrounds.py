@@ -118,6 +118,9 @@ def test_images_without_masks(rendered, tmp_path):
     with pytest.raises(InputError, match=f'^{re.escape(boxed[0].path)} has no mask'):
         Backgrounds(boxed, 0.5)
     mask.write_bytes(b'torn')
+    for path in ('a.jpg', str(tmp_path / 'shard-000.tar') + '/a.jpg'):
+        with pytest.raises(InputError, match=f'^{re.escape(path)} has no mask'):
+            Backgrounds([Record(path, 'a')], 0.5)
     with pytest.raises(UnreadableImageError, match=re.escape(str(mask))):
         Backgrounds(rendered, 1.0)(1, read(rendered))
     mask.unlink()
