@@ -113,13 +113,15 @@ def export(
     shown = find_images(images, _IMAGES)
     inputs = graph_inputs(shown, fed or data_config, preprocessing=preprocessing, resize=resize)
     bf16 = precision == 'bf16' and format != 'openvino'
-    options = {'preprocessing': preprocessing, 'resize': resize, 'norms': norms, 'camera': camera, 'fed': fed}
+    options = {'preprocessing': preprocessing, 'resize': resize, 'norms': norms, 'camera': camera, 'host': program}
     graph = create_graph(model, data_config, bf16=bf16, **options)
     # the model as it is decides what is right
     right = create_reference(model, data_config, **options)
     known = {} if norms is None else {'camera': camera} if camera is not None else {'cameras': list(norms)}
     if host is not None:
         known['host'] = host
+        if any(margins := program.margins(data_config)):
+            known['margins'] = margins
     metadata = describe(
         model,
         fed or data_config,

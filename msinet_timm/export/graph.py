@@ -20,6 +20,7 @@ from msinet_timm.forms import in_bf16
 from msinet_timm.models.camera_norm import CameraNorms, switched_form
 
 from .cameras import ByCamera, OfCamera, Switched, adapted, split_norms
+from .hosts import Host
 
 __all__ = ['Preprocessed', 'check_stretched', 'create_graph', 'create_reference', 'find_images', 'graph_inputs']
 
@@ -34,7 +35,8 @@ class Preprocessed(nn.Module):
         model: takes normalised images [B, 3, H, W].
         data_config: timm's: `input_size`, `interpolation`, `mean`, `std`.
         resize: leave it out for a graph that takes images of the model's size only.
-        fed: data config by which the images have been normalised already; None for bytes.
+        host: the program that has resized and normalised the images already; None for bytes. Where it leaves margins
+            around boxes, they are cut away, and the rest is resized to the model's size again.
     """
 
     def __init__(
@@ -42,7 +44,7 @@ class Preprocessed(nn.Module):
         model: nn.Module,
         data_config: Mapping[str, Any],
         resize: bool = True,
-        fed: Mapping[str, Any] | None = None,
+        host: Host | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,10 +52,11 @@ class Preprocessed(nn.Module):
         self.height, self.width = data_config['input_size'][1:]
         self.interpolation: str = data_config['interpolation']
         mean, std = (torch.tensor(data_config[name]).view(1, -1, 1, 1) for name in ('mean', 'std'))
-        if fed is None:
+        self.margins = (0, 0) if host is None else host.margins(data_config)
+        if host is None:
             mean, std = 255 * mean, 255 * std
         else:
-            before, scale = (torch.tensor(fed[name]).view(1, -1, 1, 1) for name in ('mean', 'std'))
+            before, scale = (torch.tensor(values).view(1, -1, 1, 1) for values in (host.mean, host.std))
             mean, std = (mean - before) / scale, std / scale
         self.register_buffer('mean', mean)
         self.register_buffer('std', std)
@@ -64,6 +67,10 @@ class Preprocessed(nn.Module):
         if self.resize:
             x = F.interpolate(x, size=(self.height, self.width), mode=self.interpolation, antialias=True)
             x = x.clamp(0, 255)  # bicubic goes beyond, where Pillow's bytes end
+        elif any(self.margins):
+            top, left = self.margins
+            x = x[..., top : self.height - top, left : self.width - left]
+            x = F.interpolate(x, size=(self.height, self.width), mode=self.interpolation)
         return self.model((x - self.mean) / self.std)
 
 
@@ -76,7 +83,7 @@ def create_graph(
     bf16: bool = False,
     norms: CameraNorms | None = None,
     camera: str | None = None,
-    fed: Mapping[str, Any] | None = None,
+    host: Host | None = None,
 ) -> nn.Module:
     """A model as it is exported: on the CPU, fused (`timm.utils.reparameterize_model`), in channels_last layout.
 
@@ -88,21 +95,21 @@ def create_graph(
         bf16: let the model, and not its preprocessing, compute in bf16.
         norms: of the model's cameras, see `msinet_timm.export.export`.
         camera: the only one that it is for; None for all, by a second input.
-        fed: data config by which the images that it takes are normalised, if not by the model's own.
+        host: the program that prepares the images that it takes, if they are not prepared as the model has them.
 
     Raises:
         InputError: the model is in training mode, or its preprocessing is more than a resize of the whole image.
     """
     if model.training:
         raise InputError('a model in training mode cannot be exported: call model.eval() first')
-    if preprocessing or fed is not None:
-        check_stretched(data_config, '--preprocessing' if fed is None else '--for')
+    if preprocessing or host is not None:
+        check_stretched(data_config, '--preprocessing' if host is None else '--for')
     if norms is not None and camera is None:
         graph, rows, table = split_norms(norms)
     else:
         graph = reparameterize_model(model if norms is None else adapted(norms, camera))
     graph = in_bf16(graph.cpu()) if bf16 else graph.cpu()
-    graph = _prepared(graph, data_config, preprocessing, resize, fed)
+    graph = _prepared(graph, data_config, preprocessing, resize, host)
     if norms is not None:
         mean = norms.statistics(camera).embedding.cpu()
         graph = OfCamera(graph, mean) if camera is not None else ByCamera(graph, norms, rows, table.cpu())
@@ -117,13 +124,13 @@ def create_reference(
     resize: bool = True,
     norms: CameraNorms | None = None,
     camera: str | None = None,
-    fed: Mapping[str, Any] | None = None,
+    host: Host | None = None,
 ) -> nn.Module:
     """What `create_graph` must compute: the model as it is, not fused, statistics of cameras put in place."""
     switch = None
     if norms is not None:
         model, switch = (adapted(norms, camera), None) if camera is not None else switched_form(norms, fuse=False)
-    right = _prepared(model, data_config, preprocessing, resize, fed)
+    right = _prepared(model, data_config, preprocessing, resize, host)
     if switch:
         right = Switched(norms, right, switch)
     elif norms is not None:
@@ -136,10 +143,10 @@ def _prepared(
     data_config: Mapping[str, Any],
     preprocessing: bool,
     resize: bool,
-    fed: Mapping[str, Any] | None,
+    host: Host | None,
 ) -> nn.Module:
-    if fed is not None:  # also where nothing is to be scaled: a program may feed float16
-        return Preprocessed(model, data_config, resize=False, fed=fed)
+    if host is not None:  # also where nothing is to be scaled: a program may feed float16
+        return Preprocessed(model, data_config, resize=False, host=host)
     return Preprocessed(model, data_config, resize) if preprocessing else model
 
 

@@ -20,17 +20,21 @@ __all__ = ['HOSTS', 'ROBOFLOW', 'Host', 'check_host', 'checked_folder', 'write_r
 
 #: The one that is given a folder of weights instead of an exported file.
 ROBOFLOW = 'roboflow'
+#: What a box is taken to measure where a program enlarges it by a number of pixels.
+_BOX_HEIGHT = 160
 _FOLDER_FILES = ('reid_config.json', 'weights.safetensors')
 
 
 @dataclass(frozen=True)
 class Host:
-    """What a program expects of an exported file. It cuts boxes out and resizes them to the model's size, unpadded.
+    """What a program expects of an exported file. It cuts boxes out and resizes them to the model's size.
 
     Attributes:
         format: one of `msinet_timm.export.FORMATS`.
         mean: what it takes from RGB values of 0 to 1, and
         std: divides them by, before it feeds them to the file.
+        grow: what it makes of a box's height or width in pixels before it cuts the box out, about its centre; None for
+            a program that leaves boxes as they are.
         batch: how many images it feeds at once; None for any number.
         suffix: ending of the file.
         beside: ending of a file beside it, and what makes its text of the file's name, timm's data config and the
@@ -40,6 +44,7 @@ class Host:
     format: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    grow: Callable[[float], float] | None = None
     batch: int | None = None
     suffix: str = '.onnx'
     beside: tuple[str, Callable[[str, Mapping[str, Any], int], str]] | None = None
@@ -47,6 +52,17 @@ class Host:
     def fed(self, data_config: Mapping[str, Any]) -> dict[str, Any]:
         """How images are prepared for the file, as timm's data config."""
         return {**data_config, 'mean': self.mean, 'std': self.std}
+
+    def margins(self, data_config: Mapping[str, Any]) -> tuple[int, int]:
+        """Rows at the top, and as many at the bottom, and columns at the left and the right, that are not of the box.
+
+        The file cannot know how large a box was: they are those of one that is 160 pixels high.
+        """
+        height, width = data_config['input_size'][1:]
+        if self.grow is None:
+            return 0, 0
+        scale = _BOX_HEIGHT / height
+        return tuple(round(side * (1 - scale * side / self.grow(scale * side)) / 2) for side in (height, width))
 
 
 def _boxmot(name: str, data_config: Mapping[str, Any], length: int) -> str:
@@ -86,7 +102,7 @@ HOSTS: dict[str, Host] = {
         suffix='.torchscript',
         beside=('.torchscript.metadata.json', _boxmot),
     ),
-    'ultralytics': Host('onnx', *_NONE),
+    'ultralytics': Host('onnx', *_NONE, grow=lambda side: 1.02 * side + 10),
     'opencv': Host('onnx', *_BYTES, batch=1),
     'deepstream-onnx': Host('onnx', *_BYTES, beside=('.yml', _deepstream)),
 }

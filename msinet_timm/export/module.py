@@ -37,7 +37,8 @@ class ExportedModule(nn.Module):
         transform: PIL image -> bytes, where the file prepares images itself; None where `data_config` does.
 
     Raises:
-        InputError: see `load_exported`; or a file that does not say how images are prepared.
+        InputError: see `load_exported`; a file that does not say how images are prepared, or one for a program that
+            leaves margins around boxes.
     """
 
     def __init__(self, exported: Exported | str | Path) -> None:
@@ -47,6 +48,11 @@ class ExportedModule(nn.Module):
             raise InputError(
                 f'{self.exported.path} does not say how images are prepared for it: export the model by '
                 'msinet-hub export'
+            )
+        if 'margins' in self.exported.metadata:
+            raise InputError(
+                f'{self.exported.path} cuts away the margins that {self.exported.metadata["host"]} leaves around boxes, '
+                'so whole images cannot be measured with it: export the model without --for'
             )
         self.cameras = self.exported.cameras
         self.data_config: dict[str, Any] = self.exported.data_config

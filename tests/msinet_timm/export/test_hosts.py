@@ -66,6 +66,11 @@ def test_a_file_takes_what_its_program_feeds(model, tmp_path, host):
     exported = load_exported(written(model, tmp_path, host))
     pixels = torch.tensor(np.random.default_rng(0).integers(0, 256, (3, 16, 8, 3))).float()
     fed = FED[host](pixels).permute(0, 3, 1, 2)
+    if host == 'ultralytics':
+        # of a box of 160x80 it cuts out 173x92: of 16 rows, 0.6 are not of the box on each side, of 8 columns 0.5
+        assert exported.metadata['margins'] == [1, 1]
+        pixels = F.interpolate(pixels.permute(0, 3, 1, 2)[..., 1:-1, 1:-1], (16, 8), mode='bilinear')
+        pixels = pixels.permute(0, 2, 3, 1)
     mean, std = (torch.tensor(CONFIG[name]) for name in ('mean', 'std'))
     expected = model(((pixels / 255 - mean) / std).permute(0, 3, 1, 2)).detach()
     for count in (3, 1):  # also where the program feeds one by one
@@ -74,6 +79,13 @@ def test_a_file_takes_what_its_program_feeds(model, tmp_path, host):
     assert exported.metadata['input']['shape'][0] == (HOSTS[host].batch or 'batch')
     with pytest.raises(InputError, match='takes float32 images of the shape'):
         exported(fed.double())
+
+
+@pytest.mark.slow
+def test_a_file_that_cuts_margins_away_measures_no_whole_images(model, tmp_path):
+    pytest.importorskip('onnxscript')
+    with pytest.raises(InputError, match='cuts away the margins that ultralytics leaves around boxes, so whole images'):
+        ExportedModule(written(model, tmp_path, 'ultralytics'))
 
 
 def test_boxmot_finds_a_file_beside_it(model, tmp_path):
