@@ -33,8 +33,8 @@ FED = {
 #: Operators of TensorRT's ONNX parser since 8.4 (onnx-tensorrt, docs/operators.md) that networks here are made of.
 TENSORRT = {
     'Add', 'AveragePool', 'Concat', 'Conv', 'Div', 'Gather', 'LessOrEqual', 'MatMul', 'MaxPool', 'Mul', 'Neg', 'Range',
-    'ReduceMax', 'ReduceMean', 'Relu', 'Reshape', 'Shape', 'Sigmoid', 'Slice', 'Softmax', 'Squeeze', 'Sub', 'Transpose',
-    'Unsqueeze', 'Where',
+    'ReduceMax', 'ReduceMean', 'Relu', 'Reshape', 'Resize', 'Shape', 'Sigmoid', 'Slice', 'Softmax', 'Squeeze', 'Sub',
+    'Transpose', 'Unsqueeze', 'Where',
 }  # fmt: skip
 
 
@@ -114,13 +114,14 @@ def test_deepstream_finds_a_section_beside_it(model, tmp_path):
 
 
 @pytest.mark.slow
-def test_tensorrt_knows_all_operators(tmp_path):
-    """As far as can be told without TensorRT: operators, opset, one size that may change, types, a valid graph."""
+@pytest.mark.parametrize(('host', 'batch'), [('deepstream-onnx', 'batch'), ('ultralytics', 'batch'), ('opencv', 1)])
+def test_tensorrt_knows_all_operators(tmp_path, host, batch):
+    """As far as can be told without TensorRT: operators, opset, at most one size that may change, types, a valid graph."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     network = timm.create_model('msinet_x0_25', num_classes=0).eval()
     config = {**timm.data.resolve_data_config(model=network), 'input_size': (3, 64, 32)}
-    path = export(network, 'onnx', tmp_path / 'net.onnx', data_config=config, host='deepstream-onnx')
+    path = export(network, 'onnx', tmp_path / 'net.onnx', data_config=config, host=host)
     graph = onnx.load(path)
     onnx.checker.check_model(graph, full_check=True)
     assert [(opset.domain, opset.version <= 20) for opset in graph.opset_import] == [('', True)]
@@ -129,7 +130,7 @@ def test_tensorrt_knows_all_operators(tmp_path):
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.graph.input, *graph.graph.output)
     }
-    assert shapes == {'images': ['batch', 3, 64, 32], 'embeddings': ['batch', 384]}
+    assert shapes == {'images': [batch, 3, 64, 32], 'embeddings': [batch, 384]}
     kinds = {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
     assert {value.data_type for value in graph.graph.initializer} <= kinds
 
