@@ -55,8 +55,8 @@ def fpn_backbone(
         raise InputError(f'{model} does not run its stages one after another, as a pyramid of torchvision needs it')
     stages = [info['module'].replace('.', '_') for info in features.feature_info.info]
     trainable = (3 if pretrained else len(stages)) if trainable_stages is None else trainable_stages
-    if not 0 <= trainable <= len(stages):
-        raise InputError(f'trainable_stages {trainable} is out of range: {model} has {len(stages)} stages')
+    if trainable not in range(len(stages) + 1):
+        raise InputError(f'trainable_stages {trainable!r} is out of range: {model} has {len(stages)} stages')
     _freeze(features, stages[: len(stages) - trainable])
     if pretrained if frozen_norm is None else frozen_norm:
         freeze_batch_norm_2d(features)

@@ -239,7 +239,8 @@ class Embedder:
         Raises:
             InputError: an image or boxes of another form, such as oriented ones, or a box that is not finite.
         """
-        boxes = np.asarray(boxes)
+        with explained(f'boxes must be [N, 4, 6 or 8]: {_BOX_FORMATS["xyxy"]}, ...'):
+            boxes = np.asarray(boxes)
         if not boxes.size:
             return np.empty((0, self.size), np.float32)
         rows = boxes.reshape(1, -1) if boxes.ndim == 1 else boxes

@@ -13,16 +13,24 @@ __all__ = ['TRACKERS', 'thresholds', 'ultralytics_callback', 'ultralytics_encode
 
 #: By tracker, what a cosine distance (1 - cosine, 0 to 2) is in its settings.
 _SETTINGS: dict[str, Callable[[float], dict[str, float]]] = {
-    # tracks that are not confirmed yet have their distances divided by a number of its own
-    'boxmot.botsort': lambda d: {'appearance_thresh': d, 'unconfirmed_emb_scale': 1.0},
-    'boxmot.strongsort': lambda d: {'max_cos_dist': d},
+    # tracks that are not confirmed yet have their distances divided by a number of its own; no embedding counts for
+    # boxes that are farther apart (one minus their overlap) than the last setting
+    'boxmot.botsort': lambda d: {'appearance_thresh': d, 'unconfirmed_emb_scale': 1.0, 'proximity_thresh': 1.0},
+    # what is compared is the distance weighed by mc_lambda, and by the rest how far a box is from where it was expected:
+    # the tracker's own settings, 0.2 and 0.98, leave it all of the room (0.02 of 9.5, its limit), and no more
+    'boxmot.strongsort': lambda d: {'max_cos_dist': d, 'mc_lambda': max(0.98, 1 - d / 10)},
+    # overlaps of 0 to 1 are added to weighed distances, so that a weight is for one range of distances: the tracker's own
+    # settings have 4.6 and 1.3 for a threshold of 0.4
     'boxmot.hybridsort': lambda d: {
         'longterm_reid_correction_thresh': d,
         'longterm_reid_correction_thresh_low': d,
+        'EG_weight_high_score': 4.6 * 0.4 / d,
+        'EG_weight_low_score': 1.3 * 0.4 / d,
     },
-    # half the distance is compared with one minus the setting
-    'ultralytics.botsort': lambda d: {'appearance_thresh': 1 - d / 2},
-    'ultralytics.deepocsort': lambda d: {'appearance_thresh': 1 - d / 2},
+    # half the distance is compared with one minus the setting; no embedding counts for boxes that overlap by less than
+    # the last one
+    'ultralytics.botsort': lambda d: {'appearance_thresh': 1 - d / 2, 'proximity_thresh': 0.0},
+    'ultralytics.deepocsort': lambda d: {'appearance_thresh': 1 - d / 2, 'proximity_thresh': 0.0},
     'deep_sort_realtime': lambda d: {'max_cosine_distance': d},
     'deepstream': lambda d: {'minMatchingScore4ReidSimilarity': 1 - d},
 }
@@ -34,6 +42,9 @@ _WITHOUT = ('boxmot.deepocsort', 'boxmot.boosttrack', 'ultralytics.tracktrack', 
 def thresholds(calibration: Calibration, tracker: str) -> dict[str, float]:
     """A calibrated distance as a tracker's settings: what is farther apart is not held to be the same.
 
+    With them go settings that the distance would have no effect without, or another one: embeddings count wherever a
+    box is, and weights of distances fit their range.
+
     Args:
         calibration: of the model whose embeddings the tracker is given.
         tracker: one of `TRACKERS`.
@@ -44,6 +55,7 @@ def thresholds(calibration: Calibration, tracker: str) -> dict[str, float]:
     Raises:
         InputError: a tracker that is not known, or one that weighs distances and has no threshold of them.
     """
+    tracker = str(tracker)
     if tracker in _WITHOUT:
         raise InputError(
             f"tracker '{tracker}' has no threshold for embeddings: it adds their similarity, weighed, to that of boxes"
@@ -64,11 +76,16 @@ def ultralytics_encoder(embedder: Any, camera: str | None = None) -> Callable[..
     Returns:
         Takes a frame [H, W, 3] uint8, blue first, and boxes [N, 4 or more]: centre x and y, width and height in pixels,
         whatever follows. Gives an embedding [D] float32 for each, None for one that covers nothing of the frame.
+
+    Raises:
+        InputError: something else than an `Embedder`; or, by what is returned, boxes of another form.
     """
+    if not hasattr(embedder, 'crops'):
+        raise InputError(f'an embedder is needed, got {embedder!r}: give msinet_timm.embedder.Embedder(...)')
 
     def encode(frame: np.ndarray, boxes: np.ndarray) -> list[np.ndarray | None]:
         rows = embedder.crops(
-            frame, np.asarray(boxes)[:, :4], bgr=True, camera=camera, invalid='nan', box_format='cxcywh'
+            frame, np.asarray(boxes)[..., :4], bgr=True, camera=camera, invalid='nan', box_format='cxcywh'
         )
         return [None if np.isnan(row[0]) else row for row in rows]
 
@@ -85,6 +102,9 @@ def ultralytics_callback(embedder: Any, camera: str | None = None, **settings: f
 
     Returns:
         The callback. It raises an InputError for a tracker that compares no embeddings, or lacks a setting.
+
+    Raises:
+        InputError: something else than an `Embedder`.
     """
     encoder = ultralytics_encoder(embedder, camera)
 

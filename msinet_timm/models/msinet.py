@@ -113,7 +113,7 @@ class MSINet(nn.Module):
         super().__init__()
         genotype = find_genotype(genotype)
         if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f'output_stride {output_stride}: give {", ".join(map(str, OUTPUT_STRIDES))}')
+            raise ValueError(f'output_stride {output_stride!r}: give {", ".join(map(str, OUTPUT_STRIDES))}')
         widths = tuple(widths)
         if len(widths) != 4 or any(w < 4 or w % 4 for w in widths[1:]) or widths[0] < 1:
             raise ValueError(f'widths {widths}: give four, of the stem and of three stages in multiples of 4')
@@ -404,7 +404,7 @@ def _check_out_indices(indices: int | Iterable[int]) -> None:
             raise ValueError(
                 f'out_indices {indices}: MSINet has {last + 1} maps, 0 to {last}; give 1 to {last + 1} of them'
             )
-    elif wrong := [i for i in indices if not -last - 1 <= i <= last]:
+    elif wrong := [i for i in indices if i not in range(-last - 1, last + 1)]:
         raise ValueError(f'out_indices {wrong} do not exist: MSINet has {last + 1} maps, 0 to {last}')
 
 

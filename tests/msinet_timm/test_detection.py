@@ -95,6 +95,7 @@ def test_pretrained_weights_are_in_it():
         (NAME, dict(extra='p8'), "extra 'p8' is unknown: choose one of 'pool', 'p6p7'"),
         (NAME, dict(trainable_stages=6), 'trainable_stages 6 is out of range: msinet_x0_25 has 5 stages'),
         (NAME, dict(trainable_stages=-1), 'trainable_stages -1 is out of range'),
+        (NAME, dict(trainable_stages=2.5), 'trainable_stages 2.5 is out of range'),
         ('test_vit', {}, 'test_vit does not run its stages one after another'),
     ],
 )

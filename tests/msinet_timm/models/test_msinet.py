@@ -292,6 +292,8 @@ def test_fifth_map():
         (dict(out_indices=0), 'out_indices 0: MSINet has 5 maps'),
         (dict(output_stride=4), 'output_stride 4: give 32, 16, 8'),
         (dict(output_stride=12), 'output_stride 12: give 32, 16, 8'),
+        (dict(output_stride='8'), "output_stride '8': give 32, 16, 8"),
+        (dict(out_indices='2'), r"out_indices \['2'\] do not exist: MSINet has 5 maps, 0 to 4"),
     ],
     ids=str,
 )
