@@ -16,11 +16,11 @@ _SETTINGS: dict[str, Callable[[float], dict[str, float]]] = {
     # tracks that are not confirmed yet have their distances divided by a number of its own; no embedding counts for
     # boxes that are farther apart (one minus their overlap) than the last setting
     'boxmot.botsort': lambda d: {'appearance_thresh': d, 'unconfirmed_emb_scale': 1.0, 'proximity_thresh': 1.0},
-    # what is compared is the distance weighed by mc_lambda, and by the rest how far a box is from where it was expected:
+    # what is compared is the distance weighed by mc_lambda, and by the rest how far a box is from where it should be:
     # the tracker's own settings, 0.2 and 0.98, leave it all of the room (0.02 of 9.5, its limit), and no more
     'boxmot.strongsort': lambda d: {'max_cos_dist': d, 'mc_lambda': max(0.98, 1 - d / 10)},
-    # overlaps of 0 to 1 are added to weighed distances, so that a weight is for one range of distances: the tracker's own
-    # settings have 4.6 and 1.3 for a threshold of 0.4
+    # overlaps of 0 to 1 are added to weighed distances, so that a weight is for one range of distances: the tracker has
+    # 4.6 and 1.3 for a threshold of 0.4
     'boxmot.hybridsort': lambda d: {
         'longterm_reid_correction_thresh': d,
         'longterm_reid_correction_thresh_low': d,

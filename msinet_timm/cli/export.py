@@ -141,8 +141,8 @@ def _check(args: argparse.Namespace) -> None:
             raise InputError(f'{args.host} feeds images alone: give --camera NAME, and write a file for each')
         if args.dataset and args.host in HOSTS and HOSTS[args.host].grow:
             raise InputError(
-                f'--dataset: the file for {args.host} cuts away what that adds to boxes, so it measures no whole images; '
-                'measure one without --for'
+                f'--dataset: the file for {args.host} cuts away what that adds to boxes, so it measures no whole '
+                'images; measure one without --for'
             )
     if args.host == ROBOFLOW:
         for flag in ('camera', 'images', 'dataset'):

@@ -51,8 +51,8 @@ class ExportedModule(nn.Module):
             )
         if 'margins' in self.exported.metadata:
             raise InputError(
-                f'{self.exported.path} cuts away the margins that {self.exported.metadata["host"]} leaves around boxes, '
-                'so whole images cannot be measured with it: export the model without --for'
+                f'{self.exported.path} cuts away the margins that {self.exported.metadata["host"]} leaves around '
+                'boxes, so whole images cannot be measured with it: export the model without --for'
             )
         self.cameras = self.exported.cameras
         self.data_config: dict[str, Any] = self.exported.data_config

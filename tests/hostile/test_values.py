@@ -165,7 +165,7 @@ def run(line, capsys):
         ('hub', 'export x --format onnx --output a\0b.onnx', "--output 'a\\x00b.onnx' holds a NUL character"),
         ('hub', 'export x --for boxmot --precision bf16', 'boxmot feeds float32 and reads no bf16 file'),
         ('hub', 'export x --for opencv --int8 --calibration-images x', 'opencv reads float32 files: leave out --int8'),
-        ('hub', 'export x --for ultralytics -ds sample', '--dataset: the file for ultralytics cuts away what that adds'),
+        ('hub', 'export x --for ultralytics -ds sample', 'the file for ultralytics cuts away what that adds'),
         ('hub', 'export x --for roboflow', 'x: give a folder, hf-hub:OWNER/NAME or one of'),
         ('hub', 'convert a\0b', "convert 'a\\x00b' holds a NUL character"),
     ],

@@ -38,7 +38,9 @@ def test_thresholds_tell_pairs_apart_as_the_calibration_does(tracker):
         'boxmot.hybridsort': lambda d: (
             d <= settings['longterm_reid_correction_thresh'] == settings['longterm_reid_correction_thresh_low']
         ),
-        'ultralytics.botsort': lambda d: d / 2 <= 1 - settings['appearance_thresh'] and not settings['proximity_thresh'],
+        'ultralytics.botsort': lambda d: (
+            d / 2 <= 1 - settings['appearance_thresh'] and not settings['proximity_thresh']
+        ),
         'ultralytics.deepocsort': lambda d: (
             d / 2 <= 1 - settings['appearance_thresh'] and not settings['proximity_thresh']
         ),

@@ -116,7 +116,7 @@ def test_deepstream_finds_a_section_beside_it(model, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(('host', 'batch'), [('deepstream-onnx', 'batch'), ('ultralytics', 'batch'), ('opencv', 1)])
 def test_tensorrt_knows_all_operators(tmp_path, host, batch):
-    """As far as can be told without TensorRT: operators, opset, at most one size that may change, types, a valid graph."""
+    """As far as can be told without TensorRT: operators, opset, batch of any or one size, types, a valid graph."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     network = timm.create_model('msinet_x0_25', num_classes=0).eval()
