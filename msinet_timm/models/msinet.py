@@ -41,7 +41,7 @@ class Embedding(NamedTuple):
 
     Attributes:
         feature_map: [B, stage 3 + 128, H/16, W/16]; the local branch's channels are the last.
-        global_feature: [B, stage 3], pooled over the image, before the neck.
+        global_feature: [B, stage 3], pooled over the image, less the network's `centre`, before the neck.
         local_feature: [B, 256], pooled over the upper and the lower half, before the neck.
         global_logits: [B, classes], or None for a model without classifiers.
         local_logits: [B, classes], or None for a model without classifiers.
@@ -69,6 +69,10 @@ class MSINet(nn.Module):
     `forward` gives logits [B, num_classes] (the mean of both branches' classifiers), or, with `num_classes` 0, the
     embedding [B, `head_hidden_size`]: the global feature, then the local one, neither normalised. `forward_branches`
     gives both branches apart.
+
+    Maps are positive, and so are means of them: embeddings of all images can point the same way. The buffer `centre`
+    [stage 3] is taken from global features: zero as published, and what features have in common in the weights that
+    ship, so that distances of embeddings of length 1 tell people apart.
 
     Args:
         genotype: the interactions: a name such as `'msmt'`, twelve interaction names, a `Genotype`, or the path of a
@@ -184,6 +188,7 @@ class MSINet(nn.Module):
             [Neck(n, **dd).train(self.training) for n in lengths] if lengths[1] else [nn.Identity(), nn.Identity()]
         )
         self.head_hidden_size = sum(lengths)
+        self.register_buffer('centre', torch.zeros(lengths[0], **dd) if lengths[1] else None)
 
     def _reset_classifiers(self, **dd: Any) -> None:
         self.global_classifier, self.local_classifier = [
@@ -348,7 +353,7 @@ class MSINet(nn.Module):
             self.global_pool(local.narrow(2, 0, upper)),
             self.global_pool(local.narrow(2, upper, height - upper)),
         ]
-        return self.global_pool(x.narrow(1, 0, self.global_width)), torch.cat(halves, dim=1)
+        return self.global_pool(x.narrow(1, 0, self.global_width)) - self.centre, torch.cat(halves, dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """The map to logits [B, num_classes]; without classifiers, or with `pre_logits`, to the embedding."""

@@ -161,7 +161,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     Classifiers of another number of classes than the model's are left out: the model keeps its own. The published
     ImageNet weights lack the local branch: it keeps its initial values, with a warning, and its classifier is set to
     zero, so that the predicted class is the global branch's. A trained fifth map (`stage5`) keeps its initial values
-    where the checkpoint has none.
+    where the checkpoint has none, and `centre` is then zero.
 
     Args:
         state_dict: tensors by name.
@@ -184,6 +184,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     for name in own:
         if name.startswith(_FIFTH_MAP):  # of `stage5`, which weights for ReID have nothing for
             state_dict.setdefault(name, own[name])
+    if 'centre' in own:  # which few weights have
+        state_dict.setdefault('centre', torch.zeros_like(own['centre']))
     classifiers = () if 'arch_weights' in own else _CLASSIFIERS  # a search goes on with its own
     for name in [name for name in {**own, **state_dict} if name.startswith(classifiers)]:
         if name not in own:
@@ -261,3 +263,5 @@ def fit_state_dict(model: nn.Module, state_dict: dict[str, Any], prefix: str, me
         fitting = checkpoint_filter_fn(dict(state_dict), model)
         state_dict.clear()
         state_dict.update(fitting)
+    if getattr(model, 'centre', None) is not None:
+        state_dict.setdefault(f'{prefix}centre', torch.zeros_like(model.centre))

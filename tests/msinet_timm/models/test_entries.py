@@ -10,7 +10,7 @@ from msinet_timm.models.entries import Entry, entries_folder, find_entry, load_e
 from msinet_timm.models.genotype import named_genotypes
 from msinet_timm.models.weights import load_default_cfgs
 
-NAME = 'msinet_x1_0.sample'
+NAME = 'msinet_x1_0.rendered'
 
 
 def entry(**changes):
@@ -36,7 +36,7 @@ def test_each_entry_of_the_package_is_right(name):
 
 def test_entries_of_the_package():
     entries = load_entries()
-    tags = {'in1k', 'market1501', 'msmt17', 'veri776', 'vehicleid', 'msmt17_to_market1501', 'sample', 'rendered'}
+    tags = {'in1k', 'market1501', 'msmt17', 'veri776', 'vehicleid', 'msmt17_to_market1501', 'sample', 'rendered', 'rendered_128x64', 'rendered_vehicles'}
     assert {e.tag for e in entries.values() if e.architecture == 'msinet_x1_0'} == tags
     assert {e.architecture for e in entries.values() if e.default} == {
         f'msinet_{width}' for width in ('x0_25', 'x0_5', 'x0_75', 'x1_0')
@@ -91,7 +91,7 @@ def test_missing_fields_and_other_files(tmp_path):
     del fields['recipe'], fields['license']
     with pytest.raises(InputError, match="missing 2 required .* 'recipe' and 'license'"):
         check(fields, tmp_path)
-    with pytest.raises(InputError, match='architecture and tag are those of msinet_x1_0.sample.json'):
+    with pytest.raises(InputError, match='architecture and tag are those of msinet_x1_0.rendered.json'):
         check(entry(), tmp_path, 'other')
     with pytest.raises(InputError, match="architecture: must be the name of one of this package's .* got 'resnet50'"):
         Entry(**entry(architecture='resnet50')).check()
