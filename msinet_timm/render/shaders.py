@@ -1,6 +1,6 @@
 """The shaders of `raster`, in GLSL 3.30."""
 
-__all__ = ['AMBIENT', 'LIGHT', 'OUTLINE', 'ROUGH', 'SURFACE', 'SURFACE_PIXELS', 'WHOLE']
+__all__ = ['AMBIENT', 'LIGHT', 'OUTLINE', 'ROUGH', 'SURFACE', 'SURFACE_PIXELS', 'WHO', 'WHOLE']
 
 _HEAD = '#version 330\n'
 
@@ -59,6 +59,17 @@ void main() {
 #endif
 }
 """
+)
+
+#: Who is seen, by number.
+WHO = (
+    OUTLINE.replace('sun', 'camera'),
+    _HEAD
+    + """
+uniform uint who;
+out uint number;
+void main() { number = who; }
+""",
 )
 
 #: Writes a surface's colour and kind (0: sky, 0.5: the place, 0.75: moving, 1: the person or vehicle that the image is
