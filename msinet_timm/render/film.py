@@ -4,20 +4,23 @@ import functools
 from typing import NamedTuple
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
 
 from .crowd import Visit, World
 from .identity import generator
+from .meshes import Mesh
 from .people import stride
-from .raster import Crowd, Part, around, dressed, gather, load_renderer, look, shine
+from .raster import Crowd, around, draw_moving, draw_still, dressed, gather, load_renderer, look, read_light, shine
 from .scene import Scene
 from .sensor import develop_frame
 from .shaders import WHO
 
 __all__ = ['Film', 'Seen']
 
-_SHADOWS = (1024, 1024)  # pixels of the shadow maps: people stand farther apart than those of an image
-_ABOUT = 1.3  # metres around somebody where less of the sky is seen
-_FADE = 10  # pixels over which what is drawn again passes into what is not
+_SHADOWS = (1024, 768)  # pixels of the shadow maps: people stand farther apart than those of an image
+_ROUGH = (0.04, 0.12)  # metres between vertices of what casts their shadows, see `raster`
+_ABOUT = 1.0  # metres around somebody where less of the sky is seen
+_TILE, _FADE = 8, 6  # pixels: of what is drawn again as a whole, and over which this passes into what is not
 _KEPT = 24  # people, dressed
 
 
@@ -49,9 +52,7 @@ class Film:
         alike: by the number of a person, that of whom they are dressed like.
     """
 
-    def __init__(
-        self, world: World, number: int, size: tuple[int, int], seed: int, domain: str, alike: dict[int, int]
-    ):
+    def __init__(self, world: World, number: int, size: tuple[int, int], seed: int, domain: str, alike: dict[int, int]):
         self.gl, self.world, self.number, self.size, self.seed, self.domain = (
             load_renderer(), world, number, size, seed, domain
         )  # fmt: skip
@@ -61,19 +62,34 @@ class Film:
         rng = generator(seed, domain, 13, number)
         sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)
         self.scene = Scene(None, [], at, world.field, sun, size[1], 1.0, 0, rng)
-        self.eye, _, self.matrix = look(self.scene, view, size[0] / size[1])
-        # Somebody near fills so many pixels: no finer mesh is needed.
-        self.fine = int(np.clip(1.8 / (2 * np.tan(np.deg2rad(world.field) / 2) * view.near) * size[1], 48, 512))
-        whole = [(0, 0, *size)]
-        self.still = shine(self.gl, self.scene, None, view, self.place, size, whole, _SHADOWS)[..., :3].copy()
+        self.sight = look(self.scene, view, size[0] / size[1])
+        self.matrix = self.sight[2]
+        # So many pixels high is somebody in front of the middle: no finer mesh is needed.
+        self.fine = int(
+            np.clip(
+                1.8 / (2 * np.tan(np.deg2rad(world.field) / 2) * (0.7 * view.near + 0.3 * view.far)) * size[1], 48, 512
+            )
+        )
+        self.still = self.gl.surfaces(*size)
+        draw_still(self.gl, self.still, self.place, self.sight[2])
+        self.moving = (self.gl.surfaces(*size), *self.gl.targets(*size)[1:])
+        self.empty = self._light((self.gl.ambient, self.gl.light), (self.still, *self.moving[1:]), None)
+        self.dirty: list[tuple] = []
         context = self.gl.context
         self.who = self.gl.program(*WHO)
-        self.solid = [(self.gl.outline, array) for array in self.place.solid]
-        self.drawn = context.framebuffer([context.texture(size, 1, dtype='u2')], context.depth_renderbuffer(size))
+        self.solid = [self.gl.array(self.who, *one) for one in self.place.solid]
+        self.drawn = context.framebuffer([context.texture(size, 1, dtype='f4')], context.depth_renderbuffer(size))
+        # Where things stand that may hide somebody.
+        self._outline((0, 0, *size), self.solid[0], [], [], self.solid, 1)
+        standing = self._numbers().reshape(size[::-1])[::-1] > 0
+        deep = np.frombuffer(self.still.read(components=4, attachment=1, dtype='f4'), np.float32)
+        deep = deep.reshape(size[1], 2, size[0], 2, 4)[::-1, ..., 3]
+        self.before = standing & (deep < view.far + 1.0).any((1, 3))
+        self.hiding = self.solid if self.before.any() else []
         self.person = functools.lru_cache(maxsize=_KEPT)(self._dress)
 
     def _dress(self, person: int) -> tuple:
-        return dressed(self.seed, self.domain, self.fine, person, self.alike.get(person))
+        return dressed(self.seed, self.domain, self.fine, person, self.alike.get(person), _ROUGH)
 
     def frame(self, time: float, index: int, visits: list[Visit], image: bool = True) -> tuple[list[Seen], bytes]:
         """Draws a frame.
@@ -94,11 +110,17 @@ class Film:
                 moment = visit.at(time)
                 gait = generator(self.seed, self.domain, 12, visit.person, self.number)
                 meshes.append(stride(*self.person(visit.person), moment, gait))
-                there.append((visit, meshes[-1]))
-        scene = self.scene._replace(others=meshes)
-        crowd = gather(scene) if meshes else None
-        seen = self._measure(crowd, there) if crowd else []
-        return seen, self._develop(scene, crowd, index) if image else b''
+                there.append(visit)
+        if not meshes:
+            return [], self._develop(self.empty, index) if image else b''
+        crowd = gather(self.scene._replace(others=meshes))
+        boxes = [np.concatenate([at.min(0), at.max(0)]) for at in (self._project(mesh.position) for mesh in meshes)]
+        seen = self._measure(crowd, there, boxes)
+        return seen, self._develop(self._radiance(crowd, meshes, boxes), index) if image else b''
+
+    def _develop(self, radiance: np.ndarray, index: int) -> bytes:
+        rng = generator(self.seed, self.domain, 14, self.number, index)
+        return develop_frame(radiance, self.world.camera, rng)
 
     def _project(self, points: np.ndarray) -> np.ndarray:
         """Pixels [N, 2] from the left and from above of points [N, 3] in the world."""
@@ -106,116 +128,111 @@ class Film:
         at = seen[:, :2] / np.maximum(seen[:, 3:], 0.05)
         return (at * [0.5, -0.5] + 0.5) * self.size
 
-    def _measure(self, crowd: Crowd, there: list) -> list[Seen]:
-        """Boxes of all, and counts of their pixels."""
-        array, (wide, tall) = self.gl.array(self.who, crowd.vertices, crowd.faces), self.size
+    def _measure(self, crowd: Crowd, there: list[Visit], boxes: list[np.ndarray]) -> list[Seen]:
+        """Who is seen, and how many of their pixels."""
+        array, size = self.gl.array(self.who, crowd.vertices, crowd.faces), np.array(self.size)
         starts = np.cumsum([0, *crowd.counts])
-        boxes = []
-        for _, mesh in there:
-            at = self._project(mesh.position)
-            boxes.append(np.concatenate([at.min(0), at.max(0)]))
-        self._outline((0, 0, wide, tall), array, range(len(there)), starts)
-        whole = np.frombuffer(self.drawn.read(components=1, dtype='u2', alignment=1), np.uint16)
-        pixels = np.bincount(whole, minlength=len(there) + 1)
+        self._outline((0, 0, *self.size), array, range(len(there)), starts, self.hiding)
+        pixels = np.bincount(self._numbers(), minlength=len(there) + 1)
         out = []
-        for k, ((visit, _), box) in enumerate(zip(there, boxes, strict=True)):
-            left, top = np.clip(np.floor(box[:2]), 0, self.size).astype(int)
-            right, low = np.clip(np.ceil(box[2:]), 0, self.size).astype(int)
-            if right > left and low > top:
-                part = (int(left), int(tall - low), int(right - left), int(low - top))
-                self._outline(part, array, [k], starts, solid=False)
-                own = np.frombuffer(self.drawn.read(part, components=1, dtype='u2', alignment=1), np.uint16)
-                alone = int(np.count_nonzero(own))
-                if alone:
-                    out.append(Seen(visit.person, box, int(pixels[k + 1]), alone))
+        for k, (visit, box) in enumerate(zip(there, boxes, strict=True)):
+            (left, top), (right, low) = np.clip(np.floor(box[:2]), 0, size), np.clip(np.ceil(box[2:]), 0, size)
+            left, top, right, low = (int(side) for side in (left, top, right, low))
+            if right <= left or low <= top:
+                continue
+            own = int(pixels[k + 1])
+            alone = own
+            if self.before[top:low, left:right].any() or any(_meet(box, other) for other in boxes if other is not box):
+                part = (left, self.size[1] - low, right - left, low - top)
+                self._outline(part, array, [k], starts, [])
+                alone = int(np.count_nonzero(self._numbers(part)))
+            if alone:
+                out.append(Seen(visit.person, box, own, alone))
         return out
 
-    def _outline(self, part: Part, array, who, starts: np.ndarray, solid: bool = True) -> None:
-        """Draws numbers from 1 of those in `who`, where nothing hides them; without `solid`, through all that stands."""
+    def _outline(self, part: tuple, array, who, starts: np.ndarray, still: list, number: int = 0) -> None:
+        """Draws numbers from 1 of those in `who`, in part of a frame, where none of them or of `still` hides them."""
         self.drawn.use()
         self.drawn.scissor = part
         self.drawn.clear(viewport=part)
-        if solid:
-            self.gl.outline['sun'].write(np.ascontiguousarray(self.matrix.T, 'f4').tobytes())
-            self.drawn.color_mask = (False,) * 4
-            for still in self.place.solid:
-                still.render()
-            self.drawn.color_mask = (True,) * 4
         self.who['camera'].write(np.ascontiguousarray(self.matrix.T, 'f4').tobytes())
+        self.who['who'].value = number
+        for thing in still:
+            thing.render()
         for k in who:
             self.who['who'].value = k + 1
             array.render(vertices=int(3 * (starts[k + 1] - starts[k])), first=int(3 * starts[k]))
         self.drawn.scissor = None
 
-    def _develop(self, scene: Scene, crowd: Crowd | None, index: int) -> bytes:
-        view, rng = self.world.camera, generator(self.seed, self.domain, 14, self.number, index)
-        radiance = self.still
-        if crowd:
-            parts = _joined([part for mesh in scene.others for part in self._changed(mesh.position)])
-            drawn = shine(self.gl, scene, crowd, view, self.place, self.size, parts, _SHADOWS)
-            radiance = self.still.copy()
-            for part in parts:
-                self._paste(radiance, drawn, part)
-        return develop_frame(radiance, view, rng)
+    def _numbers(self, part: tuple | None = None) -> np.ndarray:
+        """What `_outline` has drawn there, all pixels in a row."""
+        return np.frombuffer(self.drawn.read(part, components=1, dtype='f4'), np.float32).astype(np.int64)
 
-    def _changed(self, points: np.ndarray) -> list[Part]:
-        """What of a frame somebody may change: they, their shadow, and less light about them."""
-        low, high = points.min(0), points.max(0)
-        corners = np.array([[x, y, z] for x in (low[0], high[0]) for y in (low[1], high[1]) for z in (0, high[2])])
-        light = self.world.camera.light
-        fallen = corners - corners[:, 2:] / min(light[2], -0.05) * light
-        middle, feet = (low + high) / 2, []
-        for x, y in ((-1, -1), (-1, 1), (1, -1), (1, 1)):
-            feet.append([middle[0] + x * _ABOUT, middle[1] + y * _ABOUT, 0])
-        out = []
-        for group in (corners, np.concatenate([corners, fallen]), np.array(feet)):
-            group = group.copy()
-            group[:, 1] = np.maximum(group[:, 1], 0.2)
-            at = self._project(group)
-            left, top = np.floor(at.min(0) / 2 - 1).astype(int) * 2 - _FADE
-            right, bottom = np.ceil(at.max(0) / 2 + 1).astype(int) * 2 + _FADE
-            left, top = max(left, 0), max(top, 0)
-            right, bottom = min(right, self.size[0]), min(bottom, self.size[1])
-            if right > left and bottom > top:
-                out.append((left, self.size[1] - bottom, right - left, bottom - top))
-        return out
+    def _light(self, programs: tuple, targets: tuple, crowd: Crowd | None, **options) -> np.ndarray:
+        shine(
+            self.gl, programs, targets, crowd, self.scene.sun, self.world.camera, self.place, self.sight, _SHADOWS,
+            **options,
+        )  # fmt: skip
+        return read_light(targets[2])[..., :3]
 
-    def _paste(self, radiance: np.ndarray, drawn: np.ndarray, part: Part) -> None:
-        """Puts a part of a frame over the empty place; at its edges, but for the frame's, it fades."""
-        left, low, wide, tall = part
-        rows, columns = slice(self.size[1] - low - tall, self.size[1] - low), slice(left, left + wide)
-        share = np.outer(
-            _ramp(tall, rows.start > 0, rows.stop < self.size[1]), _ramp(wide, left > 0, columns.stop < self.size[0])
-        ).astype(np.float32)[..., None]
-        still = radiance[rows, columns]
-        radiance[rows, columns] = still + share * (drawn[rows, columns, :3] - still)
+    def _radiance(self, crowd: Crowd, meshes: list[Mesh], boxes: list[np.ndarray]) -> np.ndarray:
+        """The light of a frame [H, W, 3]."""
+        for part in self.dirty:
+            self.moving[0].clear(viewport=part)
+        self.dirty = [self._quarters(box) for box in boxes]
+        draw_moving(self.gl, self.moving[0], crowd, self.matrix)
+        colours, surfaces = self.still.color_attachments
+        changed = self._changed(meshes, boxes)
+        tiles = (_corners(_wider(changed), self.size), _corners(changed, self.size))
+        light = self._light(
+            self.gl.over, self.moving, crowd, still=dict(still_colours=colours, still_surfaces=surfaces), tiles=tiles
+        )
+        share = changed.resize((changed.width * _TILE, changed.height * _TILE), Image.Resampling.NEAREST)
+        share = np.asarray(share.filter(ImageFilter.BoxBlur(_FADE)), np.float32)[: self.size[1], : self.size[0]]
+        share = np.clip(share / 127.5 - 1, 0, 1)[..., None]
+        return self.empty + share * (light - self.empty)
 
+    def _quarters(self, box: np.ndarray) -> tuple:
+        """A box and what is just around it, for a framebuffer of quarters of pixels."""
+        limit = 2 * np.array(self.size)
+        low = np.clip(2 * np.floor(box[:2] - 1), 0, limit).astype(int)
+        high = np.clip(2 * np.ceil(box[2:] + 1), 0, limit).astype(int)
+        return int(low[0]), int(limit[1] - high[1]), int(high[0] - low[0]), int(high[1] - low[1])
 
-def _ramp(length: int, first: bool, last: bool) -> np.ndarray:
-    """Weights of pixels in a row, which rise from 0 at its first and fall to 0 at its last end, where asked for."""
-    out, at = np.ones(length), (np.arange(length) + 0.5) / _FADE
-    if first:
-        out = np.minimum(out, at)
-    if last:
-        out = np.minimum(out, at[::-1])
-    return out
-
-
-def _joined(parts: list[Part]) -> list[Part]:
-    """The same area, in parts that do not overlap: those that do become one."""
-    out: list[Part] = []
-    for part in parts:
-        while True:
-            hit = next((p for p in out if _overlap(p, part)), None)
-            if hit is None:
-                break
-            out.remove(hit)
-            left, low = min(hit[0], part[0]), min(hit[1], part[1])
-            right, top = (max(hit[k] + hit[k + 2], part[k] + part[k + 2]) for k in (0, 1))
-            part = (left, low, right - left, top - low)
-        out.append(part)
-    return out
+    def _changed(self, meshes: list[Mesh], boxes: list[np.ndarray]) -> Image.Image:
+        """The tiles of a frame that somebody changes: by their body, their shadow, and less light about them."""
+        tiles = Image.new('L', tuple(-(-side // _TILE) for side in self.size))
+        draw, light = ImageDraw.Draw(tiles), self.world.camera.light
+        for mesh, box in zip(meshes, boxes, strict=True):
+            draw.rectangle([tuple(box[:2] // _TILE), tuple(box[2:] // _TILE)], 255)
+            low, high = mesh.position.min(0), mesh.position.max(0)
+            feet = np.array([*(low[:2] + high[:2]) / 2, 0])
+            around = feet + _ABOUT * np.array([[-1, -1, 0], [-1, 1, 0], [1, -1, 0], [1, 1, 0]])
+            around[:, 1] = np.maximum(around[:, 1], 0.3)
+            around = self._project(around) / _TILE
+            draw.ellipse([tuple(around.min(0)), tuple(around.max(0))], 255)
+            fall = -light / light[2] * high[2]
+            fall *= min(1.0, (feet[1] - 0.3) / fall[1]) if fall[1] > feet[1] - 0.3 else 1.0
+            points = np.array([feet - [0.4, 0, 0], feet + [0.4, 0, 0], feet, feet - fall])
+            left, right, start, end = self._project(points) / _TILE
+            draw.line([tuple(start), tuple(end)], 255, int(np.ceil(right[0] - left[0])) + 1)
+        return _wider(tiles)
 
 
-def _overlap(a: Part, b: Part) -> bool:
-    return all(a[k] < b[k] + b[k + 2] and b[k] < a[k] + a[k + 2] for k in (0, 1))
+def _wider(tiles: Image.Image) -> Image.Image:
+    return tiles.filter(ImageFilter.MaxFilter(3))
+
+
+def _corners(tiles: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """Corners [T, 2] of triangles, in pixels from the left and from below, which cover tiles: one pair for each run."""
+    filled = np.pad(np.asarray(tiles) > 0, ((0, 0), (1, 1)))
+    row, start = np.nonzero(filled[:, 1:] & ~filled[:, :-1])
+    end = np.nonzero(~filled[:, 1:] & filled[:, :-1])[1]
+    left, right = _TILE * start, np.minimum(_TILE * end, size[0])
+    top, low = size[1] - _TILE * row, np.maximum(size[1] - _TILE * (row + 1), 0)
+    corners = [(left, low), (right, low), (right, top), (left, low), (right, top), (left, top)]
+    return np.stack([np.stack(corner, 1) for corner in corners], 1).reshape(-1, 2)
+
+
+def _meet(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((a[:2] < b[2:] + 1).all() and (b[:2] < a[2:] + 1).all())

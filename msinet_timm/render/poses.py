@@ -82,9 +82,7 @@ def _arms(rng: np.random.Generator, body: Body, what: str, swings: dict[str, flo
     return out
 
 
-def pose(
-    rng: np.random.Generator, body: Body, step: tuple[float, float] | None = None
-) -> dict[str, np.ndarray]:
+def pose(rng: np.random.Generator, body: Body, step: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
     """A moment of what a person does: a rotation [3, 3] in rest-pose axes for each bone that moves.
 
     Args:

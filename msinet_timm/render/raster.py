@@ -23,12 +23,12 @@ from .cameras import Camera, draw_camera
 from .meshes import Mesh, simplify
 from .people import make_person
 from .scene import Scene, keep_made
-from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, WHOLE
+from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, TILES, WHOLE
 from .traffic import make_vehicle
 from .vehicles import Vehicle
 
-__all__ = ['MAKERS', 'Crowd', 'Part', 'Place', 'Renderer', 'around', 'dressed', 'gather', 'load_renderer', 'look']
-__all__ += ['person', 'place', 'render', 'shine', 'versions']
+__all__ = ['MAKERS', 'Crowd', 'Place', 'Renderer', 'around', 'draw_moving', 'draw_still', 'dressed', 'gather']
+__all__ += ['load_renderer', 'look', 'person', 'place', 'read_light', 'render', 'shine', 'versions']
 
 _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libegl1 libgl1-mesa-dri'
 _SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
@@ -40,8 +40,6 @@ _FINE = 1.8  # vertices of skin are this many metres, by an image's height in pi
 _COARSE = 3.0  # so many: smaller triangles than pixels cost time alone
 _ASIDE = 12.0  # metres to each side of a camera where its place's sun casts shadows
 _PLACES = 16  # places kept
-#: Of an image: how far its left edge is from the image's, its lower one from the image's, width, height; pixels.
-Part = tuple[int, int, int, int]
 _STILL, _MOVING, _TARGET = 0.5, 0.75, 1.0
 
 
@@ -79,7 +77,7 @@ class Place(NamedTuple):
         sun: shadow map of the sun, `sun_matrix` [4, 4] from the world into it.
         sky, sky_matrices: the same of all of `_SUNS`; the matrices are [N, 4, 4].
         wall: distance, slope and height of the walls.
-        solid: vertices of all that is drawn, for shadows and other outlines.
+        solid: vertices and faces of all that stands there.
     """
 
     surfaces: list
@@ -131,8 +129,9 @@ class Renderer:
         pixels: str = '#version 330\nvoid main() {}',
         textured: bool = False,
         glossy: bool = False,
+        over: bool = False,
     ):
-        sizes = {'SUNS': _SIDE**2, 'SIDE': _SIDE, 'TEXTURED': int(textured), 'GLOSSY': int(glossy)}
+        sizes = {'SUNS': _SIDE**2, 'SIDE': _SIDE, 'TEXTURED': int(textured), 'GLOSSY': int(glossy), 'OVER': int(over)}
         for name, value in sizes.items():
             vertex, pixels = (text.replace(name, str(value)) for text in (vertex, pixels))
         return self.context.program(vertex_shader=vertex, fragment_shader=pixels)
@@ -141,6 +140,11 @@ class Renderer:
     def glossy(self) -> tuple:
         """The programs for surfaces that shine, and for their light."""
         return self.program(SURFACE, SURFACE_PIXELS, glossy=True), self.program(WHOLE, LIGHT, glossy=True)
+
+    @functools.cached_property
+    def over(self) -> tuple:
+        """The programs for the light of parts of an image, where something moves before what stands still."""
+        return self.program(TILES, AMBIENT, over=True), self.program(TILES, LIGHT, over=True)
 
     def shadow_map(self, size: int):
         return self.context.framebuffer([], self.context.depth_texture((size, size)))
@@ -152,15 +156,20 @@ class Renderer:
 
     @functools.lru_cache(maxsize=8)  # noqa: B019 - few sizes are asked for, and few renderers
     def targets(self, width: int, height: int) -> tuple:
-        """What is drawn to for images of a size: surfaces in quarters of pixels, shares of the sky, light."""
-        context, quarters = self.context, (2 * width, 2 * height)
-        surfaces = [context.texture(quarters, 4, dtype='f4') for _ in range(2)]
+        """What is drawn to for images of a size: surfaces, shares of the sky, light."""
+        context = self.context
         shares = context.texture(((width + 1) // 2, (height + 1) // 2), 2, dtype='f4')
         return (
-            context.framebuffer(surfaces, context.depth_renderbuffer(quarters)),
+            self.surfaces(width, height),
             context.framebuffer([shares]),
             context.framebuffer([context.texture((width, height), 4, dtype='f4')]),
         )
+
+    def surfaces(self, width: int, height: int):
+        """What surfaces are drawn to, in quarters of pixels: two textures, see `SURFACE_PIXELS`."""
+        size = (2 * width, 2 * height)
+        textures = [self.context.texture(size, 4, dtype='f4') for _ in range(2)]
+        return self.context.framebuffer(textures, self.context.depth_renderbuffer(size))
 
     def array(self, program, vertices: np.ndarray, faces: np.ndarray):
         """Vertices of 3 floats for each of `position`, `normal`, `colour` and `place` or 1 `gloss`, for `program`."""
@@ -171,8 +180,8 @@ class Renderer:
         buffer, index = self.context.buffer(vertices.astype('f4')), self.context.buffer(faces.astype('u4'))
         return self.context.vertex_array(program, [(buffer, layout, *read)], index)
 
-    def fill(self, program, target, maps: dict, parts: list[Part], **values) -> None:
-        """Draws pixels of a target from other ones."""
+    def fill(self, program, target, maps: dict, tiles: np.ndarray | None, **values) -> None:
+        """Draws pixels of a target from other ones: all, or those in triangles with corners `tiles` [T, 2]."""
         _set(program, **values)
         for unit, (name, texture) in enumerate(maps.items()):
             if name in program:
@@ -180,10 +189,11 @@ class Renderer:
                 texture.use(unit)
         target.use()
         self.context.disable(self.context.DEPTH_TEST)
-        for part in parts:
-            target.scissor = part
+        if tiles is None:
             self.context.vertex_array(program, []).render(vertices=3)
-        target.scissor = None
+        else:
+            buffer = self.context.buffer(tiles.astype('f4'))
+            self.context.vertex_array(program, [(buffer, '2f', 'corner')]).render()
         self.context.enable(self.context.DEPTH_TEST)
 
     def cast(self, map_, arrays: list, instances: int = 1) -> None:
@@ -247,13 +257,15 @@ def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh
     return dressed(seed, domain, height, number)
 
 
-def dressed(seed: int, domain: str, height: int, number: int, like: int | None = None) -> tuple[Body, Mesh]:
-    """What `person` keeps; `like`: see `identity.draw_identity`."""
+def dressed(
+    seed: int, domain: str, height: int, number: int, like: int | None = None, rough: tuple = _ROUGH
+) -> tuple[Body, Mesh]:
+    """What `person` keeps; `like`: see `identity.draw_identity`, `rough`: `Crowd.cells`."""
     body, mesh = make_person(seed, domain, number, np.float32, like)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     faces = np.concatenate([mesh.faces, inner])
-    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in _ROUGH), _ROUGH)
+    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in rough), rough)
 
 
 @keep_made
@@ -345,13 +357,12 @@ def around(gl: Renderer, camera: Camera, domain: str) -> Place:
     sun, sky = gl.shadow_map(_PLACE_SUN), gl.shadow_map(_PLACE_SKY)
     (sun_matrix,) = _light_space(_axes(-camera.light)[None], bounds, standing)
     sky_matrices = _light_space(_SUN_AXES, fixed.position)
-    casting = [gl.array(gl.outline, columns, fixed.faces)]
-    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], _QUAD) for t, c in upright]
+    solid = [(columns, fixed.faces), *((_quad(t, c, 1)[0], _QUAD) for t, c in upright)]
     _set(gl.outline, sun=sun_matrix)
-    gl.cast(sun, casting)
+    gl.cast(sun, [gl.array(gl.outline, *one) for one in solid])
     _set(gl.rough, suns=sky_matrices)
     gl.cast(sky, [gl.array(gl.rough, columns, fixed.faces)], len(_SUNS))
-    return Place(surfaces, sun, sun_matrix, sky, sky_matrices, (deep, slope, high), casting)
+    return Place(surfaces, sun, sun_matrix, sky, sky_matrices, (deep, slope, high), solid)
 
 
 class Crowd(NamedTuple):
@@ -372,6 +383,10 @@ class Crowd(NamedTuple):
     sun: tuple[np.ndarray, np.ndarray]
     sky: tuple[np.ndarray, np.ndarray]
     cells: tuple[float, float]
+
+    @property
+    def glossy(self) -> bool:
+        return self.vertices.shape[1] > 9
 
 
 def gather(scene: Scene) -> Crowd:
@@ -422,30 +437,27 @@ def look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.ndar
     return eye, np.stack([right * wide, up * tall, forward], 1), matrix
 
 
-def _draw(
-    gl: Renderer, target, place: Place, crowd: Crowd | None, camera: np.ndarray, parts: list[Part]
-) -> None:
-    """Draws all surfaces: their colours, kinds, normals and depths."""
+def draw_still(gl: Renderer, target, place: Place, camera: np.ndarray) -> None:
+    """Draws the surfaces of a place: their colours, kinds, normals and depths."""
     target.use()
+    target.clear()
     for program in (gl.plain, gl.textured):
         _set(program, camera=camera, kind=_STILL)
-    program = gl.glossy[0] if crowd and crowd.vertices.shape[1] > 9 else gl.plain
-    if crowd:
-        array, first = gl.array(program, crowd.vertices, crowd.faces), 3 * crowd.first
-    for part in parts:
-        target.scissor = part
-        target.clear(viewport=part)
-        _set(program, kind=_STILL)
-        for still, texture in place.surfaces:
-            if texture:
-                texture.use(0)
-            still.render()
-        if crowd:
-            _set(program, camera=camera, kind=_TARGET)
-            array.render(vertices=first)
-            _set(program, kind=_MOVING)
-            array.render(vertices=crowd.faces.size - first, first=first)
-    target.scissor = None
+    for array, texture in place.surfaces:
+        if texture:
+            texture.use(0)
+        array.render()
+
+
+def draw_moving(gl: Renderer, target, crowd: Crowd, camera: np.ndarray) -> None:
+    """Draws the surfaces of all that moves."""
+    target.use()
+    program = gl.glossy[0] if crowd.glossy else gl.plain
+    array, first = gl.array(program, crowd.vertices, crowd.faces), 3 * crowd.first
+    _set(program, camera=camera, kind=_TARGET)
+    array.render(vertices=first)
+    _set(program, kind=_MOVING)
+    array.render(vertices=crowd.faces.size - first, first=first)
 
 
 def render(
@@ -453,64 +465,72 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the target."""
     gl, crowd = load_renderer(), gather(scene) if scene.moving else None
-    pixels = shine(gl, scene, crowd, view, place, (width, height), [(0, 0, width, height)], (_SUN, _SKY))
+    targets, sight = gl.targets(width, height), look(scene, view, width / height)
+    draw_still(gl, targets[0], place, sight[2])
+    if crowd:
+        draw_moving(gl, targets[0], crowd, sight[2])
+    programs = (gl.ambient, gl.glossy[1] if crowd and crowd.glossy else gl.light)
+    shine(gl, programs, targets, crowd, scene.sun, view, place, sight, (_SUN, _SKY))
+    pixels = read_light(targets[2])
     return pixels[..., :3], pixels[..., 3]
+
+
+def read_light(target) -> np.ndarray:
+    """What was drawn of an image, [height, width, 4], from above."""
+    width, height = target.size
+    return np.frombuffer(target.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]
 
 
 def shine(
     gl: Renderer,
-    scene: Scene,
+    programs: tuple,
+    targets: tuple,
     crowd: Crowd | None,
+    light: np.ndarray,
     view: Camera,
     place: Place,
-    size: tuple[int, int],
-    parts: list[Part],
+    sight: tuple[np.ndarray, np.ndarray, np.ndarray],
     shadows: tuple[int, int],
-) -> np.ndarray:
-    """Radiance of a scene at a `place`, and how much of each pixel is the target, together [height, width, 4].
+    still: dict | None = None,
+    tiles: tuple = (None, None),
+) -> None:
+    """Lights surfaces.
 
     Args:
         gl: from `load_renderer`.
-        scene: who is there, and where the camera looks.
-        crowd: what `gather` makes of it; None for nobody.
+        programs: for shares of the sky, and for light.
+        targets: the surfaces; what the shares, and what the light is drawn to.
+        crowd: who moves; None for nobody.
+        light: irradiance [3] of the sun.
         view: the camera.
         place: what never moves.
-        size: width and height, pixels.
-        parts: of the image that are drawn; the others stay as they were drawn last.
+        sight: from `look`.
         shadows: widths in pixels of the shadow maps of who moves, of the sun and of the sky's suns.
+        still: for programs that look for what moves before it, textures by name.
+        tiles: for each program, see `Renderer.fill`.
     """
-    maps_ = gl.moving(*shadows)
-    sun, sky = _shadows(gl, maps_, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
+    surfaces, shares, lit = targets
+    moving = gl.moving(*shadows)
+    sun, sky = _shadows(gl, moving, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
     sun_cell, sky_cell = crowd.cells if crowd else _ROUGH
-    shiny = gl.glossy[1] if crowd and crowd.vertices.shape[1] > 9 else gl.light
-    surfaces, shares, light = gl.targets(*size)
-    eye, axes, camera = look(scene, view, size[0] / size[1])
-    _draw(gl, surfaces, place, crowd, camera, [_scaled(part, 4, 2) for part in parts])
+    eye, axes, _ = sight
     colours, normals_ = surfaces.color_attachments
-    sight = dict(eye=eye, view=axes, size=size, crowd=crowd is not None)
-    maps = dict(colours=colours, surfaces=normals_, moving=maps_[1].depth_attachment, still=place.sky.depth_attachment)
+    seen = dict(eye=eye, view=axes, size=lit.size, crowd=crowd is not None)
+    maps = dict(colours=colours, surfaces=normals_, **(still or {}))
+    maps |= dict(moving=moving[1].depth_attachment, still=place.sky.depth_attachment)
     gl.fill(
-        gl.ambient, shares, maps, [_scaled(part, 2, 0.5) for part in parts], **sight, suns=sky,
-        place_suns=place.sky_matrices, towards=_SUNS, margin=0.8 * sky_cell, wall=(*place.wall, 0),
+        programs[0], shares, maps, tiles[0], **seen, suns=sky, place_suns=place.sky_matrices, towards=_SUNS,
+        margin=0.8 * sky_cell, wall=(*place.wall, 0), extent=2 * np.array(shares.size),
     )  # fmt: skip
     maps |= dict(
-        shares=shares.color_attachments[0], moving=maps_[0].depth_attachment, still=place.sun.depth_attachment
+        shares=shares.color_attachments[0], moving=moving[0].depth_attachment, still=place.sun.depth_attachment
     )
     gl.fill(
-        shiny, light, maps, parts, **sight, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
-        place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=scene.sun,
+        programs[1], lit, maps, tiles[1], **seen, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
+        place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=light,
         margin=(0.4 * sun_cell + _texel(sun, shadows[0]), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)),
-        sky_light=view.sky, reach=3 * np.linalg.norm(axes[:, 1]) / size[1],
+        sky_light=view.sky, reach=3 * np.linalg.norm(axes[:, 1]) / lit.height, extent=np.array(lit.size),
     )  # fmt: skip
-    return np.frombuffer(light.read(components=4, dtype='f4'), np.float32).reshape(size[1], size[0], 4)[::-1]
-
-
-def _scaled(part: Part, margin: int, scale: float) -> Part:
-    """A part and `margin` pixels around it, in pixels of which there are `scale` times as many."""
-    left, low, wide, tall = part
-    start = [max(0, int(np.floor((x - margin) * scale))) for x in (left, low)]
-    end = [int(np.ceil((x + n + margin) * scale)) for x, n in ((left, wide), (low, tall))]
-    return (*start, end[0] - start[0], end[1] - start[1])
 
 
 def _scale(matrix: np.ndarray) -> np.ndarray:
