@@ -10,7 +10,7 @@ from .crowd import Visit, World
 from .identity import generator
 from .meshes import Mesh
 from .people import stride
-from .raster import Crowd, around, draw_moving, draw_still, dressed, gather, load_renderer, look, read_light, shine
+from .raster import Crowd, Pass, around, draw_moving, draw_still, dressed, gather, load_renderer, look, shine
 from .scene import Scene
 from .sensor import develop_frame
 from .shaders import WHO
@@ -72,8 +72,8 @@ class Film:
         )
         self.still = self.gl.surfaces(*size)
         draw_still(self.gl, self.still, self.place, self.sight[2])
-        self.moving = (self.gl.surfaces(*size), *self.gl.targets(*size)[1:])
-        self.empty = self._light((self.gl.ambient, self.gl.light), (self.still, *self.moving[1:]), None)
+        self.moving, self.targets = self.gl.surfaces(*size), self.gl.targets(*size)[1:]
+        self.empty = self._light([Pass((self.gl.ambient, self.gl.light), self.still)], None)
         self.dirty: list[tuple] = []
         context = self.gl.context
         self.who = self.gl.program(*WHO)
@@ -168,26 +168,26 @@ class Film:
         """What `_outline` has drawn there, all pixels in a row."""
         return np.frombuffer(self.drawn.read(part, components=1, dtype='f4'), np.float32).astype(np.int64)
 
-    def _light(self, programs: tuple, targets: tuple, crowd: Crowd | None, **options) -> np.ndarray:
-        shine(
-            self.gl, programs, targets, crowd, self.scene.sun, self.world.camera, self.place, self.sight, _SHADOWS,
-            **options,
-        )  # fmt: skip
-        return read_light(targets[2])[..., :3]
+    def _light(self, passes: list[Pass], crowd: Crowd | None) -> np.ndarray:
+        light = shine(
+            self.gl, passes, self.targets, crowd, self.scene.sun, self.world.camera, self.place, self.sight, _SHADOWS
+        )
+        return light[..., :3]
 
     def _radiance(self, crowd: Crowd, meshes: list[Mesh], boxes: list[np.ndarray]) -> np.ndarray:
         """The light of a frame [H, W, 3]."""
         for part in self.dirty:
-            self.moving[0].clear(viewport=part)
+            self.moving.clear(viewport=part)
         self.dirty = [self._quarters(box) for box in boxes]
-        draw_moving(self.gl, self.moving[0], crowd, self.matrix)
-        colours, surfaces = self.still.color_attachments
-        changed = self._changed(meshes, boxes)
-        tiles = (_corners(_wider(changed), self.size), _corners(changed, self.size))
-        light = self._light(
-            self.gl.over, self.moving, crowd, still=dict(still_colours=colours, still_surfaces=surfaces), tiles=tiles
+        draw_moving(self.gl, self.moving, crowd, self.matrix)
+        hidden, changed = self._changed(meshes, boxes)
+        corners = [_corners(tiles, self.size) for tiles in (_wider(changed), changed & ~hidden, _wider(hidden), hidden)]
+        around, over = (
+            Pass(self.gl.parts, self.still, None, corners[:2]),
+            Pass(self.gl.over, self.moving, self.still, corners[2:]),
         )
-        share = changed.resize((changed.width * _TILE, changed.height * _TILE), Image.Resampling.NEAREST)
+        light = self._light([around, over], crowd)
+        share = Image.fromarray(changed.repeat(_TILE, 0).repeat(_TILE, 1).astype(np.uint8) * 255)
         share = np.asarray(share.filter(ImageFilter.BoxBlur(_FADE)), np.float32)[: self.size[1], : self.size[0]]
         share = np.clip(share / 127.5 - 1, 0, 1)[..., None]
         return self.empty + share * (light - self.empty)
@@ -199,33 +199,37 @@ class Film:
         high = np.clip(2 * np.ceil(box[2:] + 1), 0, limit).astype(int)
         return int(low[0]), int(limit[1] - high[1]), int(high[0] - low[0]), int(high[1] - low[1])
 
-    def _changed(self, meshes: list[Mesh], boxes: list[np.ndarray]) -> Image.Image:
-        """The tiles of a frame that somebody changes: by their body, their shadow, and less light about them."""
-        tiles = Image.new('L', tuple(-(-side // _TILE) for side in self.size))
-        draw, light = ImageDraw.Draw(tiles), self.world.camera.light
+    def _changed(self, meshes: list[Mesh], boxes: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """The tiles of a frame [rows, columns] that somebody is before, and those that somebody changes: these, those
+        in their shadow, and those where less of the sky is seen."""
+        size = tuple(-(-side // _TILE) for side in self.size)
+        bodies, tiles, light = Image.new('1', size), Image.new('1', size), self.world.camera.light
+        draw = ImageDraw.Draw(tiles)
         for mesh, box in zip(meshes, boxes, strict=True):
-            draw.rectangle([tuple(box[:2] // _TILE), tuple(box[2:] // _TILE)], 255)
+            ImageDraw.Draw(bodies).rectangle([tuple(box[:2] // _TILE), tuple(box[2:] // _TILE)], 1)
             low, high = mesh.position.min(0), mesh.position.max(0)
             feet = np.array([*(low[:2] + high[:2]) / 2, 0])
             around = feet + _ABOUT * np.array([[-1, -1, 0], [-1, 1, 0], [1, -1, 0], [1, 1, 0]])
             around[:, 1] = np.maximum(around[:, 1], 0.3)
             around = self._project(around) / _TILE
-            draw.ellipse([tuple(around.min(0)), tuple(around.max(0))], 255)
+            draw.ellipse([tuple(around.min(0)), tuple(around.max(0))], 1)
             fall = -light / light[2] * high[2]
-            fall *= min(1.0, (feet[1] - 0.3) / fall[1]) if fall[1] > feet[1] - 0.3 else 1.0
-            points = np.array([feet - [0.4, 0, 0], feet + [0.4, 0, 0], feet, feet - fall])
+            fall *= min(1.0, (feet[1] - 0.3) / -fall[1]) if fall[1] < 0.3 - feet[1] else 1.0
+            points = np.array([feet - [0.4, 0, 0], feet + [0.4, 0, 0], feet, feet + fall])
             left, right, start, end = self._project(points) / _TILE
-            draw.line([tuple(start), tuple(end)], 255, int(np.ceil(right[0] - left[0])) + 1)
-        return _wider(tiles)
+            draw.line([tuple(start), tuple(end)], 1, int(np.ceil(right[0] - left[0])) + 1)
+        there = np.asarray(bodies)
+        return there, _wider(np.asarray(tiles) | there)
 
 
-def _wider(tiles: Image.Image) -> Image.Image:
-    return tiles.filter(ImageFilter.MaxFilter(3))
+def _wider(tiles: np.ndarray) -> np.ndarray:
+    """Tiles and those next to them."""
+    return np.asarray(Image.fromarray(tiles).convert('L').filter(ImageFilter.MaxFilter(3))) > 0
 
 
-def _corners(tiles: Image.Image, size: tuple[int, int]) -> np.ndarray:
+def _corners(tiles: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Corners [T, 2] of triangles, in pixels from the left and from below, which cover tiles: one pair for each run."""
-    filled = np.pad(np.asarray(tiles) > 0, ((0, 0), (1, 1)))
+    filled = np.pad(tiles, ((0, 0), (1, 1)))
     row, start = np.nonzero(filled[:, 1:] & ~filled[:, :-1])
     end = np.nonzero(~filled[:, 1:] & filled[:, :-1])[1]
     left, right = _TILE * start, np.minimum(_TILE * end, size[0])

@@ -27,8 +27,8 @@ from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, TI
 from .traffic import make_vehicle
 from .vehicles import Vehicle
 
-__all__ = ['MAKERS', 'Crowd', 'Place', 'Renderer', 'around', 'draw_moving', 'draw_still', 'dressed', 'gather']
-__all__ += ['load_renderer', 'look', 'person', 'place', 'read_light', 'render', 'shine', 'versions']
+__all__ = ['MAKERS', 'Crowd', 'Pass', 'Place', 'Renderer', 'around', 'draw_moving', 'draw_still', 'dressed']
+__all__ += ['gather', 'load_renderer', 'look', 'person', 'place', 'render', 'shine', 'versions']
 
 _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libegl1 libgl1-mesa-dri'
 _SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
@@ -143,8 +143,13 @@ class Renderer:
 
     @functools.cached_property
     def over(self) -> tuple:
-        """The programs for the light of parts of an image, where something moves before what stands still."""
+        """The programs for parts of an image, where something moves before what stands still."""
         return self.program(TILES, AMBIENT, over=True), self.program(TILES, LIGHT, over=True)
+
+    @functools.cached_property
+    def parts(self) -> tuple:
+        """The programs for parts of an image."""
+        return self.program(TILES, AMBIENT), self.program(TILES, LIGHT)
 
     def shadow_map(self, size: int):
         return self.context.framebuffer([], self.context.depth_texture((size, size)))
@@ -191,7 +196,7 @@ class Renderer:
         self.context.disable(self.context.DEPTH_TEST)
         if tiles is None:
             self.context.vertex_array(program, []).render(vertices=3)
-        else:
+        elif len(tiles):
             buffer = self.context.buffer(tiles.astype('f4'))
             self.context.vertex_array(program, [(buffer, '2f', 'corner')]).render()
         self.context.enable(self.context.DEPTH_TEST)
@@ -465,25 +470,41 @@ def render(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the target."""
     gl, crowd = load_renderer(), gather(scene) if scene.moving else None
-    targets, sight = gl.targets(width, height), look(scene, view, width / height)
-    draw_still(gl, targets[0], place, sight[2])
+    (surfaces, *targets), sight = gl.targets(width, height), look(scene, view, width / height)
+    draw_still(gl, surfaces, place, sight[2])
     if crowd:
-        draw_moving(gl, targets[0], crowd, sight[2])
-    programs = (gl.ambient, gl.glossy[1] if crowd and crowd.glossy else gl.light)
-    shine(gl, programs, targets, crowd, scene.sun, view, place, sight, (_SUN, _SKY))
-    pixels = read_light(targets[2])
+        draw_moving(gl, surfaces, crowd, sight[2])
+    passes = [Pass((gl.ambient, gl.glossy[1] if crowd and crowd.glossy else gl.light), surfaces)]
+    pixels = shine(gl, passes, targets, crowd, scene.sun, view, place, sight, (_SUN, _SKY))
     return pixels[..., :3], pixels[..., 3]
 
 
-def read_light(target) -> np.ndarray:
-    """What was drawn of an image, [height, width, 4], from above."""
-    width, height = target.size
-    return np.frombuffer(target.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]
+class Pass(NamedTuple):
+    """How some pixels of an image are lit.
+
+    Attributes:
+        programs: for shares of the sky, and for light.
+        surfaces: framebuffer of what is lit.
+        still: framebuffer of what stands behind, for `Renderer.over`; None for other programs.
+        tiles: for each program, see `Renderer.fill`.
+    """
+
+    programs: tuple
+    surfaces: object
+    still: object = None
+    tiles: tuple = (None, None)
+
+    @property
+    def maps(self) -> dict:
+        maps = dict(zip(('colours', 'surfaces'), self.surfaces.color_attachments, strict=True))
+        if self.still:
+            maps |= zip(('still_colours', 'still_surfaces'), self.still.color_attachments, strict=True)
+        return maps
 
 
 def shine(
     gl: Renderer,
-    programs: tuple,
+    passes: list[Pass],
     targets: tuple,
     crowd: Crowd | None,
     light: np.ndarray,
@@ -491,46 +512,47 @@ def shine(
     place: Place,
     sight: tuple[np.ndarray, np.ndarray, np.ndarray],
     shadows: tuple[int, int],
-    still: dict | None = None,
-    tiles: tuple = (None, None),
-) -> None:
+) -> np.ndarray:
     """Lights surfaces.
 
     Args:
         gl: from `load_renderer`.
-        programs: for shares of the sky, and for light.
-        targets: the surfaces; what the shares, and what the light is drawn to.
+        passes: all, or parts of the image; where two meet, the later one counts.
+        targets: framebuffers for the shares of the sky, and for the light.
         crowd: who moves; None for nobody.
         light: irradiance [3] of the sun.
         view: the camera.
         place: what never moves.
         sight: from `look`.
         shadows: widths in pixels of the shadow maps of who moves, of the sun and of the sky's suns.
-        still: for programs that look for what moves before it, textures by name.
-        tiles: for each program, see `Renderer.fill`.
+
+    Returns:
+        Radiance of each pixel, and how much of it is the crowd's target [height, width, 4]. What no pass lights is as
+        it was before.
     """
-    surfaces, shares, lit = targets
+    shares, lit = targets
     moving = gl.moving(*shadows)
     sun, sky = _shadows(gl, moving, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
     sun_cell, sky_cell = crowd.cells if crowd else _ROUGH
     eye, axes, _ = sight
-    colours, normals_ = surfaces.color_attachments
     seen = dict(eye=eye, view=axes, size=lit.size, crowd=crowd is not None)
-    maps = dict(colours=colours, surfaces=normals_, **(still or {}))
-    maps |= dict(moving=moving[1].depth_attachment, still=place.sky.depth_attachment)
-    gl.fill(
-        programs[0], shares, maps, tiles[0], **seen, suns=sky, place_suns=place.sky_matrices, towards=_SUNS,
-        margin=0.8 * sky_cell, wall=(*place.wall, 0), extent=2 * np.array(shares.size),
-    )  # fmt: skip
-    maps |= dict(
-        shares=shares.color_attachments[0], moving=moving[0].depth_attachment, still=place.sun.depth_attachment
-    )
-    gl.fill(
-        programs[1], lit, maps, tiles[1], **seen, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
-        place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=light,
-        margin=(0.4 * sun_cell + _texel(sun, shadows[0]), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)),
-        sky_light=view.sky, reach=3 * np.linalg.norm(axes[:, 1]) / lit.height, extent=np.array(lit.size),
-    )  # fmt: skip
+    maps = dict(moving=moving[1].depth_attachment, still=place.sky.depth_attachment)
+    for one in passes:
+        gl.fill(
+            one.programs[0], shares, one.maps | maps, one.tiles[0], **seen, suns=sky, place_suns=place.sky_matrices,
+            towards=_SUNS, margin=0.8 * sky_cell, wall=(*place.wall, 0), extent=2 * np.array(shares.size),
+        )  # fmt: skip
+    maps = dict(moving=moving[0].depth_attachment, still=place.sun.depth_attachment, shares=shares.color_attachments[0])
+    for one in passes:
+        gl.fill(
+            one.programs[1], lit, one.maps | maps, one.tiles[1], **seen, sun=sun, place_sun=place.sun_matrix,
+            scale=_scale(sun), place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1,
+            margin=(0.4 * sun_cell + _texel(sun, shadows[0]), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)),
+            sun_light=light, sky_light=view.sky, reach=3 * np.linalg.norm(axes[:, 1]) / lit.height,
+            extent=np.array(lit.size),
+        )  # fmt: skip
+    pixels = np.frombuffer(lit.read(components=4, dtype='f4'), np.float32)
+    return pixels.reshape(lit.height, lit.width, 4)[::-1]
 
 
 def _scale(matrix: np.ndarray) -> np.ndarray:
