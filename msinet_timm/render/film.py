@@ -73,6 +73,7 @@ class Film:
         self.still = self.gl.surfaces(*size)
         draw_still(self.gl, self.still, self.place, self.sight[2])
         self.moving, self.targets = self.gl.surfaces(*size), self.gl.targets(*size)[1:]
+        self.moving.clear()
         self.empty = self._light([Pass((self.gl.ambient, self.gl.light), self.still)], None)
         self.dirty: list[tuple] = []
         context = self.gl.context
@@ -178,6 +179,7 @@ class Film:
         """The light of a frame [H, W, 3]."""
         for part in self.dirty:
             self.moving.clear(viewport=part)
+        self.moving.scissor = None
         self.dirty = [self._quarters(box) for box in boxes]
         draw_moving(self.gl, self.moving, crowd, self.matrix)
         hidden, changed = self._changed(meshes, boxes)
@@ -213,7 +215,7 @@ class Film:
             around[:, 1] = np.maximum(around[:, 1], 0.3)
             around = self._project(around) / _TILE
             draw.ellipse([tuple(around.min(0)), tuple(around.max(0))], 1)
-            fall = -light / light[2] * high[2]
+            fall = np.array([*light[:2], 0]) / -light[2] * high[2]
             fall *= min(1.0, (feet[1] - 0.3) / -fall[1]) if fall[1] < 0.3 - feet[1] else 1.0
             points = np.array([feet - [0.4, 0, 0], feet + [0.4, 0, 0], feet, feet + fall])
             left, right, start, end = self._project(points) / _TILE

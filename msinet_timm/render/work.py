@@ -54,7 +54,7 @@ def begin(root: Path, record: dict, what: str, first: dict | None = None) -> Non
         settings, wanted = (first or {}) | found['settings'], record['settings']
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
-    if settings.get('objects') == wanted.get('objects') and settings['look'] != wanted['look']:
+    if settings.get('objects') == wanted.get('objects') and settings.get('look') != wanted['look']:
         raise InputError(f'{root} was begun by another msinet-timm, whose {what} look otherwise: give another folder')
     if settings != wanted:
         changed = [k for k in wanted | settings if settings.get(k) != wanted.get(k)]
@@ -97,6 +97,8 @@ def spread(function: Callable, tasks: list[tuple], workers: int, bar) -> Iterato
                     bar.update(told.get())
                 for future in ended:
                     yield future.result()
+            while not told.empty():
+                bar.update(told.get())
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
