@@ -71,7 +71,7 @@ def _render(args: argparse.Namespace) -> None:
         for name, only in (('objects', 'people'), ('renderer', 'raster')):
             if (given := options.pop(name, only)) != only:
                 raise InputError(f'--video draws people by the raster renderer: leave out --{name} {given}')
-    for name in options.keys() - inspect.signature(render).parameters.keys():
+    for name in [name for name in options if name not in inspect.signature(render).parameters]:
         flag = f'--{name.replace("_", "-")}'
         raise InputError(f'{flag} is not for --video: leave it out' if args.video else f'{flag} is for --video: add it')
     counts = render(args.output, **options)
