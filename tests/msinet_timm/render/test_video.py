@@ -114,7 +114,8 @@ def test_boxes_and_visibility_are_those_of_the_drawn_pixels(raster):
             drawn = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
             box = np.clip(somebody.box, 0, [*size, *size])
             assert (np.floor(box[:2]) <= drawn[:2]).all() and (drawn[2:] <= np.ceil(box[2:])).all()
-            assert np.abs(box - drawn).max() < 2.5
+            if (box == somebody.box).all():  # wholly in the frame
+                assert np.abs(box - drawn).max() < 2.5
             if alone.sum() > 50:
                 share = somebody.pixels / somebody.alone
                 assert share == pytest.approx(alpha.sum() / alone.sum(), abs=0.08)
@@ -129,8 +130,7 @@ def test_frames_show_what_the_plain_renderer_shows(raster, monkeypatch):
 
     world, light = World.seen(draw_film_camera(4, 'street', 1), 5 / 3), {}
     monkeypatch.setattr(module, 'develop_frame', lambda radiance, *_: light.update(now=radiance.copy()) or b'x')
-    film, gl = module.Film(world, 1, (160, 96), 4, 'street', {}), raster.load_renderer()
-    shadows = module._SHADOWS
+    film, crowds = module.Film(world, 1, (160, 96), 4, 'street', {}), []
 
     def plain(gl, passes, targets, crowd, *others):
         surfaces = gl.surfaces(160, 96)
@@ -143,12 +143,11 @@ def test_frames_show_what_the_plain_renderer_shows(raster, monkeypatch):
     for time in (1.0, 4.0, 7.0):
         seen, _ = film.frame(time, 0, visits)
         drawn = light['now']
-        crowds = []
         monkeypatch.setattr(module, 'shine', lambda *a: crowds.append(plain(*a)) or crowds[-1])
         film.frame(time, 0, visits)
         monkeypatch.setattr(module, 'shine', raster.shine)
-        assert seen and shadows == (1024, 768)
-        whole = crowds[0][..., :3]
+        assert seen
+        whole = crowds[-1][..., :3]
         off = np.abs(drawn - whole).max(2) / (whole.max(2) + 0.05)
         assert np.quantile(off, 0.98) < 0.12 and off.mean() < 0.02
         assert (np.abs(drawn - film.empty).max(2) > 1e-4).mean() > 0.02
