@@ -121,7 +121,7 @@ def test_boxes_and_visibility_are_those_of_the_drawn_pixels(raster):
                 assert share == pytest.approx(alpha.sum() / alone.sum(), abs=0.08)
                 hidden += share < 0.8
                 checked += 1
-    assert checked > 15 and hidden > 1
+    assert checked > 15 and hidden
 
 
 @pytest.mark.slow
