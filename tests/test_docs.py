@@ -61,6 +61,7 @@ SHORTER = {
     'python -m msinet_timm.benchmark': '--models msinet_x0_25 --forms eager fused --batch-sizes 1 --threads 1 '
     '--rounds 1',
     'msinet-hub adapt': '--crops 2 --workers 0',
+    'msinet-data render --video': '--identities 4 --cameras 2 --seconds 0.2 --width 160 --height 96 --workers 1',
     'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1 '
     '--test-identities 1 --places 2',
 }

@@ -1,6 +1,8 @@
 """msinet-data: makes, lists, checks and converts data sets."""
 
 import argparse
+import functools
+import inspect
 from pathlib import Path
 
 from msinet_timm.commands import command, make_folder, positive
@@ -21,52 +23,58 @@ __all__ = ['main']
 def _add_render(subparsers) -> None:
     p = subparsers.add_parser(
         'render',
-        help='render people in the layout of Market-1501, or vehicles in that of VeRi-776',
+        help="render people in the layout of Market-1501, vehicles in that of VeRi-776, or films in MOTChallenge's",
         description='Renders clothed, walking people, or vehicles, under several cameras. Interrupted, it goes on '
         'where it stopped.',
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
-    p.add_argument('--objects', default='people', help='people or vehicles')
-    p.add_argument('--identities', type=int, default=100, metavar='N', help='people or vehicles')
-    p.add_argument(
-        '--test-identities', type=int, metavar='T', help='of these, how many do not train (default: half of them)'
-    )
-    p.add_argument('--places', type=int, default=1, metavar='N', help='places, each with others of them and cameras')
-    p.add_argument('--cameras', type=int, default=6, metavar='C', help='cameras of each place, 2 to 9')
-    p.add_argument('--images', '--pictures', type=int, default=12, metavar='P', help='images of each training identity')
-    p.add_argument(
-        '--domain', default='street', help='street, mall or mixed: places, lights, camera positions and clothes'
-    )
-    p.add_argument('--outfits', type=int, default=1, metavar='N', help='clothes of each person, by camera')
-    p.add_argument('--seed', type=int, default=0, metavar='S', help='of everything random')
-    p.add_argument(
+    p.add_argument('--video', action='store_true', help="people who walk before cameras, in MOTChallenge's layout")
+    add = functools.partial(p.add_argument, default=argparse.SUPPRESS)
+    add('--objects', help='people or vehicles (default: people)')
+    add('--identities', type=int, metavar='N', help='people or vehicles (default: 100; of films 8)')
+    add('--test-identities', type=int, metavar='T', help='of these, how many do not train (default: half of them)')
+    add('--places', type=int, metavar='N', help='places, each with others of them and cameras (default: 1)')
+    add('--cameras', type=int, metavar='C', help='cameras of each place, 2 to 9 (default: 6; of films 1 to 9, 1)')
+    add('--images', '--pictures', type=int, metavar='P', help='images of each training identity (default: 12)')
+    add('--domain', help='street, mall or mixed: places, lights, camera positions and clothes (default: street)')
+    add('--outfits', type=int, metavar='N', help='clothes of each person, by camera (default: 1)')
+    add('--seed', type=int, metavar='S', help='of everything random (default: 0)')
+    add(
         '--renderer',
-        default=argparse.SUPPRESS,
-        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles raster, the only one)',
+        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles and films raster, the '
+        'only one)',
     )
-    p.add_argument(
-        '--samples',
-        type=int,
-        default=argparse.SUPPRESS,
-        metavar='SPP',
-        help="mitsuba's rays for each pixel (default: 4)",
-    )
-    for side, pixels in (('width', 128), ('height', 256)):
-        text = f'of the images, in pixels (default: {pixels}; of vehicles 256)'
-        p.add_argument(f'--{side}', type=int, default=argparse.SUPPRESS, help=text)
-    p.add_argument('--workers', type=int, metavar='W', help='processes (default: one for each core)')
+    add('--samples', type=int, metavar='SPP', help="mitsuba's rays for each pixel (default: 4)")
+    for side, pixels, film in (('width', 128, 640), ('height', 256, 360)):
+        add(f'--{side}', type=int, help=f'in pixels (default: {pixels}; of vehicles 256, of films {film})')
+    add('--workers', type=int, metavar='W', help='processes (default: one for each core)')
     p.add_argument(
         '--masks', action='store_true', help='with raster: masks of the people or vehicles, in the folder masks/'
     )
+    films = p.add_argument_group('films, with --video')
+    add = functools.partial(films.add_argument, default=argparse.SUPPRESS)
+    add('--seconds', type=float, metavar='S', help='how long each camera films (default: 20)')
+    add('--fps', type=int, metavar='F', help='frames in a second (default: 10)')
+    add(
+        '--clock-error', type=float, metavar='S', help="seconds by which a camera's clock is wrong at most (default: 0)"
+    )
+    films.add_argument('--mp4', action='store_true', help='also write an MP4 file of each camera')
     p.set_defaults(run=_render)
 
 
 def _render(args: argparse.Namespace) -> None:
-    from msinet_timm.render import render_dataset
+    from msinet_timm.render import render_dataset, render_video
 
-    options = {k: v for k, v in vars(args).items() if k not in ('run', 'output')}
-    counts = render_dataset(args.output, **options)
+    options = {k: v for k, v in vars(args).items() if k not in ('run', 'output', 'video') and v is not False}
+    render = render_video if args.video else render_dataset
+    if args.video:
+        for name, only in (('objects', 'people'), ('renderer', 'raster')):
+            if (given := options.pop(name, only)) != only:
+                raise InputError(f'--video draws people by the raster renderer: leave out --{name} {given}')
+    for name in [name for name in options if name not in inspect.signature(render).parameters]:
+        flag = f'--{name.replace("_", "-")}'
+        raise InputError(f'{flag} is not for --video: leave it out' if args.video else f'{flag} is for --video: add it')
+    counts = render(args.output, **options)
     print(f'{args.output}: ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from .identity import generator
 from .wardrobe import choice
 
-__all__ = ['HOURS', 'Camera', 'draw_camera']
+__all__ = ['HOURS', 'Camera', 'draw_camera', 'draw_film_camera']
 
 #: Light at a camera, and how often: of a street, of a mall.
 HOURS = {
@@ -66,11 +66,23 @@ class Camera:
     road: bool = False
 
 
-def draw_camera(seed: int, domain: str, number: int, road: bool = False) -> Camera:
+def draw_film_camera(seed: int, domain: str, number: int) -> Camera:
+    """The camera with a number (from 1) that films people: at the same hour as the others, above all heads.
+
+    The ground is seen from `near`, and people go as far as `far`.
+    """
+    rng = generator(seed, domain, 10, number)
+    hour = choice(generator(seed, domain, 10), {name: p for name, p in HOURS[domain].items() if name != 'infrared'})
+    camera = draw_camera(seed, domain, number, hour=hour)
+    height, near, far = rng.uniform([2.8, 3.6, 13], [4.8, 5.2, 19])
+    return replace(camera, height=height, near=near, far=far, comb=0.0, quality=max(camera.quality, 60))
+
+
+def draw_camera(seed: int, domain: str, number: int, road: bool = False, hour: str | None = None) -> Camera:
     """The camera with a number (from 1); the same for the same arguments.
 
     Where it is of a `road`, its place has the light and the walls that it has for people, and the camera its colours;
-    but it hangs higher, and farther away.
+    but it hangs higher, and farther away. The `hour` is one of `HOURS`, or None for any.
 
     Six cameras in a row get six well separated values of each quantity, so that they differ much.
     """
@@ -79,7 +91,8 @@ def draw_camera(seed: int, domain: str, number: int, road: bool = False) -> Came
     def spread(low: float, high: float) -> float:
         return low + (high - low) * (layout.permutation(6)[(number - 1) % 6] + rng.random()) / 6
 
-    mall, hour = domain == 'mall', choice(rng, HOURS[domain])
+    mall, drawn = domain == 'mall', choice(rng, HOURS[domain])
+    hour = hour or drawn
     dark = hour in ('night', 'infrared', 'dim')
     height, near = (spread(2.2, 5.5) if mall else spread(1.4, 7.0)), spread(3.6, 6.5)
     warmth, tint, azimuth = spread(-1, 1), spread(-1, 1), spread(0, 2 * np.pi)

@@ -1,12 +1,8 @@
 """Renders whole data sets in the layout of Market-1501 or VeRi-776: what is in them, in parallel, resumable."""
 
-import concurrent.futures
 import importlib.metadata
-import json
 import logging
-import multiprocessing
 import os
-import signal
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,11 +14,12 @@ from msinet_timm.commands import progress
 from msinet_timm.datasets.readers.market1501 import FOLDERS, MASKS, mask_path
 from msinet_timm.datasets.readers.vehicles import VERI_FOLDERS
 from msinet_timm.errors import InputError
-from msinet_timm.files import holds_nothing, locked, read_json, refusing, replace_file, replace_text, sweep
+from msinet_timm.files import locked, refusing, replace_file, sweep
 
 from .body import load_rig
 from .identity import DOMAINS, OUTFITS, STRANGERS, generator
 from .image import RENDERERS, load, render_image
+from .work import begin, check_range, count_workers, spread
 
 __all__ = ['Planned', 'plan', 'render_dataset']
 
@@ -140,10 +137,7 @@ def _domain(domain: str, place: int) -> str:
     return DOMAINS[place % len(DOMAINS)] if domain == _MIXED else domain
 
 
-def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str, objects: str) -> None:
-    for name, (value, low, high) in limits.items():
-        if not low <= value <= high:
-            raise InputError(f'--{name} {value} is out of range: give {low} to {high}')
+def _check(domain: str, renderer: str, objects: str) -> None:
     if domain not in (*DOMAINS, _MIXED):
         raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, _MIXED))}')
     if renderer not in RENDERERS:
@@ -152,36 +146,14 @@ def _check(limits: dict[str, tuple[int, int, int]], domain: str, renderer: str, 
         raise InputError(f'--renderer mitsuba draws people alone: for --objects {objects} give --renderer raster')
 
 
-def _prepare(root: Path, record: dict, masks: bool) -> None:
-    """Makes the folders, or checks that those found were begun with the same settings."""
-    file = root / 'render.json'
-    if file.exists():
-        try:
-            found = read_json(file)
-            settings = _FIRST | found['settings']
-        except (OSError, ValueError, KeyError, TypeError) as e:
-            raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
-        objects = record['settings']['objects']
-        if settings['objects'] == objects and settings['look'] != _LOOK[objects]:
-            raise InputError(
-                f'{root} was begun by another msinet-timm, whose {objects} look otherwise: give another folder'
-            )
-        if settings != record['settings']:
-            changed = [k for k in record['settings'] | settings if settings.get(k) != record['settings'].get(k)]
-            raise InputError(f'{root} was rendered with another {", ".join(changed)}: give the same, or another folder')
-        if found.get('versions') != record['versions']:
-            _logger.warning('%s was begun with %s: the rest may differ slightly', root, found.get('versions'))
-    elif not holds_nothing(root):
-        raise InputError(f'{root} is not empty and holds no render.json: give a new or empty folder')
-    else:
-        replace_text(file, json.dumps(record, indent=2) + '\n')
-    parts = _LAYOUTS[record['settings']['objects']].parts
+def _make_folders(root: Path, objects: str, masks: bool) -> None:
+    parts = _LAYOUTS[objects].parts
     for folder in (*parts, *(f'{MASKS}/{part}' for part in parts if masks)):
         (root / folder).mkdir(parents=True, exist_ok=True)
         sweep(root / folder)
 
 
-def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> int:
+def _render(root: Path, images: list[Planned], settings: dict, masks: bool, tell: Callable[[int], object]) -> None:
     for p in images:
         image, mask = render_image(
             settings['seed'], p.domain, p.identity, p.camera, p.index, p.kind,
@@ -191,24 +163,7 @@ def _render(root: Path, images: list[Planned], settings: dict, masks: bool) -> i
         for path, content in ((mask_path(root / p.path), mask), (root / p.path, image)):
             if content is not None and not path.exists():
                 replace_file(path, lambda draft, content=content: draft.write_bytes(content), swept=True)
-    return len(images)
-
-
-def _ignore_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-
-
-def _render_parallel(root: Path, tasks: list[list[Planned]], settings: dict, masks: bool, workers: int, bar) -> None:
-    # Each worker is a fresh process: neither torch nor a renderer survives a fork with threads running.
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(workers, context, _ignore_interrupt) as pool:
-        futures = [pool.submit(_render, root, task, settings, masks) for task in tasks]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                bar.update(future.result())
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        tell(1)
 
 
 def render_dataset(
@@ -262,8 +217,7 @@ def render_dataset(
         InputError: a value is out of range, the folder holds something else, cannot be written to, or is written to by
             another process, `samples` or `masks` are not for this renderer, or what it needs is missing.
     """
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, 'sched_getaffinity') else workers
-    workers = os.cpu_count() or 1 if workers is None else workers
+    workers = count_workers(workers)
     if objects not in _LAYOUTS:
         raise InputError(f'--objects {objects} is unknown: choose one of {", ".join(_LAYOUTS)}')
     layout = _LAYOUTS[objects]
@@ -277,18 +231,16 @@ def render_dataset(
     if samples is not None and renderer == 'raster':
         raise InputError('--samples is for --renderer mitsuba alone: leave it out')
     rays = _SAMPLES if samples is None else samples
-    _check(
+    check_range(
         {
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
             'seed': (seed, 0, 2**31 - 1), 'samples': (rays, 1, 1024), 'width': (width, 16, 1024),
             'height': (height, 16, 1024), 'workers': (workers, 1, 1024), 'places': (places, 1, 999),
             'outfits': (outfits, 1, 9),
             'test-identities': (identities // 2 if test_identities is None else test_identities, 1, identities // 2),
-        },
-        domain,
-        renderer,
-        objects,
+        }
     )  # fmt: skip
+    _check(domain, renderer, objects)
     versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow')} | load(renderer).versions()
     if objects == 'people':
         load_rig()
@@ -312,7 +264,8 @@ def render_dataset(
     if root.exists() and not root.is_dir():
         raise InputError(f'{root} is a file: give a folder')
     with refusing(f'{root}: cannot write there', root), locked(root):
-        _prepare(root, {'settings': settings, 'counts': counts, 'versions': versions}, masks)
+        begin(root, {'settings': settings, 'counts': counts, 'versions': versions}, objects, _FIRST)
+        _make_folders(root, objects, masks)
         _render_missing(root, todo, settings, masks, workers)
     return counts
 
@@ -325,9 +278,5 @@ def _render_missing(root: Path, todo: list[Planned], settings: dict, masks: bool
     if len(missing) < len(todo):
         _logger.info('%s: %d of %d images are there already', root, len(todo) - len(missing), len(todo))
     with progress(total=len(missing), unit='image', desc='render') as bar:
-        if workers == 1 or len(tasks) < 2:
-            for task in tasks.values():
-                for p in task:
-                    bar.update(_render(root, [p], settings, masks))
-        else:
-            _render_parallel(root, list(tasks.values()), settings, masks, min(workers, len(tasks)), bar)
+        for _ in spread(_render, [(root, task, settings, masks) for task in tasks.values()], workers, bar):
+            pass

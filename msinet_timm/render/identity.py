@@ -122,14 +122,19 @@ def _fit(top: Garment, outer: Garment | None, bottom: Garment, rng: np.random.Ge
             outer.flare = bottom.flare + 0.1
 
 
-def draw_identity(seed: int, domain: str, number: int) -> Identity:
+def draw_identity(seed: int, domain: str, number: int, like: int | None = None) -> Identity:
     """The person with a number; the same for the same arguments, whatever else was drawn before.
 
     Args:
         seed: of the whole data set.
         domain: one of `DOMAINS`; decides how people dress.
         number: any integer from 0; see `OUTFITS`.
+        like: number of somebody of whose sex, and dressed as whom, they are; None for nobody.
     """
+    if like is not None:
+        other = draw_identity(seed, domain, like)
+        identity = _draw(generator(seed, domain, 1, number), seed, domain, other.phenotype['gender'] > 0.5)
+        return replace(identity, **{name: getattr(other, name) for name in _WORN})
     outfit, person = divmod(number, OUTFITS) if number < STRANGERS else (0, number)
     identity = _draw(generator(seed, domain, 1, person), seed, domain)
     if outfit:

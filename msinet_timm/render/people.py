@@ -7,20 +7,26 @@ import numpy as np
 
 from .body import Body, load_body, pose_transforms, skin
 from .cameras import Camera
+from .crowd import Moment
 from .garments import dress
 from .identity import draw_identity
 from .meshes import Mesh, box
 from .occluders import occluder
 from .poses import pose
 
-__all__ = ['boxed', 'cast', 'make_person']
+__all__ = ['boxed', 'cast', 'make_person', 'stride']
 
 _STRETCHES = (0.7, 0.85, 1.0, 1.25)
+_SWING = np.deg2rad(24)  # of a leg, forwards and back, see `pose`
+_EVEN = 0.8
 
 
-def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -> tuple[Body, Mesh]:
-    """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`."""
-    identity = draw_identity(seed, domain, number)
+def make_person(
+    seed: int, domain: str, number: int, exact: type = np.float64, like: int | None = None
+) -> tuple[Body, Mesh]:
+    """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`;
+    `like`: see `draw_identity`."""
+    identity = draw_identity(seed, domain, number, like)
     body = load_body(identity.phenotype, exact)
     body.carries = identity.bag
     return body, dress(body, identity)
@@ -28,13 +34,29 @@ def make_person(seed: int, domain: str, number: int, exact: type = np.float64) -
 
 def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.random.Generator) -> Mesh:
     """The person in some pose on the ground at `place`, turned by `heading`."""
-    posed = skin(mesh, pose_transforms(body, pose(rng.spawn(1)[0], body)))
-    c, s = np.cos(heading), np.sin(heading)
-    posed = {name: values @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T for name, values in posed.items()}
+    posed = _turned(mesh, body, pose(rng.spawn(1)[0], body), heading)
     position = posed['position']
     position -= [*position.mean(0)[:2], position[:, 2].min()]
     posed['position'] = position + place
     return dataclasses.replace(mesh, data=posed | {'colour': mesh.data['colour']})
+
+
+def _turned(mesh: Mesh, body: Body, pose: dict[str, np.ndarray], heading: float) -> dict[str, np.ndarray]:
+    posed, c, s = skin(mesh, pose_transforms(body, pose)), np.cos(heading), np.sin(heading)
+    return {name: values @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T for name, values in posed.items()}
+
+
+def stride(body: Body, mesh: Mesh, moment: Moment, rng: np.random.Generator) -> Mesh:
+    """The person at a moment of a walk; an `rng` of the same state gives the same gait."""
+    hip = body.heads['upperleg01.L'][2] - mesh.position[:, 2].min()
+    turn = moment.way / (4 * np.sin(_SWING) * hip) % 1 * 2 * np.pi
+    # A foot on the ground stays where it is: a leg swings more evenly than a sine does.
+    half = np.arcsin(np.sin(turn))
+    half += _EVEN * (np.arcsin(2 / np.pi * half) - half)
+    phase = half if np.cos(turn) >= 0 else np.pi - half
+    data = _turned(mesh, body, pose(rng, body, (phase, moment.stride)), moment.heading)
+    data['position'] += [*moment.place, -data['position'][:, 2].min()]
+    return dataclasses.replace(mesh, data=data | {'colour': mesh.data['colour']})
 
 
 def boxed(sides: np.ndarray, kind: str, rng: np.random.Generator) -> tuple[np.ndarray, float, float]:

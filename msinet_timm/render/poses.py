@@ -82,15 +82,25 @@ def _arms(rng: np.random.Generator, body: Body, what: str, swings: dict[str, flo
     return out
 
 
-def pose(rng: np.random.Generator, body: Body) -> dict[str, np.ndarray]:
-    """A moment of what a person does: a rotation [3, 3] in rest-pose axes for each bone that moves."""
+def pose(rng: np.random.Generator, body: Body, step: tuple[float, float] | None = None) -> dict[str, np.ndarray]:
+    """A moment of what a person does: a rotation [3, 3] in rest-pose axes for each bone that moves.
+
+    Args:
+        rng: for all that is random; one of the same state gives the same gait.
+        body: of the person.
+        step: radians of a cycle of two steps, and how long these are, 0 (stands) to 1: of somebody who walks through a
+            film, and does not run. None for any.
+    """
     names = list(POSES)
     what = names[rng.choice(len(names), p=np.array(list(POSES.values())) / sum(POSES.values()))]
+    if step and what == 'run':
+        what = 'walk'
     strides = [1.0, 0.8, 0.55] if what not in ('stand', 'crossed', 'behind') else [0.0, 0.06, 0.2]
     stride = float(rng.choice(strides)) * (1.6 if what == 'run' else 1)
     if what in ('phone', 'call', 'pockets') and rng.random() < 0.4:
         stride = 0.1
     phase = rng.uniform(0, 2 * np.pi)
+    phase, stride = step or (phase, stride)
     swing = {'L': np.sin(phase), 'R': -np.sin(phase)}
     speed = {'L': np.cos(phase), 'R': -np.cos(phase)}
     reach, parted = rng.uniform(14, 30), rng.normal(5, 1.5) - (1 - min(stride, 1)) * rng.uniform(0, 4)

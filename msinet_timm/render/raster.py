@@ -23,11 +23,12 @@ from .cameras import Camera, draw_camera
 from .meshes import Mesh, simplify
 from .people import make_person
 from .scene import Scene, keep_made
-from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, WHOLE
+from .shaders import AMBIENT, LIGHT, OUTLINE, ROUGH, SURFACE, SURFACE_PIXELS, TILES, WHOLE
 from .traffic import make_vehicle
 from .vehicles import Vehicle
 
-__all__ = ['MAKERS', 'load_renderer', 'person', 'place', 'render', 'versions']
+__all__ = ['MAKERS', 'Crowd', 'Pass', 'Place', 'Renderer', 'around', 'draw_moving', 'draw_still', 'dressed']
+__all__ += ['gather', 'load_renderer', 'look', 'person', 'place', 'render', 'shine', 'versions']
 
 _HELP = 'pip install "msinet-timm[render]"; on Debian also apt-get install libegl1 libgl1-mesa-dri'
 _SUN, _PLACE_SUN = 384, 1280  # pixels of the sun's shadow maps: of who moves, and of a place
@@ -68,7 +69,7 @@ class _Made(Mesh):
     cells: tuple[float, float]
 
 
-class _Place(NamedTuple):
+class Place(NamedTuple):
     """What never moves before a camera, on the graphics card.
 
     Attributes:
@@ -76,6 +77,7 @@ class _Place(NamedTuple):
         sun: shadow map of the sun, `sun_matrix` [4, 4] from the world into it.
         sky, sky_matrices: the same of all of `_SUNS`; the matrices are [N, 4, 4].
         wall: distance, slope and height of the walls.
+        solid: vertices and faces of all that stands there.
     """
 
     surfaces: list
@@ -84,6 +86,7 @@ class _Place(NamedTuple):
     sky: object
     sky_matrices: np.ndarray
     wall: tuple[float, ...]
+    solid: list
 
 
 def _open():
@@ -105,7 +108,7 @@ def _open():
     raise InputError(f'the raster renderer needs OpenGL 3.3 through EGL ({one_line(problem)}): {_HELP}') from problem
 
 
-class _Renderer:
+class Renderer:
     """A context, which only the thread that opened it may use, and what is made once in it."""
 
     def __init__(self):
@@ -119,7 +122,6 @@ class _Renderer:
         self.outline, self.rough = program(OUTLINE), program(ROUGH)
         self.plain, self.textured = (program(SURFACE, SURFACE_PIXELS, textured) for textured in (False, True))
         self.ambient, self.light = program(WHOLE, AMBIENT), program(WHOLE, LIGHT)
-        self.sun, self.sky = self.shadow_map(_SUN), self.shadow_map(_SKY)
 
     def program(
         self,
@@ -127,8 +129,9 @@ class _Renderer:
         pixels: str = '#version 330\nvoid main() {}',
         textured: bool = False,
         glossy: bool = False,
+        over: bool = False,
     ):
-        sizes = {'SUNS': _SIDE**2, 'SIDE': _SIDE, 'TEXTURED': int(textured), 'GLOSSY': int(glossy)}
+        sizes = {'SUNS': _SIDE**2, 'SIDE': _SIDE, 'TEXTURED': int(textured), 'GLOSSY': int(glossy), 'OVER': int(over)}
         for name, value in sizes.items():
             vertex, pixels = (text.replace(name, str(value)) for text in (vertex, pixels))
         return self.context.program(vertex_shader=vertex, fragment_shader=pixels)
@@ -138,20 +141,40 @@ class _Renderer:
         """The programs for surfaces that shine, and for their light."""
         return self.program(SURFACE, SURFACE_PIXELS, glossy=True), self.program(WHOLE, LIGHT, glossy=True)
 
+    @functools.cached_property
+    def over(self) -> tuple:
+        """The programs for parts of an image, where something moves before what stands still."""
+        return self.program(TILES, AMBIENT, over=True), self.program(TILES, LIGHT, over=True)
+
+    @functools.cached_property
+    def parts(self) -> tuple:
+        """The programs for parts of an image."""
+        return self.program(TILES, AMBIENT), self.program(TILES, LIGHT)
+
     def shadow_map(self, size: int):
         return self.context.framebuffer([], self.context.depth_texture((size, size)))
 
+    @functools.lru_cache(maxsize=4)  # noqa: B019 - images and films have theirs
+    def moving(self, sun: int, sky: int) -> tuple:
+        """Shadow maps of who moves, of the sun and of the sky's suns, so many pixels wide."""
+        return self.shadow_map(sun), self.shadow_map(sky)
+
     @functools.lru_cache(maxsize=8)  # noqa: B019 - few sizes are asked for, and few renderers
     def targets(self, width: int, height: int) -> tuple:
-        """What is drawn to for images of a size: surfaces in quarters of pixels, shares of the sky, light."""
-        context, quarters = self.context, (2 * width, 2 * height)
-        surfaces = [context.texture(quarters, 4, dtype='f4') for _ in range(2)]
+        """What is drawn to for images of a size: surfaces, shares of the sky, light."""
+        context = self.context
         shares = context.texture(((width + 1) // 2, (height + 1) // 2), 2, dtype='f4')
         return (
-            context.framebuffer(surfaces, context.depth_renderbuffer(quarters)),
+            self.surfaces(width, height),
             context.framebuffer([shares]),
             context.framebuffer([context.texture((width, height), 4, dtype='f4')]),
         )
+
+    def surfaces(self, width: int, height: int):
+        """What surfaces are drawn to, in quarters of pixels: two textures, see `SURFACE_PIXELS`."""
+        size = (2 * width, 2 * height)
+        textures = [self.context.texture(size, 4, dtype='f4') for _ in range(2)]
+        return self.context.framebuffer(textures, self.context.depth_renderbuffer(size))
 
     def array(self, program, vertices: np.ndarray, faces: np.ndarray):
         """Vertices of 3 floats for each of `position`, `normal`, `colour` and `place` or 1 `gloss`, for `program`."""
@@ -162,8 +185,8 @@ class _Renderer:
         buffer, index = self.context.buffer(vertices.astype('f4')), self.context.buffer(faces.astype('u4'))
         return self.context.vertex_array(program, [(buffer, layout, *read)], index)
 
-    def fill(self, program, target, maps: dict, **values) -> None:
-        """Draws all pixels of a target from other ones."""
+    def fill(self, program, target, maps: dict, tiles: np.ndarray | None, **values) -> None:
+        """Draws pixels of a target from other ones: all, or those in triangles with corners `tiles` [T, 2]."""
         _set(program, **values)
         for unit, (name, texture) in enumerate(maps.items()):
             if name in program:
@@ -171,7 +194,11 @@ class _Renderer:
                 texture.use(unit)
         target.use()
         self.context.disable(self.context.DEPTH_TEST)
-        self.context.vertex_array(program, []).render(vertices=3)
+        if tiles is None:
+            self.context.vertex_array(program, []).render(vertices=3)
+        elif len(tiles):
+            buffer = self.context.buffer(tiles.astype('f4'))
+            self.context.vertex_array(program, [(buffer, '2f', 'corner')]).render()
         self.context.enable(self.context.DEPTH_TEST)
 
     def cast(self, map_, arrays: list, instances: int = 1) -> None:
@@ -196,14 +223,14 @@ def _set(program, **values) -> None:
 _here = threading.local()
 
 
-def load_renderer() -> _Renderer:
+def load_renderer() -> Renderer:
     """The renderer of this thread; what OpenGL is asked for next, it does in its context.
 
     Raises:
         InputError: moderngl, a library for EGL or a driver is missing.
     """
     if not hasattr(_here, 'renderer'):
-        _here.renderer = _Renderer()
+        _here.renderer = Renderer()
     context = _here.renderer.context
     context.__enter__()  # another one, of this program or its user, may be the current one
     context.gc()
@@ -232,11 +259,18 @@ def _columns(mesh: Mesh) -> np.ndarray:
 @keep_made
 def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
     """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
-    body, mesh = make_person(seed, domain, number, np.float32)
+    return dressed(seed, domain, height, number)
+
+
+def dressed(
+    seed: int, domain: str, height: int, number: int, like: int | None = None, rough: tuple = _ROUGH
+) -> tuple[Body, Mesh]:
+    """What `person` keeps; `like`: see `identity.draw_identity`, `rough`: `Crowd.cells`."""
+    body, mesh = make_person(seed, domain, number, np.float32, like)
     mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     faces = np.concatenate([mesh.faces, inner])
-    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in _ROUGH), _ROUGH)
+    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in rough), rough)
 
 
 @keep_made
@@ -296,18 +330,23 @@ def _quad(texture: np.ndarray, corners: np.ndarray, repeat: float) -> tuple[np.n
     return np.concatenate([corners, np.tile(normal, (4, 1)), np.ones((4, 3)), place], 1), texture
 
 
-def place(seed: int, domain: str, number: int, road: bool = False) -> tuple[Camera, _Place]:
+def place(seed: int, domain: str, number: int, road: bool = False) -> tuple[Camera, Place]:
     """A camera, and what never moves in its view."""
     return _place(load_renderer(), seed, domain, number, road)
 
 
 @functools.lru_cache(maxsize=_PLACES)
-def _place(gl: _Renderer, seed: int, domain: str, number: int, road: bool) -> tuple[Camera, _Place]:
+def _place(gl: Renderer, seed: int, domain: str, number: int, road: bool) -> tuple[Camera, Place]:
     camera = draw_camera(seed, domain, number, road)
+    return camera, around(gl, camera, domain)
+
+
+def around(gl: Renderer, camera: Camera, domain: str) -> Place:
+    """What never moves in a camera's view."""
     floor = np.array([[-40.0, -5, 0], [40, -5, 0], [40, 75, 0], [-40, 75, 0]])
-    around, fixed = walls(camera, domain), _flat(things(camera, domain))
+    upright, fixed = walls(camera, domain), _flat(things(camera, domain))
     surfaces = []
-    for vertices, texture in [_quad(ground(camera, domain), floor, 20), *(_quad(t, c, 1) for t, c in around)]:
+    for vertices, texture in [_quad(ground(camera, domain), floor, 20), *(_quad(t, c, 1) for t, c in upright)]:
         # Square roots: bytes that tell dark colours apart.
         rgb = gl.context.texture(texture.shape[1::-1], 3, (np.sqrt(texture) * 255 + 0.5).astype('u1').tobytes())
         rgb.build_mipmaps()
@@ -315,29 +354,29 @@ def _place(gl: _Renderer, seed: int, domain: str, number: int, road: bool) -> tu
         surfaces.append((gl.array(gl.textured, vertices, _QUAD), rgb))
     columns = _columns(fixed)
     surfaces.append((gl.array(gl.plain, columns, fixed.faces), None))
-    (x0, y0, _), (x1, y1, _), (_, _, high) = around[0][1][:3]
+    (x0, y0, _), (x1, y1, _), (_, _, high) = upright[0][1][:3]
     slope = (y1 - y0) / (x1 - x0)
     deep = y0 - slope * x0
     bounds = np.array([[x, y, z] for x in (-_ASIDE, _ASIDE) for y in (2, deep + 5) for z in (0, 3)])
-    standing = np.concatenate([fixed.position, *(corners for _, corners in around)])
+    standing = np.concatenate([fixed.position, *(corners for _, corners in upright)])
     sun, sky = gl.shadow_map(_PLACE_SUN), gl.shadow_map(_PLACE_SKY)
     (sun_matrix,) = _light_space(_axes(-camera.light)[None], bounds, standing)
     sky_matrices = _light_space(_SUN_AXES, fixed.position)
-    casting = [gl.array(gl.outline, columns, fixed.faces)]
-    casting += [gl.array(gl.outline, _quad(t, c, 1)[0], _QUAD) for t, c in around]
+    solid = [(columns, fixed.faces), *((_quad(t, c, 1)[0], _QUAD) for t, c in upright)]
     _set(gl.outline, sun=sun_matrix)
-    gl.cast(sun, casting)
+    gl.cast(sun, [gl.array(gl.outline, *one) for one in solid])
     _set(gl.rough, suns=sky_matrices)
     gl.cast(sky, [gl.array(gl.rough, columns, fixed.faces)], len(_SUNS))
-    return camera, _Place(surfaces, sun, sun_matrix, sky, sky_matrices, (deep, slope, high))
+    return Place(surfaces, sun, sun_matrix, sky, sky_matrices, (deep, slope, high), solid)
 
 
-class _Crowd(NamedTuple):
+class Crowd(NamedTuple):
     """All that moves in an image.
 
     Attributes:
         vertices: [V, 9], or [V, 10] where some have a gloss; faces: [F, 3], those of the image's target first.
         first: how many are the target's.
+        counts: how many are whose, in the order of `Scene.moving`.
         sun, sky: positions [V, 3] and faces of rough meshes, which cast the shadows of these.
         cells: metres [2] between vertices of these.
     """
@@ -345,12 +384,17 @@ class _Crowd(NamedTuple):
     vertices: np.ndarray
     faces: np.ndarray
     first: int
+    counts: list[int]
     sun: tuple[np.ndarray, np.ndarray]
     sky: tuple[np.ndarray, np.ndarray]
     cells: tuple[float, float]
 
+    @property
+    def glossy(self) -> bool:
+        return self.vertices.shape[1] > 9
 
-def _gather(scene: Scene) -> _Crowd:
+
+def gather(scene: Scene) -> Crowd:
     meshes = [mesh if isinstance(mesh, _Made) else _flat(mesh) for mesh in scene.moving]
     casting = []
     for name in ('sun', 'sky'):
@@ -363,7 +407,8 @@ def _gather(scene: Scene) -> _Crowd:
         columns = [np.concatenate([c, g[:, None]], 1) for c, g in zip(columns, gloss, strict=True)]
     whole = _joined(columns, [m.faces for m in meshes])
     cells = max(getattr(m, 'cells', _ROUGH) for m in meshes)
-    return _Crowd(*whole, len(scene.target.faces) if scene.target else 0, *casting, cells)
+    counts = [len(m.faces) for m in meshes]
+    return Crowd(*whole, counts[0] if scene.target else 0, counts, *casting, cells)
 
 
 def _joined(vertices: list[np.ndarray], faces: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -371,17 +416,17 @@ def _joined(vertices: list[np.ndarray], faces: list[np.ndarray]) -> tuple[np.nda
     return np.concatenate(vertices), np.concatenate([f + s for f, s in zip(faces, starts, strict=True)])
 
 
-def _shadows(gl: _Renderer, crowd: _Crowd, view: Camera) -> tuple[np.ndarray, np.ndarray]:
+def _shadows(gl: Renderer, maps: tuple, crowd: Crowd, view: Camera) -> tuple[np.ndarray, np.ndarray]:
     """Draws the shadow maps of who moves; returns their matrices, [4, 4] of the sun and [N, 4, 4] of the sky's suns."""
     (sun,), sky = _light_space(_axes(-view.light)[None], crowd.sun[0]), _light_space(_SUN_AXES, crowd.sky[0])
     _set(gl.outline, sun=sun)
-    gl.cast(gl.sun, [gl.array(gl.outline, *crowd.sun)])
+    gl.cast(maps[0], [gl.array(gl.outline, *crowd.sun)])
     _set(gl.rough, suns=sky)
-    gl.cast(gl.sky, [gl.array(gl.rough, *crowd.sky)], len(_SUNS))
+    gl.cast(maps[1], [gl.array(gl.rough, *crowd.sky)], len(_SUNS))
     return sun, sky
 
 
-def _look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The camera's place [3]; its axes [3, 3], right, up (as long as half an image, a metre away) and forward; and its
     projection [4, 4]."""
     eye, near, far = np.array([0, 0, view.height]), 0.2, 150.0
@@ -397,8 +442,8 @@ def _look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.nda
     return eye, np.stack([right * wide, up * tall, forward], 1), matrix
 
 
-def _draw(gl: _Renderer, target, place: _Place, crowd: _Crowd | None, camera: np.ndarray) -> None:
-    """Draws all surfaces: their colours, kinds, normals and depths."""
+def draw_still(gl: Renderer, target, place: Place, camera: np.ndarray) -> None:
+    """Draws the surfaces of a place: their colours, kinds, normals and depths."""
     target.use()
     target.clear()
     for program in (gl.plain, gl.textured):
@@ -407,42 +452,107 @@ def _draw(gl: _Renderer, target, place: _Place, crowd: _Crowd | None, camera: np
         if texture:
             texture.use(0)
         array.render()
-    if crowd:
-        program = gl.glossy[0] if crowd.vertices.shape[1] > 9 else gl.plain
-        array, first = gl.array(program, crowd.vertices, crowd.faces), 3 * crowd.first
-        _set(program, camera=camera, kind=_TARGET)
-        array.render(vertices=first)
-        _set(program, kind=_MOVING)
-        array.render(vertices=crowd.faces.size - first, first=first)
+
+
+def draw_moving(gl: Renderer, target, crowd: Crowd, camera: np.ndarray) -> None:
+    """Draws the surfaces of all that moves."""
+    target.use()
+    program = gl.glossy[0] if crowd.glossy else gl.plain
+    array, first = gl.array(program, crowd.vertices, crowd.faces), 3 * crowd.first
+    _set(program, camera=camera, kind=_TARGET)
+    array.render(vertices=first)
+    _set(program, kind=_MOVING)
+    array.render(vertices=crowd.faces.size - first, first=first)
 
 
 def render(
-    scene: Scene, view: Camera, place: _Place, width: int, height: int, samples: None
+    scene: Scene, view: Camera, place: Place, width: int, height: int, samples: None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the target."""
-    gl, crowd = load_renderer(), _gather(scene) if scene.moving else None
-    sun, sky = _shadows(gl, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
-    sun_cell, sky_cell = crowd.cells if crowd else _ROUGH
-    shine = gl.glossy[1] if crowd and crowd.vertices.shape[1] > 9 else gl.light
-    surfaces, shares, light = gl.targets(width, height)
-    eye, axes, camera = _look(scene, view, width / height)
-    _draw(gl, surfaces, place, crowd, camera)
-    colours, normals_ = surfaces.color_attachments
-    sight = dict(eye=eye, view=axes, size=(width, height), crowd=crowd is not None)
-    maps = dict(colours=colours, surfaces=normals_, moving=gl.sky.depth_attachment, still=place.sky.depth_attachment)
-    gl.fill(
-        gl.ambient, shares, maps, **sight, suns=sky, place_suns=place.sky_matrices, towards=_SUNS,
-        margin=0.8 * sky_cell, wall=(*place.wall, 0),
-    )  # fmt: skip
-    maps |= dict(shares=shares.color_attachments[0], moving=gl.sun.depth_attachment, still=place.sun.depth_attachment)
-    gl.fill(
-        shine, light, maps, **sight, sun=sun, place_sun=place.sun_matrix, scale=_scale(sun),
-        place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1, sun_light=scene.sun,
-        margin=(0.4 * sun_cell + _texel(sun, _SUN), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)), sky_light=view.sky,
-        reach=3 * np.linalg.norm(axes[:, 1]) / height,
-    )  # fmt: skip
-    pixels = np.frombuffer(light.read(components=4, dtype='f4'), np.float32).reshape(height, width, 4)[::-1]
+    gl, crowd = load_renderer(), gather(scene) if scene.moving else None
+    (surfaces, *targets), sight = gl.targets(width, height), look(scene, view, width / height)
+    draw_still(gl, surfaces, place, sight[2])
+    if crowd:
+        draw_moving(gl, surfaces, crowd, sight[2])
+    passes = [Pass((gl.ambient, gl.glossy[1] if crowd and crowd.glossy else gl.light), surfaces)]
+    pixels = shine(gl, passes, targets, crowd, scene.sun, view, place, sight, (_SUN, _SKY))
     return pixels[..., :3], pixels[..., 3]
+
+
+class Pass(NamedTuple):
+    """How some pixels of an image are lit.
+
+    Attributes:
+        programs: for shares of the sky, and for light.
+        surfaces: framebuffer of what is lit.
+        still: framebuffer of what stands behind, for `Renderer.over`; None for other programs.
+        tiles: for each program, see `Renderer.fill`.
+    """
+
+    programs: tuple
+    surfaces: object
+    still: object = None
+    tiles: tuple = (None, None)
+
+    @property
+    def maps(self) -> dict:
+        maps = dict(zip(('colours', 'surfaces'), self.surfaces.color_attachments, strict=True))
+        if self.still:
+            maps |= zip(('still_colours', 'still_surfaces'), self.still.color_attachments, strict=True)
+        return maps
+
+
+def shine(
+    gl: Renderer,
+    passes: list[Pass],
+    targets: tuple,
+    crowd: Crowd | None,
+    light: np.ndarray,
+    view: Camera,
+    place: Place,
+    sight: tuple[np.ndarray, np.ndarray, np.ndarray],
+    shadows: tuple[int, int],
+) -> np.ndarray:
+    """Lights surfaces.
+
+    Args:
+        gl: from `load_renderer`.
+        passes: all, or parts of the image; where two meet, the later one counts.
+        targets: framebuffers for the shares of the sky, and for the light.
+        crowd: who moves; None for nobody.
+        light: irradiance [3] of the sun.
+        view: the camera.
+        place: what never moves.
+        sight: from `look`.
+        shadows: widths in pixels of the shadow maps of who moves, of the sun and of the sky's suns.
+
+    Returns:
+        Radiance of each pixel, and how much of it is the crowd's target [height, width, 4]. What no pass lights is as
+        it was before.
+    """
+    shares, lit = targets
+    moving = gl.moving(*shadows)
+    sun, sky = _shadows(gl, moving, crowd, view) if crowd else (np.eye(4), np.zeros((len(_SUNS), 4, 4)))
+    sun_cell, sky_cell = crowd.cells if crowd else _ROUGH
+    eye, axes, _ = sight
+    seen = dict(eye=eye, view=axes, size=lit.size, crowd=crowd is not None)
+    maps = dict(moving=moving[1].depth_attachment, still=place.sky.depth_attachment)
+    for one in passes:
+        gl.fill(
+            one.programs[0], shares, one.maps | maps, one.tiles[0], **seen, suns=sky, place_suns=place.sky_matrices,
+            towards=_SUNS, margin=0.8 * sky_cell, wall=(*place.wall, 0), extent=2 * np.array(shares.size),
+        )  # fmt: skip
+    maps = dict(moving=moving[0].depth_attachment, still=place.sun.depth_attachment, shares=shares.color_attachments[0])
+    for one in passes:
+        gl.fill(
+            one.programs[1], lit, one.maps | maps, one.tiles[1], **seen, sun=sun, place_sun=place.sun_matrix,
+            scale=_scale(sun), place_scale=_scale(place.sun_matrix), towards=_axes(-view.light)[2] * -1,
+            margin=(0.4 * sun_cell + _texel(sun, shadows[0]), 1.5 * _texel(place.sun_matrix, _PLACE_SUN)),
+            sun_light=light, sky_light=view.sky, reach=3 * np.linalg.norm(axes[:, 1]) / lit.height,
+            extent=np.array(lit.size),
+        )  # fmt: skip
+    pixels = np.frombuffer(lit.read(components=4, dtype='f4'), np.float32)
+    return pixels.reshape(lit.height, lit.width, 4)[::-1]
 
 
 def _scale(matrix: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from msinet_timm.datasets.images import through_jpeg
 
 from .cameras import Camera
 
-__all__ = ['develop']
+__all__ = ['develop', 'develop_frame']
 
 _STORED = 90  # quality of the files: the camera's own compression is done by then
 _LINEAR = np.linspace(0, 1, 4096)
@@ -72,15 +72,7 @@ def develop(
         return np.stack(layers, -1) if layer.ndim == 3 else layers[0]
 
     x = seen(radiance) * (camera.balance * camera.exposure * 2.0 ** rng.normal(0, 0.2)).astype(np.float32)
-    x = _tones(x, camera)
-    if camera.comb:  # half of the rows was seen a moment later, and filled in from the others
-        other = np.roll(x[::2], int(rng.choice([-1, 1])), 1)[: len(x[1::2])]
-        x[1::2] += np.float32(camera.comb) * (other - x[1::2])
-    image = Image.fromarray((np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)).filter(blur)
-    x = np.asarray(image) + 255 * _noise(small[::-1], camera, rng)
-    image = Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
-    if camera.sharpen:
-        image = image.filter(ImageFilter.UnsharpMask(1.5, int(100 * camera.sharpen), 4))
+    image = _taken(_tones(x, camera), camera, blur, rng)
     # Blocks of 8 x 8 pixels must leave something of the smallest.
     quality = max(camera.quality, 90 - small[1] // 2)
     image = through_jpeg(image, quality).resize(size, enlarge)
@@ -89,6 +81,32 @@ def develop(
         layer = Image.fromarray((seen(alpha) * 255 + 0.5).astype(np.uint8)).filter(blur)
         mask = _encoded(layer.resize(size, enlarge), 'PNG', optimize=True)
     return _encoded(image, 'JPEG', quality=_STORED, optimize=True), mask
+
+
+def develop_frame(radiance: np.ndarray, camera: Camera, rng: np.random.Generator) -> bytes:
+    """Turns what the lens sees into a frame of a film, a JPEG file of the camera's own compression.
+
+    Args:
+        radiance: [H, W, 3] linear.
+        camera: whose exposure, colours, blur, noise and compression apply, the same for all frames.
+        rng: for the noise.
+    """
+    x = _tones(radiance * (camera.balance * camera.exposure).astype(np.float32), camera)
+    image = _taken(x, camera, ImageFilter.GaussianBlur(float(camera.blur) * min(1.0, len(x) / 128)), rng)
+    return _encoded(image, 'JPEG', quality=camera.quality)
+
+
+def _taken(x: np.ndarray, camera: Camera, blur: ImageFilter.Filter, rng: np.random.Generator) -> Image.Image:
+    """What the lens and the sensor make of values [H, W, 3] from 0 to 1."""
+    if camera.comb:  # half of the rows was seen a moment later, and filled in from the others
+        other = np.roll(x[::2], int(rng.choice([-1, 1])), 1)[: len(x[1::2])]
+        x[1::2] += np.float32(camera.comb) * (other - x[1::2])
+    image = Image.fromarray((np.clip(x, 0, 1) * 255 + 0.5).astype(np.uint8)).filter(blur)
+    x = np.asarray(image) + 255 * _noise(x.shape[:2], camera, rng)
+    image = Image.fromarray(np.clip(x, 0, 255).astype(np.uint8))
+    if camera.sharpen:
+        image = image.filter(ImageFilter.UnsharpMask(1.5, int(100 * camera.sharpen), 4))
+    return image
 
 
 def _encoded(image: Image.Image, form: str, **options) -> bytes:

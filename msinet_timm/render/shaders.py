@@ -1,6 +1,7 @@
 """The shaders of `raster`, in GLSL 3.30."""
 
-__all__ = ['AMBIENT', 'LIGHT', 'OUTLINE', 'ROUGH', 'SURFACE', 'SURFACE_PIXELS', 'WHOLE']
+__all__ = ['AMBIENT', 'LIGHT', 'OUTLINE', 'ROUGH', 'SURFACE', 'SURFACE_PIXELS', 'TILES', 'WHO']
+__all__ += ['WHOLE']
 
 _HEAD = '#version 330\n'
 
@@ -61,6 +62,17 @@ void main() {
 """
 )
 
+#: Who is seen, by number.
+WHO = (
+    OUTLINE.replace('sun', 'camera'),
+    _HEAD
+    + """
+uniform float who;
+out float number;
+void main() { number = who; }
+""",
+)
+
 #: Writes a surface's colour and kind (0: sky, 0.5: the place, 0.75: moving, 1: the person or vehicle that the image is
 #: of), its normal and depth. A gloss is added to the kind: as it is to 1, an eighth of it to 0.75.
 SURFACE_PIXELS = (
@@ -100,10 +112,37 @@ void main() { gl_Position = vec4(4 * (gl_VertexID % 2) - 1, 4 * (gl_VertexID / 2
 """
 )
 
+#: Parts of an image alone, by corners in pixels.
+TILES = (
+    _HEAD
+    + """
+uniform vec2 extent;
+in vec2 corner;
+void main() { gl_Position = vec4(2 * corner / extent - 1, 0, 1); }
+"""
+)
+
 _SEEN = (
     _HEAD
     + """
 uniform sampler2D surfaces;
+uniform sampler2D colours;
+#if OVER
+uniform sampler2D still_surfaces;
+uniform sampler2D still_colours;
+bool moves(vec4 surface, vec4 behind) { return surface.w > 0 && (behind.w == 0 || surface.w < behind.w); }
+vec4 surface_at(ivec2 quarter) {
+    vec4 surface = texelFetch(surfaces, quarter, 0), behind = texelFetch(still_surfaces, quarter, 0);
+    return moves(surface, behind) ? surface : behind;
+}
+vec4 colour_at(ivec2 quarter) {
+    vec4 surface = texelFetch(surfaces, quarter, 0), behind = texelFetch(still_surfaces, quarter, 0);
+    return moves(surface, behind) ? texelFetch(colours, quarter, 0) : texelFetch(still_colours, quarter, 0);
+}
+#else
+vec4 surface_at(ivec2 quarter) { return texelFetch(surfaces, quarter, 0); }
+vec4 colour_at(ivec2 quarter) { return texelFetch(colours, quarter, 0); }
+#endif
 uniform vec3 eye;
 uniform mat3 view;  // right, up and forward, the first two of the length of half the image at a metre
 uniform vec2 size;
@@ -124,7 +163,6 @@ vec3 front(vec3 normal, vec3 point) {
 AMBIENT = (
     _SEEN
     + """
-uniform sampler2D colours;
 uniform sampler2DShadow moving;
 uniform sampler2DShadow still;
 uniform mat4 suns[SUNS];
@@ -142,16 +180,16 @@ float lit(sampler2DShadow map, mat4 sun, vec3 point, int k) {
 }
 void main() {
     ivec2 first = 4 * ivec2(gl_FragCoord.xy), nearest = first;  // of 4 x 4 quarters
-    vec4 surface = texelFetch(surfaces, first, 0);
+    vec4 surface = surface_at(first);
     for (int k = 1; k < 4; k++) {
         ivec2 quarter = min(first + 2 * ivec2(k & 1, k >> 1), ivec2(size) * 2 - 1);
-        vec4 other = texelFetch(surfaces, quarter, 0);
+        vec4 other = surface_at(quarter);
         if (other.w > 0 && (other.w < surface.w || surface.w == 0)) { surface = other; nearest = quarter; }
     }
     share = vec2(1, surface.w);
     if (surface.w == 0) return;
     vec3 point = seen(nearest, surface.w), n = front(surface.xyz, point);
-    bool stays = texelFetch(colours, nearest, 0).a < 0.6;
+    bool stays = colour_at(nearest).a < 0.6;
     vec3 off = point + margin * n;
     float reaching = 0, all = 1e-4;
     for (int k = 0; k < SUNS; k++) {
@@ -178,7 +216,6 @@ void main() {
 LIGHT = (
     _SEEN
     + """
-uniform sampler2D colours;
 uniform sampler2D shares;
 uniform sampler2DShadow moving;
 uniform sampler2DShadow still;
@@ -261,8 +298,8 @@ void main() {
     float near = 1e9, far = 0;
     for (int k = 0; k < 4; k++) {
         ivec2 quarter = first + ivec2(k & 1, k >> 1);
-        colours_[k] = texelFetch(colours, quarter, 0);
-        surfaces_[k] = texelFetch(surfaces, quarter, 0);
+        colours_[k] = colour_at(quarter);
+        surfaces_[k] = surface_at(quarter);
         colour += colours_[k] / 4;
         surface += vec4(normalize(surfaces_[k].xyz + vec3(1e-9)), surfaces_[k].w) / 4;
         near = min(near, surfaces_[k].w);
