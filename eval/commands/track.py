@@ -11,6 +11,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
+from msinet_eval.metrics.rerank import k_reciprocal
 from msinet_eval.report.tracks import write_tracks_page
 from msinet_timm.commands import (
     command,
@@ -36,6 +39,8 @@ __all__ = ['main']
 
 #: What a folder was made from, and the embeddings and cameras in it.
 RUN, FOUND, MODEL = 'run.json', 'found', 'model'
+#: Re-ranked distance, 0 to 1, up to which tracklets are of one person where all is known.
+ALIKE = 0.8
 _logger = logging.getLogger(__name__)
 
 
@@ -228,16 +233,25 @@ def _threshold(args: argparse.Namespace, embedder: Embedder | None) -> float | N
     """The one that is given, or the model's; None where it is to be learnt."""
     if args.threshold or embedder is None:
         return args.threshold
-    try:
-        return embedder.thresholds('msinet_timm')['threshold']
-    except InputError as e:
-        _logger.info('no calibration (%s): the threshold is learnt of people who are seen at once', e)
-        return None
+    reason = 'cameras are learnt'
+    if not args.adapt:
+        try:
+            return embedder.thresholds('msinet_timm')['threshold']
+        except InputError as e:
+            reason = str(e)
+    _logger.info('the threshold is learnt of people who are seen at once (%s)', reason)
+    return None
 
 
 def _resolve(network: CameraNetwork) -> None:
-    """Knowing how everything went on."""
-    network.resolve()
+    """Knowing how everything went on: by neighbours that crops have in common."""
+
+    def distances(crops: np.ndarray) -> np.ndarray:
+        k1 = min(20, max(1, len(crops) // 3))
+        return k_reciprocal(crops, crops, k1, min(6, k1))
+
+    if sum(tracklet.crops > 0 for tracklet in network.tracklets()) > 1:
+        network.resolve(distances, ALIKE)
 
 
 @command

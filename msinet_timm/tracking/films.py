@@ -144,32 +144,36 @@ def _open_video(path: Path) -> Film:
 def _decode(film: Film, start: int) -> Iterator[Frame]:
     number, began, last = 0, None, -math.inf
     with _container(film.path) as container:
-        decoded = container.decode(video=0)
-        while True:
-            try:
-                frame = next(decoded, None)
-            except Exception as e:
-                if number == 0:
-                    raise InputError(f'{film.path}: cannot read this film ({e})') from e
-                _logger.warning('%s: ends within frame %d (%s): what comes before it counts', film.path, number + 1, e)
-                return
-            if frame is None or frame.is_corrupt:
-                break
+        stream = container.streams.video[0]
+        seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
+        for frame in _whole_frames(container, film.path):
             number += 1
             time = (number - 1) / film.frame_rate if frame.time is None else frame.time
             began = time if began is None else began
-            if time - began <= last:  # times that do not advance are those of a broken file
-                time = began + last + 1 / film.frame_rate
-            last = time - began
+            last = max(time - began, last + 1e-3)  # times that do not advance are those of a broken file
             if number >= start:
                 yield Frame(number, last, frame.to_ndarray(format='rgb24'))
     if number == 0:
         raise InputError(f'{film.path}: it holds no frames')
-    if frame is not None or number < film.length:
-        _logger.warning(
-            '%s: ends after %d of %d frames, perhaps it was cut off: what is there counts',
-            film.path, number, film.length,
-        )  # fmt: skip
+    if number < film.length or last + 2 / film.frame_rate < seconds:
+        whole = film.length or round(seconds * film.frame_rate)
+        _logger.warning('%s: ends after %d of %d frames, perhaps it was cut off', film.path, number, whole)
+
+
+def _whole_frames(container: Any, path: Path) -> Iterator[Any]:
+    """Frames up to one that is damaged, of which a warning tells."""
+    number = 0
+    try:
+        for packet in container.demux(video=0):
+            for frame in packet.decode():
+                if packet.is_corrupt or frame.is_corrupt:
+                    raise ValueError('it is damaged')
+                yield frame
+                number += 1
+    except (OSError, ValueError) as e:  # which PyAV's own errors are
+        if number == 0:
+            raise InputError(f'{path}: cannot read this film ({e})') from e
+        _logger.warning('%s: ends within frame %d (%s): what comes before it counts', path, number + 1, e)
 
 
 def write_video(path: str | Path, frames: Iterator[np.ndarray], frame_rate: float) -> None:

@@ -14,8 +14,10 @@ __all__ = ['Event', 'Identities']
 
 #: Distances of people seen at once that are remembered, and from how many on they tell who is alike by chance.
 SEEN, ENOUGH_SEEN = 500, 10
-#: Of two people seen at once, the share whose distance may be below the threshold that is learnt of them.
-CHANCE = 0.02
+#: Share of people seen at once whose distance may be below the threshold that is learnt of them.
+CHANCE = 0.2
+#: Tracklets are means of many crops, and so nearer to each other than crops are: the share of the threshold that joins.
+JOIN = 0.67
 #: Passages between two cameras from which on they tell how long one takes, and how many are remembered.
 ENOUGH_PASSAGES, PASSAGES = 10, 200
 #: Distance of what must not be joined: no mean of it is ever small.
@@ -53,8 +55,9 @@ class Identities:
     A new tracklet is somebody new, until it is near to somebody who is not seen elsewhere at that time.
 
     Args:
-        threshold: largest Euclidean distance, 0 to 2, of tracklets of one identity. None learns it from people who are
-            seen at once, who are not the same; nobody is joined before `ENOUGH_SEEN` such pairs.
+        threshold: Euclidean distance, 0 to 2, below which two crops pass for the same, as a model's calibration has it.
+            Tracklets are joined below `JOIN` times it. None learns it from people who are seen at once, and so are not
+            the same; nobody is joined before `ENOUGH_SEEN` such pairs.
         window: seconds after which somebody who has left is somebody new.
         transitions: seconds that a passage takes at least and at most, by pairs (from, to) of cameras; of other pairs
             they are learnt from `ENOUGH_PASSAGES` passages on.
@@ -98,7 +101,7 @@ class Identities:
 
     @property
     def threshold(self) -> float | None:
-        """The largest distance that joins; None as long as it is not known."""
+        """The distance below which two crops pass for the same; None as long as it is not known."""
         if self.given_threshold is not None:
             return self.given_threshold
         return float(np.quantile(self._seen, CHANCE)) if len(self._seen) >= ENOUGH_SEEN else None
@@ -131,6 +134,7 @@ class Identities:
         own, threshold = self.of(tracklet), self.threshold
         if threshold is None or tracklet.feature is None:
             return
+        threshold *= JOIN
         near = []
         for identity, others in self._members.items():
             features = [other.feature for other in others if other.crops]
@@ -185,8 +189,8 @@ class Identities:
         Args:
             distances: takes embeddings [N, D] of crops of all tracklets and gives their distances [N, N], such as
                 `k_reciprocal` of `msinet_eval.metrics.rerank`; None for Euclidean ones of the tracklets.
-            threshold: largest mean distance within a group; None for that of the trackers, which is of Euclidean
-                distances.
+            threshold: largest mean distance within a group; None for `JOIN` times that of the trackers, which is of
+                Euclidean distances.
 
         Returns:
             Identity of each tracklet, by number.
@@ -198,7 +202,7 @@ class Identities:
             from scipy.cluster.hierarchy import fcluster, linkage
             from scipy.spatial.distance import squareform
         known = [t for t in self.tracklets() if t.crops]
-        threshold = threshold or self.threshold
+        threshold = threshold or (self.threshold and JOIN * self.threshold)
         if threshold is None:
             raise InputError('no threshold is known: give one, as that of embedder.thresholds("msinet_timm")')
         if len(known) > 1:

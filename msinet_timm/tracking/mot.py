@@ -77,7 +77,7 @@ def read_boxes(path: str | Path) -> Boxes:
             f'{path}: frame {row[0]:.0f} has a confidence of {row[6]:g}: 0 to 1 is expected, or -1 in all rows where '
             'none is known'
         )
-    if table[:, 4:6].max(initial=2) <= 1.5:
+    if table[:, 4:6].max() <= 1.5:
         raise InputError(f'{path}: no box is larger than 1.5 pixels: left, top, width and height must be in pixels')
     box = np.c_[table[:, 2:4], table[:, 2:4] + table[:, 4:6]]
     return Boxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box, score)

@@ -19,7 +19,7 @@ LEAST_WEIGHT = 0.1
 #: Crops after which a tracklet is first compared with others; then after twice as many each time.
 FIRST = 3
 #: Latest crops of a tracklet that are compared with those before, and how many times the threshold they may be apart.
-RECENT, JUMP = 5, 1.5
+RECENT, JUMP = 5, 1.15
 #: Frames between two looks at how far apart people are who are seen at once.
 APART = 30
 
@@ -73,8 +73,8 @@ class Tracker:
     ```
 
     Boxes are linked by motion. Of each link, a tracklet, the crops' embeddings are averaged by how much they show.
-    Where the latest ones are of somebody else than those before, the tracklet is split; where it looks like somebody who
-    left or was hidden, it goes on under that number, unless both were seen at once.
+    Where the latest ones are of somebody else than those before, the tracklet is split; where it looks like somebody
+    who left or was hidden, it goes on under that number, unless both were seen at once.
 
     Args:
         embedder: an `msinet_timm.embedder.Embedder`; None tracks by motion alone.
@@ -233,6 +233,9 @@ class Tracker:
     def _split(self, link: int, time: float, distance: float) -> None:
         """What was seen lately is somebody else."""
         tracklet, recent = self._current[link], self._recent[link]
+        latest = unit(sum(weight * embedding for _, embedding, weight in recent))
+        while recent[0][1] @ tracklet.feature > recent[0][1] @ latest:  # from before that
+            tracklet.learn(*recent.popleft()[1:])
         since = recent[0][0]
         fresh = self._current[link] = self.identities.split(tracklet, since, time, distance)
         fresh.boxes, fresh.end = len(recent), time
