@@ -94,6 +94,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     add('--overlapping', nargs='+', default=[], metavar='A:B', help='cameras that may see one person at once')
     add('--online', action='store_true', help='leave identities as they were found at the time')
+    add('--rerank', action='store_true', help='at the end, join by neighbours that crops have in common')
     add = parser.add_argument_group('what is written').add_argument
     add('--crops', type=not_negative, default=16, metavar='N', help='of each tracklet, at most')
     add('--video', action='store_true', help='films with boxes')
@@ -244,7 +245,13 @@ def _threshold(args: argparse.Namespace, embedder: Embedder | None) -> float | N
 
 
 def _resolve(network: CameraNetwork) -> None:
-    """Knowing how everything went on: by neighbours that crops have in common."""
+    """Knowing how everything went on."""
+    if network.identities.threshold is not None:
+        network.resolve()
+
+
+def _resolve_by_neighbours(network: CameraNetwork) -> None:
+    """Knowing how everything went on, by neighbours that crops have in common."""
 
     def distances(crops: np.ndarray) -> np.ndarray:
         k1 = min(20, max(1, len(crops) // 3))
@@ -259,6 +266,8 @@ def main(argv: list[str] | None = None) -> int | None:
     """Runs `msinet-track` with a list of arguments (None: those of the process)."""
     args = _parse(argv)
     views, pairs, output = _views(args), _pairs(args), Path(args.output)
+    if args.online and args.rerank:
+        raise InputError('--online and --rerank: what is joined at the end is not left as it was: give one of them')
     if args.measure and (without := [v.camera for v in views if v.film.truth is None]):
         raise InputError(f'--measure: {", ".join(without)}: only a sequence with gt/gt.txt can be measured')
     truth = [read_boxes(v.film.truth) for v in views] if args.measure else []
@@ -269,7 +278,8 @@ def main(argv: list[str] | None = None) -> int | None:
         embedder = _embedder(args, views, output)
         embed_views(views, embedder, output / FOUND)
         threshold = _threshold(args, embedder)
-        resolve = None if args.online or embedder is None else _resolve
+        resolve = _resolve_by_neighbours if args.rerank else _resolve
+        resolve = None if args.online or embedder is None else resolve
         tracked = track_views(
             views, output / FOUND, resolve=resolve, threshold=threshold, window=args.window, **pairs
         )  # fmt: skip

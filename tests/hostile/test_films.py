@@ -97,6 +97,7 @@ FLAGS = {
     'a pair of one': (['--overlapping', 'door'], ['--overlapping door']),
     'a pair of strangers': (['--overlapping', 'door:yard'], ['door:yard']),
     'no seconds': (['--transitions', 'door:yard=x'], ['--transitions door:yard=x']),
+    'at once and at the end': (['--online', '--rerank'], ['--online and --rerank']),
     'a threshold of 3': (['--threshold', '3'], ['threshold must be a distance']),
     'nothing to learn with': (['--adapt', '8'], ['--adapt']),
 }

@@ -80,6 +80,8 @@ def test_again_reads_what_was_found(tracked, site, capsys, monkeypatch):
     code, text = run(capsys, command.main, *words)
     assert code == 0 and 'IDF1' in text, text
     assert (tracked / 'door.txt').read_bytes() == before and not (tracked / 'crops').exists()
+    code, text = run(capsys, command.main, *words, '--rerank')
+    assert code == 0, text
     code, text = run(capsys, command.main, *words, '--online', '--threshold', '0.01')
     assert code == 0 and (tracked / 'door.txt').read_bytes() != before
 
