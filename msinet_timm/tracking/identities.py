@@ -135,11 +135,10 @@ class Identities:
         if threshold is None or tracklet.feature is None:
             return
         threshold *= JOIN
-        near = []
+        near, feature = [], tracklet.feature
         for identity, others in self._members.items():
-            features = [other.feature for other in others if other.crops]
-            if identity != own and features:
-                distance = min(float(np.linalg.norm(tracklet.feature - feature)) for feature in features)
+            if identity != own:
+                distance = min((other.distance(feature) for other in others if other.crops), default=np.inf)
                 if distance <= threshold:
                     near.append((distance, identity))
         for distance, identity in sorted(near):

@@ -225,8 +225,7 @@ class Tracker:
                 self.identities.check(tracklet, time)
         threshold = self.identities.threshold
         if threshold is not None and len(recent) == RECENT:
-            latest = unit(sum(weight * embedding for _, embedding, weight in recent))
-            distance = float(np.linalg.norm(latest - tracklet.feature))
+            distance = tracklet.distance(sum(weight * embedding for _, embedding, weight in recent))
             if distance > JUMP * threshold:
                 self._split(link, time, distance)
 

@@ -1,5 +1,6 @@
 """A person in one view without a gap: where and when, and what the crops look like, weighed by how much they show."""
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +79,11 @@ class Tracklet:
             if self.crops % self._stride == 0:
                 self.samples.append((weight, embedding))
         self.crops += 1
+
+    def distance(self, vector: np.ndarray) -> float:
+        """Euclidean distance of its feature to a vector [D], both at length 1; `crops` is not 0."""
+        cosine = vector @ self._sum / math.sqrt((vector @ vector) * (self._sum @ self._sum) + 1e-24)
+        return math.sqrt(max(0.0, 2 - 2 * float(cosine)))
 
     @property
     def feature(self) -> np.ndarray | None:
