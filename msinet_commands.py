@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-__all__ = ['WAITING', 'begin', 'data', 'evaluate', 'hub', 'ready', 'search', 'train']
+__all__ = ['WAITING', 'begin', 'data', 'evaluate', 'hub', 'ready', 'search', 'track', 'train']
 
 #: How long threads of GNU's OpenMP look whether the others have come, before they sleep: see docs/speed.md.
 WAITING = {'GOMP_SPINCOUNT': '10000'}
@@ -60,6 +60,7 @@ data = _command('msinet_timm.cli.data')
 hub = _command('msinet_eval.commands.hub')
 evaluate = _command('msinet_eval.cli')
 search = _command('msinet_train.search.cli')
+track = _command('msinet_eval.commands.track')
 train = _command('msinet_train.cli')
 
 if _is_program():

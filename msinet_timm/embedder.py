@@ -20,12 +20,12 @@ from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share
 from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.hub.load import load_model, without_classifiers
 from msinet_timm.models.camera_norm import CameraNorms
+from msinet_timm.tracking.hosts import thresholds
 
 from . import memory
 from .commands import find_device
 from .errors import InputError, explained
 from .forms import create_form
-from .tracking import thresholds
 
 __all__ = ['Embedder']
 

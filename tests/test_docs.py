@@ -20,6 +20,7 @@ from pkgutil import resolve_name
 import numpy as np
 import pytest
 import yaml
+from films import cross, write_sequence
 
 import msinet_timm
 from msinet_timm.datasets import create_dataset
@@ -76,6 +77,8 @@ SLOW = (
     'msinet-hub export',
     'load_exported',
     'msinet-data render',
+    'msinet-track',
+    'tracks/crops',
     'python -m',
     'msinet_x1_0-',  # what was exported
 )
@@ -99,6 +102,7 @@ WORDS = {
     'msinet-train': (),
     'msinet-eval': ('compare', 'pair', 'search'),
     'msinet-search': ('compare',),
+    'msinet-track': (),
     'msinet-hub': ('list', 'adapt', 'convert', 'verify', 'export', 'card', 'publish', 'ship'),
 }
 #: Exit codes other than 0: `check` has found something to look at.
@@ -142,6 +146,8 @@ def user(tmp_path_factory):
     for name, image in zip(('a.jpg', 'b.jpg'), sorted(SAMPLE.glob('query/*.jpg')), strict=False):
         shutil.copy(image, folder / name)
     write_embeddings(folder)
+    write_sequence(folder / 'films' / 'door', cross, 24)
+    write_sequence(folder / 'films' / 'yard', lambda number: cross(number - 4), 28)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         start = f'msinet-train --recipe small -ds market1501 --data-dir datasets {_TRAINING}'

@@ -11,10 +11,11 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 import torch
 
-from msinet_timm.commands import command, make_folder, positive, positive_float, progress, whole
+from msinet_timm.commands import command, format_table, make_folder, positive, positive_float, progress, whole
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.forms import FORMS
@@ -25,6 +26,8 @@ from .rendering import measure_rendering, rendering_to_markdown
 from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
 from .timing import run_process
+from .tracking import PEOPLE as PEOPLE_TRACKED
+from .tracking import measure_tracking
 
 __all__ = ['main']
 
@@ -94,6 +97,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--render', action='store_true',
         help=f'instead: images/s of a core by the renderers of msinet-data, and the share of each step, for {PEOPLE} '
         f'people at {SIZE[0]}x{SIZE[1]}',
+    )  # fmt: skip
+    parser.add_argument(
+        '--track', action='store_true',
+        help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them',
     )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
     known = parser.parse_known_args(argv)[0]
@@ -194,6 +201,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.render:
         return _measure_rendering(args)
+    if args.track:
+        _refuse_files(args, '--track')
+        rows = [(name, *(f'{f(v):,.0f}' for f in (median, min, max))) for name, v in measure_tracking().items()]
+        print(f'{describe_machine()}; time of the processor\n')
+        print(format_table([('frames/s', 'median', 'lowest', 'highest'), *rows]))
+        return 0
     if args.cameras:
         print(f'{describe_machine()}; {INPUT[1]}x{INPUT[2]}, images/s\n\n{_measure_cameras(args)}')
         return 0

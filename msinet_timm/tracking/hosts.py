@@ -5,9 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from msinet_timm.errors import InputError
 from msinet_timm.hub.calibration import Calibration
-
-from .errors import InputError
 
 __all__ = ['TRACKERS', 'thresholds', 'ultralytics_callback', 'ultralytics_encoder']
 
@@ -33,6 +32,7 @@ _SETTINGS: dict[str, Callable[[float], dict[str, float]]] = {
     'ultralytics.deepocsort': lambda d: {'appearance_thresh': 1 - d / 2, 'proximity_thresh': 0.0},
     'deep_sort_realtime': lambda d: {'max_cosine_distance': d},
     'deepstream': lambda d: {'minMatchingScore4ReidSimilarity': 1 - d},
+    'msinet_timm': lambda d: {'threshold': (2 * d) ** 0.5},
 }
 #: Trackers that are known to `thresholds`.
 TRACKERS = tuple(_SETTINGS)

@@ -46,6 +46,7 @@ def test_thresholds_tell_pairs_apart_as_the_calibration_does(tracker):
         ),
         'deep_sort_realtime': lambda d: d <= settings['max_cosine_distance'],
         'deepstream': lambda d: 1 - d >= settings['minMatchingScore4ReidSimilarity'],
+        'msinet_timm': lambda d: (2 * d) ** 0.5 <= settings['threshold'],
     }[tracker]
     angle = 2 * np.arcsin(CALIBRATION.threshold / 2)
     for times, within in ((0.999, True), (1.001, False)):

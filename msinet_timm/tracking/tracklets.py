@@ -1,0 +1,96 @@
+"""A person in one view without a gap: where and when, and what the crops look like, weighed by how much they show."""
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+__all__ = ['Tracklet', 'weigh']
+
+#: Height in pixels from which on a box counts in full.
+TALL = 96
+#: Crops of a tracklet that are remembered one by one.
+SAMPLES = 8
+
+
+def weigh(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+    """How much the crop of each box tells of who is in it.
+
+    The weight is the detector's score times the share of the box that is seen, squared, and less for small boxes. A
+    box is covered by those that overlap it and end lower in the image, which are nearer to the camera; what lies
+    outside the frame is not seen either.
+
+    Args:
+        boxes: [N, 4] left, top, right and bottom in pixels.
+        scores: [N], 0 to 1.
+        size: width and height of the frame; None for one without edges.
+
+    Returns:
+        [N] 0 to 1.
+    """
+    if not len(boxes):
+        return np.zeros(0)
+    boxes = np.asarray(boxes, float)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    areas = np.maximum(sides.prod(1), 1e-9)
+    common = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:]) - np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    nearer = boxes[None, :, 3] > boxes[:, None, 3]
+    covered = (np.maximum(common, 0).prod(2) * nearer).max(1) / areas
+    inside = 1.0
+    if size is not None:
+        inside = np.maximum(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0).prod(1) / areas
+    return np.asarray(scores) * (np.maximum(1 - covered, 0) * inside) ** 2 * np.minimum(1, sides[:, 1] / TALL)
+
+
+@dataclass(eq=False, slots=True)
+class Tracklet:
+    """Boxes of one person in one view, which motion and appearance say is the same.
+
+    Attributes:
+        number: among all tracklets, from 1.
+        camera: name of the view.
+        start: time of the first box, in seconds.
+        end: time of the last one.
+        boxes: how many there are.
+        crops: how many of them were embedded.
+        weight: sum of the crops' weights, see `weigh`.
+        samples: the weights and embeddings of a few crops, from the whole time.
+    """
+
+    number: int
+    camera: str | None
+    start: float
+    end: float
+    boxes: int = 0
+    crops: int = 0
+    weight: float = 0.0
+    samples: list[tuple[float, np.ndarray]] = field(default_factory=list)
+    _sum: np.ndarray | None = None
+    _stride: int = 1
+
+    def learn(self, embedding: np.ndarray, weight: float) -> None:
+        """Adds a crop's embedding [D] of length 1."""
+        self._sum = weight * embedding if self._sum is None else self._sum + weight * embedding
+        self.weight += weight
+        if self.crops % self._stride == 0:
+            if len(self.samples) == SAMPLES:  # every other one goes, and from now on every other one comes
+                del self.samples[1::2]
+                self._stride *= 2
+            if self.crops % self._stride == 0:
+                self.samples.append((weight, embedding))
+        self.crops += 1
+
+    def distance(self, vector: np.ndarray) -> float:
+        """Euclidean distance of its feature to a vector [D], both at length 1; `crops` is not 0."""
+        cosine = vector @ self._sum / math.sqrt((vector @ vector) * (self._sum @ self._sum) + 1e-24)
+        return math.sqrt(max(0.0, 2 - 2 * float(cosine)))
+
+    @property
+    def feature(self) -> np.ndarray | None:
+        """[D] the weighted mean of the embeddings, of length 1; None before the first crop."""
+        return None if self._sum is None else unit(self._sum)
+
+
+def unit(vector: np.ndarray) -> np.ndarray:
+    """A vector, or each row of a matrix, at length 1."""
+    return vector / np.maximum(np.linalg.norm(vector, axis=-1, keepdims=True), 1e-12)
