@@ -36,7 +36,18 @@ def test_each_entry_of_the_package_is_right(name):
 
 def test_entries_of_the_package():
     entries = load_entries()
-    tags = {'in1k', 'market1501', 'msmt17', 'veri776', 'vehicleid', 'msmt17_to_market1501', 'sample', 'rendered', 'rendered_128x64', 'rendered_vehicles'}
+    tags = {
+        'in1k',
+        'market1501',
+        'msmt17',
+        'veri776',
+        'vehicleid',
+        'msmt17_to_market1501',
+        'sample',
+        'rendered',
+        'rendered_128x64',
+        'rendered_vehicles',
+    }
     assert {e.tag for e in entries.values() if e.architecture == 'msinet_x1_0'} == tags
     assert {e.architecture for e in entries.values() if e.default} == {
         f'msinet_{width}' for width in ('x0_25', 'x0_5', 'x0_75', 'x1_0')
