@@ -69,7 +69,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--offsets', nargs='+', type=not_negative_float, metavar='S', help='seconds at which each video begins')
     add('--frame-rate', type=positive_float, metavar='R', help='of folders (default: what they say, or 30)')
     add = parser.add_argument_group('what people look like').add_argument
-    add('--model', default='msinet_x1_0.rendered', help='name, folder, or none to go by motion alone')
+    add('--model', default='msinet_x1_0.rendered_128x64', help='name, folder, or none to go by motion alone')
     add('--device', help='default: the first GPU, or the CPU')
     add('--form', choices=FORMS, default='fused', help='how the model runs')
     add('--precision', choices=('float32', 'bf16'), default='float32', help='in which it computes')

@@ -65,7 +65,7 @@ class Tracker:
     """The people in one view.
 
     ```
-    embedder = Embedder('msinet_x1_0.rendered')
+    embedder = Embedder('msinet_x1_0.rendered_128x64')
     tracker = Tracker(embedder, 'door', **embedder.thresholds('msinet_timm'))
     for frame, boxes, scores in detections:
         for track in tracker.update(frame, boxes, scores):

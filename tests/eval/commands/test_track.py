@@ -17,7 +17,7 @@ from msinet_timm.tracking import run as passes
 from msinet_timm.tracking.films import open_film, write_video
 from msinet_timm.tracking.mot import read_boxes
 
-FAST = ['--device', 'cpu', '--model', 'msinet_x1_0.rendered']
+FAST = ['--device', 'cpu', '--model', 'msinet_x1_0.rendered_128x64']
 
 
 @pytest.fixture(scope='module')
