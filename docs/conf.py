@@ -36,7 +36,7 @@ nitpick_ignore_regex = [
     (r'py:.*', r'(os|huggingface_hub)\b.*'),
     # inner types
     (r'py:class', r'.*\.(Entry|CachedImages|CameraNetwork|Erasing|Fold|Found|Candidate|Settings|TrainingData|T|_\w+)'),
-    (r'py:class', r'(tuple|dict)\[.*'),  # parts of types that are written between quotes
+    (r'py:class', r'(tuple|dict|list)\[.*'),  # parts of types that are written between quotes
 ]
 
 

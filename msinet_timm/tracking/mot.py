@@ -104,7 +104,7 @@ def write_boxes(path: str | Path, rows: Iterable[tuple[int, int, tuple[float, fl
     """Writes rows of frame, identity, box (left, top, right, bottom) and score as MOTChallenge's results.
 
     Raises:
-        WriteError: it cannot be written.
+        InputError: it cannot be written.
     """
     lines = [
         f'{frame},{identity},{left:.2f},{top:.2f},{right - left:.2f},{bottom - top:.2f},{score:.4f},-1,-1,-1\n'

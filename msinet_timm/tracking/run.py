@@ -355,7 +355,7 @@ def write_outputs(
         By tracklet, an image that shows it well.
 
     Raises:
-        WriteError: something cannot be written.
+        InputError: something cannot be written.
     """
     folder = Path(folder)
     for view in views:
