@@ -288,7 +288,7 @@ def test_readme_tells_the_distance_that_it_prints(capsys):
     exec(compile(code, 'README.md', 'exec'), {'__name__': '__main__'})
     distance, threshold = re.search(r'# (\d\.\d+): up to (\d\.\d+)', code).groups()
     assert capsys.readouterr().out == f'distance {distance}\n'
-    entry = json.loads((REPOSITORY / 'hub_configs' / 'msinet_x1_0.sample.json').read_text(encoding='utf-8'))
+    entry = json.loads((REPOSITORY / 'hub_configs' / 'msinet_x1_0.rendered.json').read_text(encoding='utf-8'))
     assert f'{entry["threshold"]["threshold"]:.2f}' == threshold
 
 

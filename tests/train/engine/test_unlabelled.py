@@ -21,8 +21,8 @@ from msinet_train.engine.unlabelled import UnlabelledTraining
 from msinet_train.settings import TrainSettings
 
 SETTINGS = {
-    'model': 'msinet_x1_0.sample', 'height': 64, 'width': 32, 'batch_size': 8, 'num_instance': 2, 'workers': 0, 'epochs': 4,
-    'round_epochs': 1, 'warmup_step': 0, 'camera_crops': 20, 'device': 'cpu', 'opt': 'adamw', 'lr': 1e-3,
+    'model': 'msinet_x1_0.sample', 'height': 64, 'width': 32, 'batch_size': 8, 'num_instance': 2, 'workers': 0,
+    'epochs': 4, 'round_epochs': 1, 'warmup_step': 0, 'camera_crops': 20, 'device': 'cpu', 'opt': 'adamw', 'lr': 1e-3,
 }  # fmt: skip
 
 
