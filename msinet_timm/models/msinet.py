@@ -353,7 +353,8 @@ class MSINet(nn.Module):
             self.global_pool(local.narrow(2, 0, upper)),
             self.global_pool(local.narrow(2, upper, height - upper)),
         ]
-        return self.global_pool(x.narrow(1, 0, self.global_width)) - self.centre, torch.cat(halves, dim=1)
+        centre = self.centre.to(x.dtype)  # or features in bf16 would become float32
+        return self.global_pool(x.narrow(1, 0, self.global_width)) - centre, torch.cat(halves, dim=1)
 
     def forward_head(self, x: torch.Tensor, pre_logits: bool = False) -> torch.Tensor:
         """The map to logits [B, num_classes]; without classifiers, or with `pre_logits`, to the embedding."""
