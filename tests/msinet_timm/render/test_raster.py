@@ -12,21 +12,9 @@ from PIL import Image, ImageFilter
 
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import create_dataset
-from msinet_timm.errors import InputError
 
 TINY = dict(identities=2, cameras=2, images=2, width=32, height=64, seed=3, renderer='raster', workers=1)
 HELP = ('pip install "msinet-timm[render]"', 'apt-get install libegl1 libgl1-mesa-dri')
-
-
-@pytest.fixture(scope='module')
-def raster():
-    pytest.importorskip('anny')
-    from msinet_timm.render.image import load
-
-    try:
-        return load('raster')
-    except InputError as e:
-        pytest.skip(str(e))
 
 
 def shown(raster, identity=4, camera=2, kind='person', size=(64, 128)):

@@ -26,17 +26,6 @@ def visits(worlds):
 
 
 @pytest.fixture(scope='module')
-def raster():
-    pytest.importorskip('anny')
-    from msinet_timm.render.image import load
-
-    try:
-        return load('raster')
-    except InputError as e:
-        pytest.skip(str(e))
-
-
-@pytest.fixture(scope='module')
 def film(raster, tmp_path_factory):
     folder = tmp_path_factory.mktemp('film')
     return folder, render_video(folder, **TINY)
