@@ -199,7 +199,7 @@ def _begin(args: argparse.Namespace, views: Sequence[View], output: Path) -> Non
     elif not holds_nothing(output):
         raise InputError(f'--output {output} is neither empty nor a folder of msinet-track')
     else:
-        replace_text(make_folder(output, '--output') / RUN, json.dumps(made_of, indent=1) + '\n')
+        replace_text(output / RUN, json.dumps(made_of, indent=1) + '\n')
 
 
 def _state(path: Path | str | None) -> list:
