@@ -1,6 +1,8 @@
 """From images, or a detector's boxes in a video frame, to embeddings: what a program needs of a model."""
 
 import copy
+import functools
+import json
 import logging
 import math
 import threading
@@ -19,7 +21,7 @@ from msinet_timm.datasets.records import cover_pixels
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
 from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.hub.load import load_model, without_classifiers
-from msinet_timm.models.camera_norm import CameraNorms
+from msinet_timm.models.camera_norm import CameraNorms, hash_weights
 from msinet_timm.tracking.hosts import thresholds
 
 from . import memory
@@ -73,6 +75,7 @@ class Embedder:
         size: D, the length of an embedding.
         data_config: how images are prepared, see `timm.data.resolve_data_config`.
         device: where the model runs.
+        source: name or folder of the model; None for a module.
 
     Args:
         model: a model that timm knows, also `hf-hub:...` and `local-dir:...`; the folder of a model or of a run, which
@@ -115,8 +118,8 @@ class Embedder:
         self._height, self._width = self.data_config['input_size'][1:]
         self.size = self._measure(network)
         self._pads = form == 'compiled'
-        self._source = None if isinstance(model, nn.Module) else model
-        cameras = self._source and find_cameras(self._source)
+        self.source = None if isinstance(model, nn.Module) else model
+        cameras = self.source and find_cameras(self.source)
         self._norms = CameraNorms.load(cameras.parent, network) if cameras else CameraNorms(network)
         self._form = form, precision
         self._run = create_form(network, form, precision, norms=self._norms if self._norms else None)
@@ -135,6 +138,12 @@ class Embedder:
     def cameras(self) -> dict[str, int]:
         """Crops that have been seen of each camera that is known, see `CameraNorms.counts`."""
         return self._norms.counts
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of what embeddings depend on, but for cameras: the model's weights, and how images are prepared."""
+        config = {name: self.data_config[name] for name in sorted(self.data_config)}
+        return hash_weights(self._norms.model, json.dumps(config, default=str))
 
     def __call__(self, images: Images, cameras: str | Sequence[str | None] | None = None) -> np.ndarray:
         """Embeds images.
@@ -266,7 +275,7 @@ class Embedder:
             InputError: a tracker that is not known or has no such threshold, a model without calibration, or one that
                 has learnt cameras since.
         """
-        source = self._source
+        source = self.source
         calibration = None if source is None else find_calibration(source)
         if calibration is None:
             name = type(self._norms.model).__name__ if source is None else source
@@ -332,7 +341,7 @@ class Embedder:
             InputError: no camera is known, the folder holds something else, or timm cannot make the model by name.
         """
         with self._lock:
-            save_cameras(self._norms, folder, self._source)
+            save_cameras(self._norms, folder, self.source)
 
     def _observe(self, norms: CameraNorms, camera: str, images: Images) -> None:
         """Shows all images of a camera to norms."""

@@ -39,6 +39,7 @@ msinet_eval.features
 msinet_eval.metrics
 
 msinet_timm.cli  msinet_timm.benchmark
+msinet_timm.gallery
 msinet_timm.embedder  msinet_timm.tracking
 msinet_timm.hub  msinet_timm.export  msinet_timm.render  msinet_timm.detection
 msinet_timm.datasets.tools
