@@ -100,7 +100,7 @@ def test_checkpoint_of_msinet(tmp_path):
 @pytest.mark.parametrize(
     'name, options, message',
     [
-        ('msinet_x0_25', {'pretrained': True}, '^pretrained: msinet_x0_25 has no pretrained weights; .*`checkpoint`'),
+        ('msinet_x0_75', {'pretrained': True}, '^pretrained: msinet_x0_75 has no pretrained weights; .*`checkpoint`'),
         ('msinet_x9', {}, '^model msinet_x9: unknown model .* did you mean msinet_x1_0.*hf-hub'),
         ('local-dir:/nowhere', {}, '^model local-dir:/nowhere: /nowhere: neither a model folder'),
         ('test_resnet', {'genotype': 'msmt'}, '^model test_resnet: cannot create model .*genotype'),

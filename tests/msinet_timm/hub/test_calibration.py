@@ -76,7 +76,7 @@ def test_save_into_a_missing_folder(tmp_path):
 
 
 def test_names_without_a_calibration(tmp_path):
-    for name in ('msinet_x0_5', 'msinet_x1_0.market1501', 'resnet50', 'hf-hub:someone/something', tmp_path / 'no'):
+    for name in ('msinet_x0_75', 'msinet_x1_0.market1501', 'resnet50', 'hf-hub:someone/something', tmp_path / 'no'):
         assert find_calibration(name) is None
 
 
