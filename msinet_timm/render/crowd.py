@@ -1,4 +1,4 @@
-"""Who walks where in films: people cross the views of one place's cameras, step aside, stop, leave and come back."""
+"""Who walks where in films: people cross the views of one place's cameras, meet, step aside, stop, leave and return."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +17,7 @@ _EYES, _TALL, _REACH = 1.25, 1.95, 1.0  # metres: a brisk walk in a second, a ta
 _BEYOND = 2.0  # metres outside of the view at which somebody appears and is gone: shadows fall into it
 _SPACE, _LEAST = 1.1, 0.5  # metres at which people step aside, and at which they stand still rather than touch
 _ROOM = 3.0  # square metres for each person, at least
+_DRAWN, _SCATTER = 0.75, 0.8  # share of stops that are at a meeting point, and metres around it
 _SLOW = 45.0  # seconds after which somebody no longer steps aside, so that every visit ends
 
 
@@ -62,6 +63,12 @@ class World(NamedTuple):
         """A point [2] well within the view."""
         away = rng.uniform(self.camera.near + 1.0, self.camera.far - 1.0)
         return np.array([rng.uniform(-0.75, 0.75) * self.side(away), away])
+
+    def meeting_points(self, rng: np.random.Generator) -> list[np.ndarray]:
+        """Points [2] where people like to stop, such as a bench and a window; two are in one line from the camera."""
+        first, second = self.spot(rng), self.spot(rng)
+        away = first[1] + 2.2 if first[1] + 2.2 < self.camera.far - 1 else first[1] - 2.2
+        return [first, np.array([first[0] * away / first[1], away]), second]
 
     @property
     def room(self) -> int:
@@ -138,7 +145,8 @@ def walk(worlds: list[World], people: int, seconds: float, seed: int, domain: st
     """Lets people walk through a place.
 
     Its cameras stand in a row: who leaves a view to the right comes, some seconds later, from the left into the next
-    one. Beyond the ends people turn round. Nobody is before two cameras at once.
+    one. Beyond the ends people turn round, and are back in a few seconds. Nobody is before two cameras at once. Each
+    view has points where many stop, so that people meet there and hide one another.
 
     Args:
         worlds: what each camera sees.
@@ -152,6 +160,7 @@ def walk(worlds: list[World], people: int, seconds: float, seed: int, domain: st
     rng = generator(seed, domain, 11)
     paces = rng.uniform(0.85, 1.55, people)
     transits = rng.uniform(2.5, 7.0, len(worlds))  # seconds between a camera and the next, at a brisk walk
+    points = [world.meeting_points(rng) for world in worlds]
     waiting = [
         (float(rng.uniform(-_WARM_UP, -_WARM_UP / 3)), person, int(rng.integers(len(worlds))), '')
         for person in range(people)
@@ -165,7 +174,8 @@ def walk(worlds: list[World], people: int, seconds: float, seed: int, domain: st
             if due > time:
                 later.append((due, person, camera, door))
                 continue
-            new = _enter(worlds[camera], walking[camera], person, camera, door, float(paces[person]), time, rng)
+            place = worlds[camera], points[camera], walking[camera]
+            new = _enter(*place, person, camera, door, float(paces[person]), time, rng)
             if new is None:  # somebody stands there
                 later.append((time + 0.5, person, camera, door))
             else:
@@ -185,7 +195,7 @@ def _visit(walker: _Walker) -> Visit:
     return Visit(walker.person + 1, walker.camera, walker.start, np.array(walker.rows))
 
 
-def _enter(world, others, person, camera, door, speed, time, rng) -> _Walker | None:
+def _enter(world, meet, others, person, camera, door, speed, time, rng) -> _Walker | None:
     """Somebody who comes into a view by a door (an empty text: any); None if there is no room."""
     doors = ('left', 'right', 'front')
     door = door or str(rng.choice(doors, p=(0.4, 0.4, 0.2)))
@@ -193,10 +203,13 @@ def _enter(world, others, person, camera, door, speed, time, rng) -> _Walker | N
     if len(others) >= world.room or any(np.linalg.norm(other.place - place) < _SPACE for other in others):
         return None
     across = {'left': 'right', 'right': 'left'}.get(door, str(rng.choice(doors[:2])))
-    leaves = str(rng.choice([across, door, 'front'], p=(0.65, 0.15, 0.2)))
-    stops = int(rng.choice(4, p=(0.3, 0.4, 0.25, 0.05))) + (leaves == door)
-    points = [world.spot(rng) for _ in range(stops)]
-    waits = [float(rng.uniform(2, 9)) if rng.random() < 0.35 else 0.0 for _ in points]
+    leaves = str(rng.choice([across, door, 'front'], p=(0.65, 0.2, 0.15)))
+    stops = max(int(rng.choice(3, p=(0.4, 0.4, 0.2))), leaves == door)
+    points = [
+        meet[rng.integers(len(meet))] + rng.normal(0, _SCATTER, 2) if rng.random() < _DRAWN else world.spot(rng)
+        for _ in range(stops)
+    ]
+    waits = [float(rng.uniform(2, 6)) if rng.random() < 0.5 else 0.0 for _ in points]
     points, waits = [*points, world.door(leaves, rng)], [*waits, 0.0]
     towards = points[0] - place
     velocity = towards / np.linalg.norm(towards) * speed
@@ -210,7 +223,7 @@ def _next(walker: _Walker, camera: int, transits: np.ndarray, time: float, rng: 
     other = camera + {'left': -1, 'right': 1}.get(walker.exit, 0)
     if walker.exit == 'front' or not 0 <= other < len(transits):
         door = walker.exit if rng.random() < 0.7 or len(transits) > 1 else ''
-        return time + float(rng.uniform(4, 14)), walker.person, camera, door
+        return time + float(rng.uniform(2, 7)), walker.person, camera, door
     took = transits[min(camera, other)] * _EYES / walker.speed * float(rng.uniform(0.9, 1.25))
     return time + took, walker.person, other, 'left' if other > camera else 'right'
 
