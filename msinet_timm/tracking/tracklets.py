@@ -9,6 +9,8 @@ __all__ = ['Tracklet', 'weigh']
 
 #: Height in pixels from which on a box counts in full.
 TALL = 96
+#: Width of a person by their height, and pixels from an edge of the frame at which a box may go on behind it.
+SLENDER, EDGE = 0.4, 1.5
 #: Crops of a tracklet that are remembered one by one.
 SAMPLES = 8
 
@@ -18,7 +20,8 @@ def weigh(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None = 
 
     The weight is the detector's score times the share of the box that is seen, squared, and less for small boxes. A
     box is covered by those that overlap it and end lower in the image, which are nearer to the camera; what lies
-    outside the frame is not seen either.
+    outside the frame is not seen either. Detectors often end a box at the frame's edge: one that does is held to be
+    as much of a person as it is wide for its height, or high for its width.
 
     Args:
         boxes: [N, 4] left, top, right and bottom in pixels.
@@ -38,7 +41,12 @@ def weigh(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None = 
     covered = (np.maximum(common, 0).prod(2) * nearer).max(1) / areas
     inside = 1.0
     if size is not None:
-        inside = np.maximum(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0).prod(1) / areas
+        low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], size)
+        wide, tall = np.maximum(high - low, 1e-9).T
+        beside, below = ((low <= EDGE) | (high >= np.array(size) - EDGE)).T
+        inside = np.maximum(high - low, 0).prod(1) / areas
+        inside = np.where(beside, np.minimum(inside, wide / (SLENDER * tall)), inside)
+        inside = np.where(below, np.minimum(inside, SLENDER * tall / wide), inside)
     return np.asarray(scores) * (np.maximum(1 - covered, 0) * inside) ** 2 * np.minimum(1, sides[:, 1] / TALL)
 
 

@@ -39,6 +39,11 @@ class TestWeigh:
     def test_half_outside(self):
         assert weigh(np.array([(-20, 0, 20, 100)]), np.ones(1), (200, 200)) == pytest.approx([0.25])
 
+    @pytest.mark.parametrize('box', [(0, 10, 20, 110), (181, 10, 200, 105), (20, 160, 60, 200), (20, 0, 60, 50)])
+    def test_what_ends_at_the_edge_is_half_a_person(self, box):
+        alone, whole = (weigh(np.array([b]), np.ones(1), (200, 200))[0] for b in (box, (20, 10, 60, 110)))
+        assert whole == 1 and alone <= 0.27
+
     def test_nobody(self):
         assert weigh(np.empty((0, 4)), np.empty(0)).shape == (0,)
 
