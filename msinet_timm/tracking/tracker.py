@@ -1,7 +1,6 @@
 """People in one view: boxes are linked by motion, which Roboflow's `trackers` does, and tracklets by appearance."""
 
 import math
-from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import numpy as np
 from msinet_timm.errors import InputError, explained, needs
 
 from .identities import Event, Identities
-from .tracklets import Tracklet, unit, weigh
+from .tracklets import Lately, Tracklet, unit, weigh
 
 __all__ = ['Track', 'Tracker', 'byte_track']
 
@@ -18,8 +17,8 @@ __all__ = ['Track', 'Tracker', 'byte_track']
 LEAST_WEIGHT = 0.1
 #: Crops after which a tracklet is first compared with others; then after twice as many each time.
 FIRST = 3
-#: Latest crops of a tracklet that are compared with those before, and how many times the threshold they may be apart.
-RECENT, JUMP = 5, 1.15
+#: Seconds whose crops, and at least so many, are compared with those before; how many thresholds they may be apart.
+RECENT, LEAST_RECENT, JUMP = 0.8, 5, 1.15
 #: Frames between two looks at how far apart people are who are seen at once.
 APART = 30
 
@@ -113,7 +112,8 @@ class Tracker:
         self.identities = Identities(threshold, window=window)
         self._motion = motion or byte_track(frame_rate)
         self._current: dict[int, Tracklet] = {}  # by the number that motion gives
-        self._recent: dict[int, deque[tuple[float, np.ndarray, float]]] = {}  # not in the tracklets' features yet
+        self._lately: dict[int, Lately] = {}
+        self._recent = max(LEAST_RECENT, round(RECENT * frame_rate))
         self._time = -math.inf
         self._frames = 0
 
@@ -210,39 +210,38 @@ class Tracker:
         tracklet = self._current.get(link)
         if tracklet is None or self.identities.taken(tracklet):
             tracklet = self._current[link] = self.identities.begin(self.camera, time)
-            self._recent[link] = deque()
+            self._lately[link] = Lately()
         tracklet.end = time
         tracklet.boxes += 1
 
     def _learn(self, link: int, embedding: np.ndarray, weight: float, time: float) -> None:
         """Takes a crop, and looks whether it changes who this is."""
-        tracklet, recent = self._current[link], self._recent[link]
-        recent.append((time, embedding, weight))
-        if tracklet.crops < FIRST or len(recent) > RECENT:
-            tracklet.learn(*recent.popleft()[1:])
-            if tracklet.crops == FIRST or (tracklet.crops > FIRST and (tracklet.crops // FIRST).bit_count() == 1
-                                           and tracklet.crops % FIRST == 0):  # fmt: skip
-                self.identities.check(tracklet, time)
+        tracklet, lately = self._current[link], self._lately[link]
+        tracklet.learn(embedding, weight)
+        lately.add(time, embedding, weight, self._recent)
+        if tracklet.crops % FIRST == 0 and (tracklet.crops // FIRST).bit_count() == 1:
+            self.identities.check(tracklet, time)
         threshold = self.identities.threshold
-        if threshold is not None and len(recent) == RECENT:
-            distance = tracklet.distance(sum(weight * embedding for _, embedding, weight in recent))
+        if threshold is not None and tracklet.crops >= self._recent + FIRST:
+            distance = lately.distance(tracklet)
             if distance > JUMP * threshold:
                 self._split(link, time, distance)
 
     def _split(self, link: int, time: float, distance: float) -> None:
         """What was seen lately is somebody else."""
-        tracklet, recent = self._current[link], self._recent[link]
-        latest = unit(sum(weight * embedding for _, embedding, weight in recent))
-        while recent[0][1] @ tracklet.feature > recent[0][1] @ latest:  # from before that
-            tracklet.learn(*recent.popleft()[1:])
-        since = recent[0][0]
+        tracklet, lately = self._current[link], self._lately[link]
+        tracklet.unlearn(lately)
+        before, latest = tracklet.feature, unit(lately.sum)
+        while lately.crops[0][1] @ before > lately.crops[0][1] @ latest:  # from before that
+            tracklet.learn(*lately.crops[0][1:])
+            lately.drop_first()
+        since = lately.crops[0][0]
         fresh = self._current[link] = self.identities.split(tracklet, since, time, distance)
-        fresh.boxes, fresh.end = len(recent), time
-        tracklet.boxes -= len(recent)
+        fresh.boxes, fresh.end = len(lately.crops), time
+        tracklet.boxes -= len(lately.crops)
         tracklet.end = max(tracklet.start, since - 1 / self.frame_rate)
-        for _, embedding, weight in recent:
+        for _, embedding, weight in lately.crops:
             fresh.learn(embedding, weight)
-        recent.clear()
         self.identities.check(fresh, time)
 
     def _tidy(self, seen: Any, time: float) -> None:
@@ -254,7 +253,7 @@ class Tracker:
         if len(together) > 1:
             self.identities.observe_apart(together)
         for link in [link for link, tracklet in self._current.items() if time - tracklet.end > self.identities.window]:
-            del self._current[link], self._recent[link]
+            del self._current[link], self._lately[link]
         self.identities.forget(time)
 
 

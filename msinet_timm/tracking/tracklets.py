@@ -1,11 +1,13 @@
 """A person in one view without a gap: where and when, and what the crops look like, weighed by how much they show."""
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-__all__ = ['Tracklet', 'weigh']
+__all__ = ['Lately', 'Tracklet', 'weigh']
 
 #: Height in pixels from which on a box counts in full.
 TALL = 96
@@ -78,15 +80,25 @@ class Tracklet:
 
     def learn(self, embedding: np.ndarray, weight: float) -> None:
         """Adds a crop's embedding [D] of length 1."""
-        self._sum = weight * embedding if self._sum is None else self._sum + weight * embedding
+        if self._sum is None:
+            self._sum = weight * embedding
+        else:
+            self._sum += weight * embedding
         self.weight += weight
-        if self.crops % self._stride == 0:
+        if self.crops % self._stride == 0:  # the sample number i is of the crop number i times the stride
             if len(self.samples) == SAMPLES:  # every other one goes, and from now on every other one comes
                 del self.samples[1::2]
                 self._stride *= 2
             if self.crops % self._stride == 0:
-                self.samples.append((weight, embedding))
+                self.samples.append((weight, embedding.copy()))  # not a part of an array of many
         self.crops += 1
+
+    def unlearn(self, lately: 'Lately') -> None:
+        """Takes away the latest crops."""
+        self._sum -= lately.sum
+        self.weight -= sum(weight for _, _, weight in lately.crops)
+        self.crops -= len(lately.crops)
+        del self.samples[-(-self.crops // self._stride) :]
 
     def distance(self, vector: np.ndarray) -> float:
         """Euclidean distance of its feature to a vector [D], both at length 1; `crops` is not 0."""
@@ -97,6 +109,39 @@ class Tracklet:
     def feature(self) -> np.ndarray | None:
         """[D] the weighted mean of the embeddings, of length 1; None before the first crop."""
         return None if self._sum is None else unit(self._sum)
+
+
+class Lately:
+    """The latest crops of a tracklet, which may turn out to be of somebody else than those before.
+
+    Attributes:
+        crops: time, embedding [D] and weight of each.
+        sum: [D] of the embeddings, weighed.
+    """
+
+    __slots__ = ('crops', 'sum')
+
+    def __init__(self) -> None:
+        self.crops: deque[tuple[float, np.ndarray, float]] = deque()
+        self.sum: Any = 0.0
+
+    def add(self, time: float, embedding: np.ndarray, weight: float, count: int) -> None:
+        """Adds a crop; of more than `count`, the first one goes."""
+        self.crops.append((time, embedding, weight))
+        self.sum = self.sum + weight * embedding
+        if len(self.crops) > count:
+            self.drop_first()
+
+    def drop_first(self) -> None:
+        _, embedding, weight = self.crops.popleft()
+        self.sum -= weight * embedding
+
+    def distance(self, tracklet: Tracklet) -> float:
+        """Euclidean distance, 0 to 2, of their mean to that of the crops before, at length 1."""
+        whole, late = tracklet._sum, self.sum
+        own, common = late @ late, whole @ late
+        cosine = (common - own) / math.sqrt(max(own * (whole @ whole - 2 * common + own), 1e-24))
+        return math.sqrt(min(4.0, max(0.0, 2 - 2 * float(cosine))))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:
