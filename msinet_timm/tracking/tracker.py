@@ -18,7 +18,7 @@ LEAST_WEIGHT = 0.1
 #: Crops after which a tracklet is first compared with others; then after twice as many each time.
 FIRST = 3
 #: Seconds whose crops, and at least so many, are compared with those before; how many thresholds they may be apart.
-RECENT, LEAST_RECENT, JUMP = 0.8, 5, 1.15
+RECENT, LEAST_RECENT, JUMP = 1.2, 5, 1.15
 #: Frames between two looks at how far apart people are who are seen at once.
 APART = 30
 
@@ -222,7 +222,7 @@ class Tracker:
         if tracklet.crops % FIRST == 0 and (tracklet.crops // FIRST).bit_count() == 1:
             self.identities.check(tracklet, time)
         threshold = self.identities.threshold
-        if threshold is not None and tracklet.crops >= self._recent + FIRST:
+        if threshold is not None and tracklet.crops >= 2 * self._recent:
             distance = lately.distance(tracklet)
             if distance > JUMP * threshold:
                 self._split(link, time, distance)

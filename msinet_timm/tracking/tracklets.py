@@ -11,8 +11,8 @@ __all__ = ['Lately', 'Tracklet', 'weigh']
 
 #: Height in pixels from which on a box counts in full.
 TALL = 96
-#: Width of a person by their height, and pixels from an edge of the frame at which a box may go on behind it.
-SLENDER, EDGE = 0.4, 1.5
+#: Width of a person by their height, and how near to the frame's edge, by its width, a box may go on behind it.
+SLENDER, EDGE = 0.4, 0.01
 #: Crops of a tracklet that are remembered one by one.
 SAMPLES = 8
 
@@ -45,7 +45,7 @@ def weigh(boxes: np.ndarray, scores: np.ndarray, size: tuple[int, int] | None = 
     if size is not None:
         low, high = np.maximum(boxes[:, :2], 0), np.minimum(boxes[:, 2:], size)
         wide, tall = np.maximum(high - low, 1e-9).T
-        beside, below = ((low <= EDGE) | (high >= np.array(size) - EDGE)).T
+        beside, below = ((low <= EDGE * size[0]) | (high >= np.array(size) - EDGE * size[0])).T
         inside = np.maximum(high - low, 0).prod(1) / areas
         inside = np.where(beside, np.minimum(inside, wide / (SLENDER * tall)), inside)
         inside = np.where(below, np.minimum(inside, SLENDER * tall / wide), inside)
