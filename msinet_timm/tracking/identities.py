@@ -17,7 +17,7 @@ SEEN, ENOUGH_SEEN = 500, 10
 #: Share of people seen at once whose distance may be below the threshold that is learnt of them.
 CHANCE = 0.2
 #: Tracklets are means of many crops, and so nearer to each other than crops are: the share of the threshold that joins.
-JOIN = 0.67
+JOIN = 0.75
 #: Passages between two cameras from which on they tell how long one takes, and how many are remembered.
 ENOUGH_PASSAGES, PASSAGES = 10, 200
 #: Distance of what must not be joined: no mean of it is ever small.

@@ -90,8 +90,8 @@ def test_transitions_that_are_learnt():
     for person in range(ENOUGH_PASSAGES):
         start = 100.0 * person
         assert visit('a', person, start) == visit('b', person, start + 6 + rng.uniform(-1, 1))
-    assert visit('a', 20, 5000) != visit('b', 20, 5021, 0.5)  # alike, but too late
-    assert visit('a', 21, 6000) == visit('b', 21, 6006, 0.5)  # as alike, in time
+    assert visit('a', 20, 5000) != visit('b', 20, 5021, 0.6)  # alike, but too late
+    assert visit('a', 21, 6000) == visit('b', 21, 6006, 0.6)  # as alike, in time
     assert visit('a', 22, 7000) == visit('b', 22, 7021)  # too late, but beyond doubt
 
 
