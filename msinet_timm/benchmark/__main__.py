@@ -16,9 +16,11 @@ from statistics import median
 import torch
 
 from msinet_timm.commands import command, format_table, make_folder, positive, positive_float, progress, whole
+from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.forms import FORMS
+from msinet_timm.forms import PRECISIONS as EMBEDDED_IN
 from msinet_timm.memory import keep_memory
 
 from .cameras import CAMERAS, CROPS, cameras_to_markdown, measure_cameras
@@ -27,7 +29,7 @@ from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
 from .timing import run_process
 from .tracking import PEOPLE as PEOPLE_TRACKED
-from .tracking import measure_tracking
+from .tracking import measure_embedding, measure_tracking
 
 __all__ = ['main']
 
@@ -100,7 +102,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--track', action='store_true',
-        help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them',
+        help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them, and with it, by '
+        'the forms and precisions (default: fused in both precisions)',
     )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
     known = parser.parse_known_args(argv)[0]
@@ -108,6 +111,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.set_defaults(**QUICK)
     if known.cameras:
         parser.set_defaults(models=['msinet_x1_0'], forms=['fused'], precisions=['float32'])
+    if known.track:
+        parser.set_defaults(models=['msinet_x1_0.rendered_128x64'], forms=['fused'], precisions=list(EMBEDDED_IN))
     return parser.parse_args(argv)
 
 
@@ -142,11 +147,29 @@ def _measure_rendering(args: argparse.Namespace) -> int:
 
 def _measure_cameras(args: argparse.Namespace) -> str:
     _refuse_files(args, '--cameras')
+    cases = _embedder_cases(args, '--cameras')
+    return cameras_to_markdown(measure_cameras(cases, args.batch_sizes, args.threads, args.rounds))
+
+
+def _measure_tracks(args: argparse.Namespace) -> str:
+    _refuse_files(args, '--track')
+    cases = _embedder_cases(args, '--track')
+    speeds = {f'{name} (of the processor)': found for name, found in measure_tracking().items()}
+    for case in cases:
+        torch.set_num_threads(args.threads[-1])
+        embedder = Embedder(case.model, 'cpu', case.form, case.precision)
+        name = f'embedding, {case.model}, {case.form}, {case.precision}, threads: {args.threads[-1]}'
+        speeds[name] = measure_embedding(embedder, rounds=args.rounds)
+    rows = [(name, *(f'{f(v):,.1f}' for f in (median, min, max))) for name, v in speeds.items()]
+    return format_table([('frames/s', 'median', 'lowest', 'highest'), *rows])
+
+
+def _embedder_cases(args: argparse.Namespace, flag: str) -> list[Case]:
     cases = _cases(args)
     for case in cases:
-        if case.form not in FORMS or case.precision == 'int8':
-            raise InputError(f'--cameras: an Embedder does not run as {case.form} in {case.precision}')
-    return cameras_to_markdown(measure_cameras(cases, args.batch_sizes, args.threads, args.rounds))
+        if case.form not in FORMS or case.precision not in EMBEDDED_IN:
+            raise InputError(f'{flag}: an Embedder does not run as {case.form} in {case.precision}')
+    return cases
 
 
 def _parameters(models: Sequence[str]) -> tuple[dict[str, int], list[str]]:
@@ -202,10 +225,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.render:
         return _measure_rendering(args)
     if args.track:
-        _refuse_files(args, '--track')
-        rows = [(name, *(f'{f(v):,.0f}' for f in (median, min, max))) for name, v in measure_tracking().items()]
-        print(f'{describe_machine()}; time of the processor\n')
-        print(format_table([('frames/s', 'median', 'lowest', 'highest'), *rows]))
+        print(f'{describe_machine()}\n\n{_measure_tracks(args)}')
         return 0
     if args.cameras:
         print(f'{describe_machine()}; {INPUT[1]}x{INPUT[2]}, images/s\n\n{_measure_cameras(args)}')

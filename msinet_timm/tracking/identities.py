@@ -137,7 +137,7 @@ class Identities:
         threshold *= JOIN
         near, feature = [], tracklet.feature
         for identity, others in self._members.items():
-            if identity != own:
+            if identity != own and not any(tracklet.meets(other) for other in others):
                 distance = min((other.distance(feature) for other in others if other.crops), default=np.inf)
                 if distance <= threshold:
                     near.append((distance, identity))

@@ -170,10 +170,15 @@ class Tracker:
             {} if not len(found) else dict(zip(found.data['index'].tolist(), found.tracker_id.tolist(), strict=True))
         )
         links = {index: link for index, link in sorted(links.items()) if link >= 0}
+        shown = weights >= LEAST_WEIGHT
+        if embeddings is not None and shown.any():
+            embeddings = np.asarray(embeddings)
+            shown &= np.isfinite(embeddings[:, 0])
+            weighed = weights[:, None].astype(embeddings.dtype) * embeddings
         for index, link in links.items():
             self._follow(link, time)
-            if embeddings is not None and weights[index] >= LEAST_WEIGHT and np.isfinite(embeddings[index, 0]):
-                self._learn(link, embeddings[index], float(weights[index]), time)
+            if embeddings is not None and shown[index]:
+                self._learn(link, weighed[index], float(weights[index]), time)
         self._tidy(links.values(), time)
         tracks = []
         for i, link in links.items():
@@ -214,11 +219,11 @@ class Tracker:
         tracklet.end = time
         tracklet.boxes += 1
 
-    def _learn(self, link: int, embedding: np.ndarray, weight: float, time: float) -> None:
+    def _learn(self, link: int, weighed: np.ndarray, weight: float, time: float) -> None:
         """Takes a crop, and looks whether it changes who this is."""
         tracklet, lately = self._current[link], self._lately[link]
-        tracklet.learn(embedding, weight)
-        lately.add(time, embedding, weight, self._recent)
+        tracklet.learn(weighed, weight)
+        lately.add(time, weighed, weight, self._recent)
         if tracklet.crops % FIRST == 0 and (tracklet.crops // FIRST).bit_count() == 1:
             self.identities.check(tracklet, time)
         threshold = self.identities.threshold
@@ -240,8 +245,8 @@ class Tracker:
         fresh.boxes, fresh.end = len(lately.crops), time
         tracklet.boxes -= len(lately.crops)
         tracklet.end = max(tracklet.start, since - 1 / self.frame_rate)
-        for _, embedding, weight in lately.crops:
-            fresh.learn(embedding, weight)
+        for _, weighed, weight in lately.crops:
+            fresh.learn(weighed, weight)
         self.identities.check(fresh, time)
 
     def _tidy(self, seen: Any, time: float) -> None:

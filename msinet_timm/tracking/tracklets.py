@@ -78,19 +78,19 @@ class Tracklet:
     _sum: np.ndarray | None = None
     _stride: int = 1
 
-    def learn(self, embedding: np.ndarray, weight: float) -> None:
-        """Adds a crop's embedding [D] of length 1."""
+    def learn(self, weighed: np.ndarray, weight: float) -> None:
+        """Adds a crop's embedding [D] of length 1, times its weight."""
         if self._sum is None:
-            self._sum = weight * embedding
+            self._sum = weighed.copy()
         else:
-            self._sum += weight * embedding
+            self._sum += weighed
         self.weight += weight
         if self.crops % self._stride == 0:  # the sample number i is of the crop number i times the stride
             if len(self.samples) == SAMPLES:  # every other one goes, and from now on every other one comes
                 del self.samples[1::2]
                 self._stride *= 2
             if self.crops % self._stride == 0:
-                self.samples.append((weight, embedding.copy()))  # not a part of an array of many
+                self.samples.append((weight, weighed / weight))
         self.crops += 1
 
     def unlearn(self, lately: 'Lately') -> None:
@@ -100,10 +100,15 @@ class Tracklet:
         self.crops -= len(lately.crops)
         del self.samples[-(-self.crops // self._stride) :]
 
+    def meets(self, other: 'Tracklet') -> bool:
+        """Whether one view shows both at once."""
+        return self.camera == other.camera and self.start <= other.end and other.start <= self.end
+
     def distance(self, vector: np.ndarray) -> float:
         """Euclidean distance of its feature to a vector [D], both at length 1; `crops` is not 0."""
-        cosine = vector @ self._sum / math.sqrt((vector @ vector) * (self._sum @ self._sum) + 1e-24)
-        return math.sqrt(max(0.0, 2 - 2 * float(cosine)))
+        own, given = self._sum.dot(self._sum).item(), vector.dot(vector).item()
+        cosine = vector.dot(self._sum).item() / math.sqrt(given * own + 1e-24)
+        return math.sqrt(max(0.0, 2 - 2 * cosine))
 
     @property
     def feature(self) -> np.ndarray | None:
@@ -115,8 +120,8 @@ class Lately:
     """The latest crops of a tracklet, which may turn out to be of somebody else than those before.
 
     Attributes:
-        crops: time, embedding [D] and weight of each.
-        sum: [D] of the embeddings, weighed.
+        crops: time, embedding [D] of length 1 times its weight, and the weight of each.
+        sum: [D] of these products.
     """
 
     __slots__ = ('crops', 'sum')
@@ -125,23 +130,23 @@ class Lately:
         self.crops: deque[tuple[float, np.ndarray, float]] = deque()
         self.sum: Any = 0.0
 
-    def add(self, time: float, embedding: np.ndarray, weight: float, count: int) -> None:
+    def add(self, time: float, weighed: np.ndarray, weight: float, count: int) -> None:
         """Adds a crop; of more than `count`, the first one goes."""
-        self.crops.append((time, embedding, weight))
-        self.sum = self.sum + weight * embedding
+        self.crops.append((time, weighed, weight))
+        self.sum = self.sum + weighed
         if len(self.crops) > count:
             self.drop_first()
 
     def drop_first(self) -> None:
-        _, embedding, weight = self.crops.popleft()
-        self.sum -= weight * embedding
+        self.sum -= self.crops.popleft()[1]
 
     def distance(self, tracklet: Tracklet) -> float:
         """Euclidean distance, 0 to 2, of their mean to that of the crops before, at length 1."""
         whole, late = tracklet._sum, self.sum
-        own, common = late @ late, whole @ late
-        cosine = (common - own) / math.sqrt(max(own * (whole @ whole - 2 * common + own), 1e-24))
-        return math.sqrt(min(4.0, max(0.0, 2 - 2 * float(cosine))))
+        # numbers of Python, with which it reckons faster than with numpy's
+        own, common, all_ = late.dot(late).item(), whole.dot(late).item(), whole.dot(whole).item()
+        cosine = (common - own) / math.sqrt(max(own * (all_ - 2 * common + own), 1e-24))
+        return math.sqrt(min(4.0, max(0.0, 2 - 2 * cosine)))
 
 
 def unit(vector: np.ndarray) -> np.ndarray:

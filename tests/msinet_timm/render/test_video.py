@@ -71,6 +71,20 @@ def test_people_walk_where_they_face_and_step_aside(visits):
     assert 0.01 < np.mean(np.array(speeds) < 0.1) < 0.4  # some stand for a while
 
 
+def test_people_return_and_hide_one_another(worlds):
+    """A film of a minute tests who is known again: most come back, and many stand before others."""
+    crowd = walk(worlds[:1], 16, 60, 4, 'street')
+    visits = [sum(v.person == person for v in crowd) for person in range(1, 17)]
+    assert np.mean(visits) > 2.5 and min(visits) >= 1
+    hidden = []
+    for time in np.arange(0, 60, 0.5):
+        there = [v.at(time).place for v in crowd if v.start <= time <= v.end]
+        for k, (x, away) in enumerate(there):
+            others = [p for p in there[:k] + there[k + 1 :] if p[1] < away]
+            hidden.append(any(abs(p[0] * away / p[1] - x) < 0.3 for p in others))
+    assert np.mean(hidden) > 0.1
+
+
 def test_the_same_seed_gives_the_same_walks(worlds, visits):
     again = walk(worlds, 12, 60, 4, 'street')
     assert len(again) == len(visits)

@@ -10,7 +10,7 @@ from films import RATE, Thumbnail, cross, walk
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.tracking import Tracker, weigh
-from msinet_timm.tracking.tracklets import SAMPLES, Tracklet, unit
+from msinet_timm.tracking.tracklets import SAMPLES, Lately, Tracklet, unit
 
 D = 16
 
@@ -51,9 +51,26 @@ class TestWeigh:
 class TestTracklet:
     def test_mean_by_weight(self):
         tracklet = Tracklet(1, None, 0, 0)
-        tracklet.learn(look(0)[0], 3)
+        tracklet.learn(3 * look(0)[0], 3)
         tracklet.learn(look(1)[0], 1)
         np.testing.assert_allclose(tracklet.feature, unit(3 * look(0)[0] + look(1)[0]))
+
+    def test_the_latest_crops_are_taken_away_again(self):
+        kept, mixed, lately = Tracklet(1, None, 0, 0), Tracklet(2, None, 0, 0), Lately()
+        rng = np.random.default_rng(0)
+        for number in range(40):
+            crop, weight = look(number % 3)[0] * (w := rng.uniform(0.2, 1)), w
+            mixed.learn(crop, weight)
+            if number < 31:
+                kept.learn(crop, weight)
+            lately.add(number, crop, weight, 9)
+        expected = np.linalg.norm(unit(lately.sum) - kept.feature)
+        assert [time for time, *_ in lately.crops] == [*range(31, 40)]
+        assert lately.distance(mixed) == pytest.approx(expected)
+        mixed.unlearn(lately)
+        np.testing.assert_allclose(mixed.feature, kept.feature)
+        assert (mixed.crops, len(mixed.samples)) == (31, len(kept.samples))
+        assert mixed.weight == pytest.approx(kept.weight)
 
     def test_samples_are_of_the_whole_time_and_few(self):
         tracklet = Tracklet(1, None, 0, 0)
@@ -137,6 +154,15 @@ def test_a_swap_within_tracks_is_mended():
     found = follow(tracker(), frames)
     assert [len({*found[who]}) for who in (1, 2)] == [1, 1] and found[1][0] != found[2][0]
     assert len({*follow(tracker(appearance=False), frames)[1]}) == 2
+
+
+@pytest.mark.parametrize('strange', [range(5), range(55, 60)], ids=['comes', 'goes'])
+def test_who_looks_strange_for_a_moment_is_not_split(strange):
+    """As many do who come into view, and leave it."""
+    calm = tracker()
+    for number in range(60):
+        calm.update(None, np.array([place(20 + number)], float), None, number / RATE, look(3 if number in strange else 1))
+    assert not calm.take_events()
 
 
 def test_events_tell_of_splits_and_merges():
