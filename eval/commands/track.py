@@ -212,8 +212,9 @@ def _state(path: Path | str | None) -> list:
 
 def _embedder(args: argparse.Namespace, views: Sequence[View], output: Path) -> Embedder | None:
     if args.model == 'none':
-        if args.adapt:
-            raise InputError('--adapt: without a --model, no camera is learnt')
+        for flag in ('adapt', 'rerank', 'threshold'):
+            if getattr(args, flag):
+                raise InputError(f'--{flag}: without a --model, nothing is compared: leave it out')
         return None
     learnt = output / MODEL
     known = args.adapt and learnt.is_dir()

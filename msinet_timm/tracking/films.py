@@ -16,7 +16,7 @@ from msinet_timm.datasets.records import sort_names
 from msinet_timm.errors import InputError, explained, needs
 from msinet_timm.files import check_regular
 
-from .mot import read_sequence
+from .mot import FASTEST, read_sequence
 
 __all__ = ['Film', 'Frame', 'open_film', 'write_video']
 
@@ -94,8 +94,8 @@ def open_film(path: str | Path, frame_rate: float | None = None) -> Film:
         MissingPackageError: it is a file, and PyAV, an optional package, is missing.
     """
     path = Path(path)
-    if frame_rate is not None and not 0 < frame_rate < math.inf:
-        raise InputError(f'frame_rate must be greater than 0, got {frame_rate}')
+    if frame_rate is not None and not 0 < frame_rate < FASTEST:
+        raise InputError(f'frame_rate must be greater than 0 and below {FASTEST}, got {frame_rate:g}')
     if not path.is_dir():
         return _open_video(path)
     if not (path / 'seqinfo.ini').is_file():

@@ -18,6 +18,8 @@ __all__ = ['COLUMNS', 'Boxes', 'Sequence', 'read_boxes', 'read_sequence', 'write
 COLUMNS = 'frame, identity, left, top, width, height, confidence'
 _FEWEST = 6  # columns; a confidence may be missing
 _FRAMES = 10**7
+#: Frames per second, below which a film has: what is more is a mistake.
+FASTEST = 10_000
 
 
 class Boxes(NamedTuple):
@@ -130,7 +132,7 @@ def read_sequence(folder: str | Path) -> Sequence:
         name = section.get('name', Path(folder).name)
     except (OSError, configparser.Error, KeyError, ValueError) as e:
         raise InputError(f'{path}: cannot be read: frameRate and seqLength are needed in [Sequence] ({e})') from e
-    if not 0 < rate < 1e4 or length < 1:
+    if not 0 < rate < FASTEST or length < 1:
         raise InputError(
             f'{path}: frameRate must be greater than 0 and seqLength at least 1, got {rate:g} and {length}'
         )

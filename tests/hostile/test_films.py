@@ -94,12 +94,16 @@ FLAGS = {
     'too many detections': (['--detections', 'a.txt', 'b.txt'], ['--detections: 2 for 1 videos']),
     'too many names': (['--cameras', 'a', 'b'], ['--cameras: 2 for 1']),
     'a name with a slash': (['--cameras', 'a/b'], ["camera 'a/b'"]),
+    'a folder of detections': (['--detections', '.'], ['. is a folder', 'give a file']),
     'a pair of one': (['--overlapping', 'door'], ['--overlapping door']),
     'a pair of strangers': (['--overlapping', 'door:yard'], ['door:yard']),
     'no seconds': (['--transitions', 'door:yard=x'], ['--transitions door:yard=x']),
     'at once and at the end': (['--online', '--rerank'], ['--online and --rerank']),
-    'a threshold of 3': (['--threshold', '3'], ['threshold must be a distance']),
-    'nothing to learn with': (['--adapt', '8'], ['--adapt']),
+    'a threshold of 3': (['--threshold', '3', '--model', 'msinet_x0_25'], ['threshold must be a distance']),
+    'nothing to learn with': (['--adapt', '8'], ['--adapt', 'without a --model']),
+    'nothing to join by': (['--rerank'], ['--rerank', 'without a --model']),
+    'nothing to compare': (['--threshold', '0.5'], ['--threshold', 'without a --model']),
+    'a billion frames a second': (['--frame-rate', '1e9'], ['frame_rate', '10000', '1e+09']),
 }
 
 

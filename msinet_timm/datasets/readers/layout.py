@@ -241,9 +241,10 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
 
 
 def require_file(path: Path, named_in: Path | None = None) -> None:
-    """Raises `InputError` if a file is not there, with the list that names it."""
+    """Raises `InputError` if a file is not there, or is a folder, with the list that names it."""
     if not path.is_file():
-        raise InputError(f'{path} is missing' + (f', but {named_in} names it' if named_in else ''))
+        wrong = 'is a folder: give a file' if path.is_dir() else 'is missing'
+        raise InputError(f'{path} {wrong}' + (f', but {named_in} names it' if named_in else ''))
 
 
 def number_name(number: str | int) -> str:
