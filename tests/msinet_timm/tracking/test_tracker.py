@@ -161,7 +161,9 @@ def test_who_looks_strange_for_a_moment_is_not_split(strange):
     """As many do who come into view, and leave it."""
     calm = tracker()
     for number in range(60):
-        calm.update(None, np.array([place(20 + number)], float), None, number / RATE, look(3 if number in strange else 1))
+        calm.update(
+            None, np.array([place(20 + number)], float), None, number / RATE, look(3 if number in strange else 1)
+        )
     assert not calm.take_events()
 
 
