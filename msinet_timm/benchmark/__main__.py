@@ -102,7 +102,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument(
         '--track', action='store_true',
-        help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them, and with it, by '
+        help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them, and with, by '
         'the forms and precisions (default: fused in both precisions)',
     )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
