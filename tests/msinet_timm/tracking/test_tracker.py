@@ -69,7 +69,9 @@ class TestTracklet:
         assert lately.distance(mixed) == pytest.approx(expected)
         mixed.unlearn(lately)
         np.testing.assert_allclose(mixed.feature, kept.feature)
-        assert (mixed.crops, len(mixed.samples)) == (31, len(kept.samples))
+        assert mixed.crops == 31
+        # every other one had gone when the crop came that is taken away
+        np.testing.assert_allclose([e for _, e in mixed.samples], [e for _, e in kept.samples[::2]], atol=1e-12)
         assert mixed.weight == pytest.approx(kept.weight)
 
     def test_samples_are_of_the_whole_time_and_few(self):
