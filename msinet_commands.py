@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 
-__all__ = ['WAITING', 'begin', 'data', 'evaluate', 'hub', 'ready', 'search', 'track', 'train']
+__all__ = ['WAITING', 'begin', 'data', 'evaluate', 'gallery', 'hub', 'ready', 'search', 'track', 'train']
 
 #: How long threads of GNU's OpenMP look whether the others have come, before they sleep: see docs/speed.md.
 WAITING = {'GOMP_SPINCOUNT': '10000'}
@@ -59,6 +59,7 @@ def _command(module: str) -> Callable[..., int]:
 data = _command('msinet_timm.cli.data')
 hub = _command('msinet_eval.commands.hub')
 evaluate = _command('msinet_eval.cli')
+gallery = _command('msinet_eval.commands.gallery')
 search = _command('msinet_train.search.cli')
 track = _command('msinet_eval.commands.track')
 train = _command('msinet_train.cli')

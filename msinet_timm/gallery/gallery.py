@@ -77,6 +77,7 @@ class Gallery:
     Attributes:
         keep_days: days after which crops are erased by themselves, when something is added or the gallery is opened;
             None keeps them.
+        keep_crops: whether images of crops are kept.
         path: where it is.
         store: see `msinet_timm.gallery.store.Store`.
 
@@ -127,7 +128,7 @@ class Gallery:
             self.store.configure(**changed)
         known |= changed
         self._secret = bytes.fromhex(known['secret'])
-        self._keep_crops = known.get('keep_crops', '1') == '1'
+        self.keep_crops = known.get('keep_crops', '1') == '1'
         self.keep_days = float(known['keep_days']) if known.get('keep_days') else None
         self._embedder = embedder
         if embedder is not None:
@@ -226,7 +227,7 @@ class Gallery:
                 time that is older than `keep_days`, or nothing can be written.
         """
         if embeddings is None:
-            embeddings = self.embedder.crops(frame, boxes, bgr=bgr, camera=camera)
+            embeddings = self.embedder.crops(frame, boxes, bgr=bgr, camera=_known(self.embedder, [camera])[0])
         boxes = np.asarray(boxes, float).reshape(-1, 4)
         pixels = rgb_pixels(frame, 'the frame')[..., :: -1 if bgr else 1]
         size = pixels.shape[1], pixels.shape[0]
@@ -301,7 +302,7 @@ class Gallery:
                         left_out += 1
                 if images:
                     fresh = [*images]
-                    embeddings = self.embedder([images[p] for p in fresh], [cameras[p] for p in fresh])
+                    embeddings = _embed(self.embedder, [images[p] for p in fresh], [cameras[p] for p in fresh])
                     added = self._store(
                         embeddings,
                         [*images.values()],
@@ -384,7 +385,7 @@ class Gallery:
         crops = []
         for place, row in enumerate(rows):
             name = tracklets[place]
-            image = images[place] if self._keep_crops else None
+            image = images[place] if self.keep_crops else None
             crops.append(
                 NewCrop(
                     keys[place],
@@ -516,7 +517,7 @@ class Gallery:
     def embed(self, image, camera: str | None = None) -> np.ndarray:
         """The embedding [D] of an image, of length 1; an embedding is only checked, see `search`."""
         array = getattr(image, 'ndim', None) == 1 or (isinstance(image, (list, tuple)) and len(image) > 4)
-        rows = np.asarray(image, np.float32)[None] if array else self.embedder([image], [camera])
+        rows = np.asarray(image, np.float32)[None] if array else _embed(self.embedder, [image], [camera])
         return self._unit(rows)[0]
 
     def _where(self, *, camera=None, since=None, until=None, before=None, tracklet=None, identity=None) -> Where:
@@ -618,7 +619,7 @@ class Gallery:
             'bytes': self.store.room(),
             'model': self.model,
             'keep_days': self.keep_days,
-            'keep_crops': self._keep_crops,
+            'keep_crops': self.keep_crops,
         }
 
     # --- who is who, and who is forgotten
@@ -740,7 +741,7 @@ class Gallery:
             while True:
                 batch = self.store.outdated(weights, _BATCH)
                 if not batch:
-                    if self.store.switch(weights, **_model_settings(embedder)):
+                    if self.store.switch(weights, _model_settings(embedder)):
                         break
                     continue
                 if missing := sum(jpeg is None for _, _, jpeg in batch):
@@ -751,7 +752,7 @@ class Gallery:
                 self.store.replace(
                     weights,
                     [id for id, _, _ in batch],
-                    _half(embedder(images, [camera for _, camera, _ in batch])),
+                    _half(_embed(embedder, images, [camera for _, camera, _ in batch])),
                 )
                 done += len(batch)
                 bar.update(len(batch))
@@ -775,6 +776,15 @@ def _open(path: str, create: bool, options: dict) -> Store:
 
 def _model_settings(embedder: Embedder) -> dict[str, str]:
     return {'weights': embedder.digest, 'size': str(embedder.size), 'model': str(embedder.source or '')}
+
+
+def _known(embedder: Embedder, cameras: Sequence[str | None]) -> list[str | None]:
+    """Cameras to embed by: none for a model that has learnt none, which would warn of each."""
+    return [*cameras] if embedder.cameras else [None] * len(cameras)
+
+
+def _embed(embedder: Embedder, images: Sequence, cameras: Sequence[str | None]) -> np.ndarray:
+    return embedder(images, _known(embedder, cameras))
 
 
 def _half(embeddings: np.ndarray) -> np.ndarray:

@@ -603,7 +603,7 @@ class SQLiteStore:
             there = [row for row in rows if self._run('SELECT 1 FROM crops WHERE id = ? AND tracklet > 0', row[:1])]
             self._database.executemany('INSERT OR REPLACE INTO fresh VALUES (?, ?)', there)
 
-    def switch(self, weights: str, **settings: str | None) -> bool:
+    def switch(self, weights: str, settings: dict[str, str]) -> bool:
         with self._writing():
             missing = 'SELECT 1 FROM crops WHERE tracklet > 0 AND id NOT IN (SELECT id FROM fresh) LIMIT 1'
             if self._setting('next') != weights or self._run(missing):

@@ -221,7 +221,7 @@ class Store(Protocol):
     def replace(self, weights: str, ids: Sequence[int], embeddings: np.ndarray) -> None:
         """Keeps embeddings [N, D] float16 by another model beside those that count."""
 
-    def switch(self, weights: str, **settings: str | None) -> bool:
+    def switch(self, weights: str, settings: dict[str, str]) -> bool:
         """Makes the embeddings of `replace` those that count, with settings; False where some are missing."""
 
     def room(self) -> int:

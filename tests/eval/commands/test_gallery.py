@@ -1,0 +1,120 @@
+"""msinet-gallery: crops in, people out, by the small network of the tests."""
+
+import re
+import shutil
+
+import pytest
+import timm
+from PIL import Image
+
+from msinet_eval.commands.gallery import main
+from msinet_timm.datasets import create_dataset
+from msinet_timm.gallery import Gallery
+from msinet_timm.hub.calibration import Calibration
+from msinet_timm.hub.folder import save_folder
+
+
+@pytest.fixture(scope='module')
+def made(tmp_path_factory):
+    """A model, and crops of people as msinet-track leaves them: CAMERA/TRACKLET/*.jpg."""
+    folder = tmp_path_factory.mktemp('made')
+    save_folder(timm.create_model('test_resnet', num_classes=0), folder / 'model')
+    Calibration(0.2, 1e-3, 0.5, 'some', 'test_resnet').save(folder / 'model')
+    for record in create_dataset('sample').train[:60]:
+        place = folder / 'crops' / f'cam{record.camera}' / record.identity
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.copy(record.path, place)
+    return folder
+
+
+@pytest.fixture
+def site(made, tmp_path, monkeypatch, capsys):
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    add = ['add', 'g', 'crops', '--model', 'model', '--pattern', 'cameras', '--time', '2026-05-01T12:00+02:00']
+    assert main(add) == 0
+    assert '60 crops added, 60 in all' in capsys.readouterr().out
+    return add
+
+
+def test_what_is_added_is_found(site, tmp_path, capsys):
+    image = sorted((tmp_path / 'crops').rglob('*.jpg'))[7]
+    camera, tracklet = image.parts[-3:-1]
+    assert main(['search', 'g', str(image), '--k', '3', '--picture', 'found.png']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    place, distance, _, verdict, name, identity, of, when = lines[1].split()
+    assert (place, verdict, name, identity, of) == ('1', 'same', f'{camera}/{tracklet}', '-', camera)
+    assert float(distance) < 0.1 and when == '2026-05-01T10:00:00Z'
+    assert Image.open('found.png').width > 300
+    other = next(p.name for p in (tmp_path / 'crops').iterdir() if p.name != camera)
+    assert main(['search', 'g', str(image), '--camera', other, '--since', '2026-05-01']) == 0
+    assert {line.split()[6] for line in capsys.readouterr().out.splitlines()[1:]} == {other}
+    assert main(['search', 'g', str(image), '--until', '2026-05-01T10:00']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert main(['search', 'g', str(image), '--rerank', '--crops', '--k', '5']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 6
+    with Gallery('g') as gallery:
+        assert [entry.action for entry in gallery.log()] == ['search'] * 4
+
+
+def test_adding_again_adds_what_is_new_and_leaves_out_what_is_broken(site, tmp_path, capsys, caplog):
+    new = next((tmp_path / 'crops').iterdir()) / '9999'
+    new.mkdir()
+    Image.new('RGB', (32, 64), 'red').save(new / 'new.jpg')
+    (new / 'broken.jpg').write_bytes(b'no image')
+    assert main(site) == 0
+    assert '1 crops added, 61 in all' in capsys.readouterr().out
+    assert 'broken.jpg' in caplog.text and '1 of 62 files are left out' in caplog.text
+
+
+def test_merged_told_and_erased(site, capsys):
+    with Gallery('g') as gallery:
+        a, b = (s.tracklet for s in gallery.tracklets()[:2])
+    assert main(['merge', 'g', a, b]) == 0
+    assert 'both are person-1' in capsys.readouterr().out
+    assert main(['stats', 'g']) == 0
+    text = capsys.readouterr().out
+    assert (
+        re.search(r'crops +60', text)
+        and re.search(r'identities +1', text)
+        and 'cam' in text
+        and '2026-05-01T10' in text
+    )
+    assert main(['delete', 'g', '--identity', 'person-1']) == 0
+    assert re.search(r'[1-9]\d* crops erased, gone from all files', capsys.readouterr().out)
+    assert main(['stats', 'g']) == 0
+    assert re.search(r'erased 20.*crops by identity', capsys.readouterr().out)
+    assert main(['delete', 'g', '--before', '2026-06-01']) == 0
+    capsys.readouterr()
+    assert main(['stats', 'g']) == 0
+    assert re.search(r'crops +0', capsys.readouterr().out)
+
+
+def test_another_model_embeds_all_anew(site, tmp_path, capsys):
+    save_folder(timm.create_model('test_vit', num_classes=0), tmp_path / 'other')
+    image = str(sorted((tmp_path / 'crops').rglob('*.jpg'))[7])
+    assert main(['add', 'g', image, '--model', 'other']) == 2
+    assert 'holds embeddings of another model (model)' in capsys.readouterr().err
+    assert main(['reembed', 'g', '--model', 'other']) == 0
+    assert '60 crops embedded by other' in capsys.readouterr().out
+    assert main(['search', 'g', image, '--k', '1']) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[4] == '/'.join(image.split('/')[-3:-1])
+    assert main(['reembed', 'g', '--model', 'other']) == 0
+    assert ': 0 crops embedded' in capsys.readouterr().out
+
+
+def test_identities_of_folders_and_names_of_files(site, tmp_path, capsys):
+    for who in ('anna', 'ben'):
+        (tmp_path / 'known' / who / 'door').mkdir(parents=True)
+        Image.new('RGB', (32, 64), 'red' if who == 'anna' else 'blue').save(tmp_path / 'known' / who / 'door' / 'a.jpg')
+    assert main(['add', 'k', 'known', '--model', 'model', '--pattern', 'identities']) == 0
+    with Gallery('k') as gallery:
+        assert [(s.identity, s.tracklet, s.camera) for s in gallery.tracklets()] == [
+            ('anna', 'anna/door', 'door'), ('ben', 'ben/door', 'door'),
+        ]  # fmt: skip
+    Image.new('RGB', (32, 64), 'green').save(tmp_path / 'yard_1777645800.png')
+    pattern = r'(?P<camera>[a-z]+)_(?P<time>\d+)'
+    assert main(['add', 'k', 'yard_1777645800.png', '--pattern', pattern]) == 0
+    with Gallery('k') as gallery:
+        assert [s.start for s in gallery.tracklets(camera='yard')] == [1777645800]
