@@ -146,7 +146,7 @@ def _tracklet(told: dict[str, str]) -> str | None:
 
 def _open(args: argparse.Namespace, create: bool = False, **options) -> Gallery:
     model = getattr(args, 'model', None)
-    if create and model is None and not args.gallery.startswith('qdrant://') and not os.path.isdir(args.gallery):
+    if create and model is None and '://' not in args.gallery and not os.path.isdir(args.gallery):
         model = _MODEL
     return Gallery(args.gallery, model, device=getattr(args, 'device', None), create=create, **options)
 

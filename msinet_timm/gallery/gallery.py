@@ -21,6 +21,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.tracking.tracklets import weigh
 
+from .qdrant import QdrantStore
 from .sqlite import SQLiteStore
 from .store import Crop, Erasure, LogEntry, NewCrop, Sighting, Store, Where, batches
 from .times import format_time, parse_time
@@ -605,7 +606,8 @@ class Gallery:
 
     def stats(self) -> dict[str, Any]:
         """What is there: `crops`, `tracklets`, `identities`, `cameras` (crops by camera), `since` and `until` (first
-        and last known moment, seconds of UTC or None), `bytes` on the disk, `model`, `keep_days`, `keep_crops`.
+        and last known moment, seconds of UTC or None), `bytes` on the disk (0 for a server), `model`, `keep_days`,
+        `keep_crops`.
         """
         sightings = self.store.sightings(Where())
         times = [t for s in sightings for t in (s.start, s.end) if t is not None]
@@ -771,6 +773,8 @@ class Gallery:
 
 
 def _open(path: str, create: bool, options: dict) -> Store:
+    if path.startswith(('qdrant://', 'qdrant+https://')):
+        return QdrantStore(path, create, **options)
     return SQLiteStore(path, create, **options)
 
 

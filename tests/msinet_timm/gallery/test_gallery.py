@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import timm
 from PIL import Image
+from qdrant_stub import qdrant_stub
 
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
@@ -33,6 +34,16 @@ def encoded(image):
     return file.getvalue()
 
 
+@pytest.fixture(params=['folder', 'server'])
+def place(request, tmp_path):
+    """Where a gallery may be: all that is tested with it holds for both."""
+    if request.param == 'folder':
+        yield tmp_path / 'people.gallery'
+    else:
+        with qdrant_stub() as (_, port):
+            yield f'qdrant://127.0.0.1:{port}/people'
+
+
 @pytest.fixture(scope='module')
 def embedder():
     return Embedder(timm.create_model('test_resnet', num_classes=0))
@@ -50,7 +61,7 @@ class Plain:
     def nearest(self, query, k, chosen):
         query = query / np.linalg.norm(query)
         rows = np.flatnonzero(chosen & self.there)
-        return {int(i) + 1 for i in rows[np.argsort(-(self.kept[rows] @ query), kind='stable')[:k]]}
+        return {int(i) for i in rows[np.argsort(-(self.kept[rows] @ query), kind='stable')[:k]]}
 
     def nearest_tracklets(self, query, k, chosen):
         query = query / np.linalg.norm(query)
@@ -60,22 +71,22 @@ class Plain:
 
 
 @pytest.fixture
-def filled(tmp_path):
+def filled(place):
     rng = np.random.default_rng(0)
     embeddings, _ = people(3000, rng)
     cameras = [('door', 'yard', 'hall', None)[i] for i in rng.integers(0, 4, 3000)]
     times = [START + float(s) for s in rng.integers(0, 86400, 3000)]
     tracklets = [f'{camera}/{i // 20}' for i, camera in enumerate(cameras)]
-    gallery = Gallery(tmp_path / 'people.gallery')
-    ids = gallery.add_embeddings(embeddings, camera=cameras, time=times, tracklet=tracklets)
-    assert ids == [*range(1, 3001)]
-    with gallery:
-        yield gallery, embeddings, Plain(embeddings, cameras, times, tracklets), rng
+    with Gallery(place) as gallery:
+        plain = Plain(embeddings, cameras, times, tracklets)
+        plain.ids = gallery.add_embeddings(embeddings, camera=cameras, time=times, tracklet=tracklets)
+        assert len({*plain.ids}) == 3000 and plain.ids == sorted(plain.ids)
+        yield gallery, embeddings, plain, rng
 
 
 def check(gallery, plain, queries):
     """recall@10 is 1 with filters and without, by crops and by tracklets."""
-    everything = np.ones(len(plain.there), bool)
+    everything, rows = np.ones(len(plain.there), bool), {id: row for row, id in enumerate(plain.ids)}
     door, late = plain.cameras == 'door', plain.times >= START + 50_000
     early = plain.times < START + 60_000
     asked = [
@@ -87,7 +98,7 @@ def check(gallery, plain, queries):
     for query in queries:
         for filters, chosen in asked:
             found = gallery.search(query, 10, per_tracklet=False, **filters)
-            assert {m.crop.id for m in found} == plain.nearest(query, 10, chosen)
+            assert {rows[m.crop.id] for m in found} == plain.nearest(query, 10, chosen)
             assert [m.distance for m in found] == sorted(m.distance for m in found)
             found = gallery.search(query, 10, **filters)
             assert [m.crop.tracklet for m in found] == plain.nearest_tracklets(query, 10, chosen)
@@ -105,7 +116,7 @@ def test_all_that_is_nearest_is_found_with_filters_and_after_deletions(filled):
     plain.there &= ~((plain.times < START + 30_000) & (plain.cameras == 'yard'))
     check(gallery, plain, queries)
     more, _ = people(500, rng)
-    gallery.add_embeddings(more, camera='door', time=START + 70_000, tracklet='more')
+    plain.ids += gallery.add_embeddings(more, camera='door', time=START + 70_000, tracklet='more')
     new = Plain(more, ['door'] * 500, [START + 70_000] * 500, ['more'] * 500)
     for name in ('kept', 'cameras', 'times', 'tracklets', 'there'):
         setattr(plain, name, np.concatenate([getattr(plain, name), getattr(new, name)]))
@@ -115,28 +126,28 @@ def test_all_that_is_nearest_is_found_with_filters_and_after_deletions(filled):
         assert len(again) == int(plain.there.sum())
 
 
-def test_crops_of_a_frame_are_found_by_an_image(tmp_path, embedder):
+def test_crops_of_a_frame_are_found_by_an_image(place, embedder):
     rng = np.random.default_rng(1)
     frame = rng.integers(0, 255, (120, 200, 3), dtype=np.uint8)
     boxes = [[0, 0, 40, 100], [50, 10, 100, 110], [150, 0, 230, 90]]
-    with Gallery(tmp_path / 'g', embedder) as gallery:
+    with Gallery(place, embedder) as gallery:
         seen = {'camera': 'door', 'time': '2026-05-01T14:30:00Z', 'tracklet': ['a', 'b', 'c']}
         ids = gallery.add(frame, boxes, **seen)
-        assert ids == [1, 2, 3]
+        assert ids == sorted({*ids})
         assert gallery.add(frame, boxes, **seen) == [None] * 3
         match = gallery.search(frame[10:110, 50:100], 3)[0]
         assert match.crop.tracklet == 'b' and match.distance < 1e-3 and match.crop.camera == 'door'
         assert match.crop.box == (50, 10, 100, 110) and match.crop.time == 1777645800
-        assert Image.open(io.BytesIO(gallery.jpeg(3))).size == (50, 90)
-        assert 0 < gallery.crop(3).quality < gallery.crop(2).quality
+        assert Image.open(io.BytesIO(gallery.jpeg(ids[2]))).size == (50, 90)
+        assert 0 < gallery.crop(ids[2]).quality < gallery.crop(ids[1]).quality
         assert match.verdict is None  # a module has no calibration
         blue = gallery.add(frame[..., ::-1], boxes, camera='yard', bgr=True)
         np.testing.assert_array_equal(gallery.store.vectors(blue), gallery.store.vectors(ids))
 
 
-def test_merging_goes_through_all_tracklets_of_both(tmp_path):
+def test_merging_goes_through_all_tracklets_of_both(place):
     rng = np.random.default_rng(2)
-    with Gallery(tmp_path / 'g') as gallery:
+    with Gallery(place) as gallery:
         gallery.add_embeddings(people(5, rng)[0], tracklet=['a', 'b', 'c', 'd', 'e'])
         assert gallery.merge('a', 'b') == gallery.merge('b', 'a') == 'person-1'
         assert gallery.merge('c', 'd') == 'person-2'
@@ -182,3 +193,103 @@ def test_what_is_erased_is_in_no_file(tmp_path, open_elsewhere):
     names = {int(name) for name in re.findall(rb'secret name (\d+)', content)}
     assert names >= left and not names & {*order[:60]}
     gallery.close()
+
+
+def test_tracklets_are_told_by_camera_and_time(place):
+    rng = np.random.default_rng(4)
+    with Gallery(place) as gallery:
+        times = [START, START + 10, START + 5, None, START + 20]
+        names = ['a', 'a', 'b', 'c', 'b']
+        cameras = ['door', 'door', 'yard', None, 'yard']
+        quality, who = [0.5, 0.9, 0.3, 1, 0.2], [None] * 4 + ['ben']
+        ids = gallery.add_embeddings(
+            people(5, rng)[0],
+            tracklet=names,
+            camera=cameras,
+            time=times,
+            quality=quality,
+            identity=who,
+        )
+        assert gallery.tracklets() == [
+            ('c', None, None, None, None, 1, ids[3]),
+            ('a', None, 'door', START, START + 10, 2, ids[1]),
+            ('b', 'ben', 'yard', START + 5, START + 20, 2, ids[2]),
+        ]
+        late = gallery.tracklets(since=START + 6, until='2023-11-15')
+        assert [(s.tracklet, s.crops) for s in late] == [('a', 1), ('b', 1)]
+        assert [c.id for c in gallery.crops('b')] == [ids[2], ids[4]]
+        stats = gallery.stats()
+        assert stats['cameras'] == {'door': 2, 'yard': 2} and (stats['crops'], stats['identities']) == (5, 1)
+        assert (stats['since'], stats['until']) == (START, START + 20)
+        with pytest.raises(InputError, match="tracklet 'a' is of camera 'door', not 'yard'"):
+            gallery.add_embeddings(people(2, rng)[0], tracklet=['d', 'a'], camera='yard')
+        assert len(gallery) == 5 and 'd' not in {s.tracklet for s in gallery.tracklets()}
+        with pytest.raises(InputError, match='no image of it was kept'):
+            gallery.jpeg(ids[0])
+        assert gallery.delete(camera='door', before=START + 5) == 1
+        assert [(e.kind, e.crops) for e in gallery.erase_report()] == [('before+camera', 1)]
+        assert gallery.tracklets(camera='door') == [('a', None, 'door', START + 10, START + 10, 1, ids[1])]
+
+
+def test_what_is_too_old_goes_by_itself(place, monkeypatch):
+    rng, now = np.random.default_rng(5), START + 10 * 86400
+    for name in ('gallery', 'sqlite', 'qdrant'):
+        monkeypatch.setattr(f'msinet_timm.gallery.{name}.clock.time', lambda: now)
+    with Gallery(place, keep_days=7) as gallery:
+        gallery.add_embeddings(people(3, rng)[0], time=[now - 6 * 86400, now - 86400, None])
+        with pytest.raises(InputError, match=r'more than the 7 days ago'):
+            gallery.add_embeddings(people(1, rng)[0], time=now - 8 * 86400)
+        assert len(gallery) == 3
+        now += 2 * 86400
+        gallery.add_embeddings(people(1, rng)[0], time=now)
+        assert len(gallery) == 3 and gallery.erase_report()[0][1:3] == ('days', 1)
+    now += 5.5 * 86400
+    with Gallery(place) as gallery:  # it is noted, and holds where nothing is added
+        assert gallery.keep_days == 7 and len(gallery) == 1  # of unknown time, but added too long ago, too
+        assert [e.crops for e in gallery.erase_report()] == [2, 1]
+
+
+def test_another_model_replaces_embeddings_where_it_was_broken_off(place, embedder, monkeypatch):
+    other = Embedder(timm.create_model('test_vit', num_classes=0))
+    monkeypatch.setattr('msinet_timm.gallery.gallery._BATCH', 4)
+    with Gallery(place, embedder) as gallery:
+        images = [crop(i, (4, 8)).resize((64, 128)) for i in range(10)]  # which a JPEG keeps
+        ids = gallery.add_embeddings(embedder(images), images, camera='door', tracklet=[f't{i}' for i in range(10)])
+        batches = []
+
+        def broken(*arguments, work=gallery.store.replace):
+            batches.append(len(arguments[1]))
+            if len(batches) == 3:
+                raise KeyboardInterrupt
+            work(*arguments)
+
+        monkeypatch.setattr(gallery.store, 'replace', broken)
+        with pytest.raises(KeyboardInterrupt):
+            gallery.reembed(other)
+        assert gallery.search(images[3], 1)[0].crop.tracklet == 't3'  # the old ones count
+        gallery.add_embeddings(embedder(images[:1]), images[:1], tracklet='late')
+        assert gallery.delete(tracklet='t1') == 1
+        assert gallery.reembed(other) == 3 and batches == [4, 4, 2, 3]
+        assert gallery.size == other.size and len(gallery) == 10
+        match = gallery.search(images[3], 1)[0]
+        assert match.crop.tracklet == 't3' and match.distance < 0.3  # it was kept as a JPEG
+        assert {m.crop.tracklet for m in gallery.search(images[0], 2)} == {'t0', 'late'}
+        kept = Image.open(io.BytesIO(gallery.jpeg(ids[3])))
+        np.testing.assert_allclose(gallery.store.vectors([ids[3]]), other([kept]), atol=2e-3)
+    with pytest.raises(InputError, match='embeddings of another model'):
+        Gallery(place, embedder)
+    Gallery(place, other).close()
+
+
+def test_embeddings_of_another_model_do_not_come_in(place, embedder):
+    rng = np.random.default_rng(6)
+    with Gallery(place) as gallery:
+        gallery.add_embeddings(people(3, rng)[0])
+        for rows in (people(2, rng, 16)[0], np.full((1, SIZE), np.nan), np.zeros((1, SIZE))):
+            with pytest.raises(InputError, match='embeddings must be'):
+                gallery.add_embeddings(rows)
+        assert len(gallery) == 3
+        with pytest.raises(InputError, match='it does not know how to embed images'):
+            gallery.search(crop(1))
+    with pytest.raises(InputError, match='holds embeddings of another model .given by a program.'):
+        Gallery(place, embedder)
