@@ -24,6 +24,7 @@ from msinet_timm.forms import PRECISIONS as EMBEDDED_IN
 from msinet_timm.memory import keep_memory
 
 from .cameras import CAMERAS, CROPS, cameras_to_markdown, measure_cameras
+from .gallery import LENGTH, measure_gallery
 from .rendering import measure_rendering, rendering_to_markdown
 from .report import describe_machine, read_map, to_csv, to_markdown, write_image
 from .runs import INPUT, RUNTIMES, Case, Result, check_model, combinations, create_model, measure, write_files
@@ -104,6 +105,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         '--track', action='store_true',
         help=f'instead: frames/s of a tracker at {PEOPLE_TRACKED} boxes a frame, without embedding them, and with, by '
         'the forms and precisions (default: fused in both precisions)',
+    )  # fmt: skip
+    parser.add_argument(
+        '--gallery', type=whole(1000), metavar='N',
+        help=f'instead: seconds to add, find and erase in a gallery of N crops of {LENGTH} numbers each',
     )  # fmt: skip
     parser.add_argument('--job', type=Path, help=argparse.SUPPRESS)
     known = parser.parse_known_args(argv)[0]
@@ -226,6 +231,15 @@ def main(argv: list[str] | None = None) -> int:
         return _measure_rendering(args)
     if args.track:
         print(f'{describe_machine()}\n\n{_measure_tracks(args)}')
+        return 0
+    if args.gallery:
+        _refuse_files(args, '--gallery')
+        rows = [
+            (name, *((f'{s:.3f}' for s in v) if isinstance(v, tuple) else (f'{v:,.3f}', '')))
+            for name, v in measure_gallery(args.gallery).items()
+        ]
+        print(f'{describe_machine()}; {args.gallery:,} crops; seconds, of a search the median\n')
+        print(format_table([('', 'clock', 'processor'), *rows]))
         return 0
     if args.cameras:
         print(f'{describe_machine()}; {INPUT[1]}x{INPUT[2]}, images/s\n\n{_measure_cameras(args)}')
