@@ -28,12 +28,13 @@ from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import holds_nothing, locked, read_json, replace_text
 from msinet_timm.forms import FORMS
+from msinet_timm.gallery import Gallery, format_time, parse_time
 from msinet_timm.tracking import CameraNetwork
 from msinet_timm.tracking.films import open_film
 from msinet_timm.tracking.metrics import measure_tracks
 from msinet_timm.tracking.mot import read_boxes
 from msinet_timm.tracking.network import check_pairs
-from msinet_timm.tracking.run import View, embed_views, pick_crops, track_views, write_outputs
+from msinet_timm.tracking.run import Tracked, View, embed_views, pick_crops, track_views, write_outputs
 
 __all__ = ['main']
 
@@ -98,6 +99,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument_group('what is written').add_argument
     add('--crops', type=not_negative, default=16, metavar='N', help='of each tracklet, at most')
     add('--video', action='store_true', help='films with boxes')
+    add('--gallery', metavar='DIR', help='to which these crops are added, see msinet-gallery; needs --start')
+    add('--start', metavar='T', help='when time begins: 2026-05-01T14:30:00+02:00, without a zone UTC')
     add('--measure', action='store_true', help="compare with the gt/gt.txt of each sequence, by TrackEval's metrics")
     return parser.parse_args(argv)
 
@@ -245,6 +248,28 @@ def _threshold(args: argparse.Namespace, embedder: Embedder | None) -> float | N
     return None
 
 
+def _open_gallery(args: argparse.Namespace, embedder: Embedder | None) -> Gallery | None:
+    if not args.gallery:
+        return None
+    if args.start is None or embedder is None or not args.crops:
+        raise InputError('--gallery: it needs --start, a --model, and --crops above 0')
+    return Gallery(args.gallery, embedder)
+
+
+def _fill(gallery: Gallery, tracked: Tracked, start: float, crops: int, folder: Path) -> None:
+    """Adds the crops that were written. Names begin with the moment, so that another run has others."""
+    rows = [
+        (
+            folder / p.camera / f'{p.tracklet:06d}' / f'{p.frame[row]:06d}.jpg', p.camera, start + float(p.time[row]),
+            f'{format_time(start)}/{p.camera}/{p.tracklet}', f'{format_time(start)}/{p.identity}',
+        )
+        for p in tracked.passages
+        for row in p.best(crops)
+    ]  # fmt: skip
+    paths, cameras, times, tracklets, identities = map(list, zip(*rows, strict=True))
+    gallery.add_crops(paths, camera=cameras, time=times, tracklet=tracklets, identity=identities)
+
+
 def _resolve(network: CameraNetwork) -> None:
     """Knowing how everything went on."""
     if network.identities.threshold is not None:
@@ -267,6 +292,7 @@ def main(argv: list[str] | None = None) -> int | None:
     """Runs `msinet-track` with a list of arguments (None: those of the process)."""
     args = _parse(argv)
     views, pairs, output = _views(args), _pairs(args), Path(args.output)
+    start = None if args.start is None else parse_time(args.start)
     if args.online and args.rerank:
         raise InputError('--online and --rerank: what is joined at the end is not left as it was: give one of them')
     if args.measure and (without := [v.camera for v in views if v.film.truth is None]):
@@ -277,6 +303,7 @@ def main(argv: list[str] | None = None) -> int | None:
     with locked(output):
         _begin(args, views, output)
         embedder = _embedder(args, views, output)
+        gallery = _open_gallery(args, embedder)
         embed_views(views, embedder, output / FOUND)
         threshold = _threshold(args, embedder)
         resolve = _resolve_by_neighbours if args.rerank else _resolve
@@ -285,6 +312,9 @@ def main(argv: list[str] | None = None) -> int | None:
             views, output / FOUND, resolve=resolve, threshold=threshold, window=args.window, **pairs
         )  # fmt: skip
         shown = write_outputs(views, tracked, output, crops=args.crops, video=args.video)
+        if gallery is not None:
+            with gallery:
+                _fill(gallery, tracked, start, args.crops, output / 'crops')
         metrics = None
         if args.measure:
             found = measure_tracks(truth, [tracked.boxes(v.camera) for v in views])

@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile, shorten
+from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
 from msinet_timm.gallery import Match, format_time
 
@@ -30,8 +31,10 @@ def write_found(
         columns: tiles in a row.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, or no kind of image is named so.
     """
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise InputError(f'{path}: no kind of image is named so: name it .png or .jpg')
     width, height = _TILE[0] + 2 * _FRAME + _GAP, _TILE[1] + 2 * _FRAME + _GAP + _TEXT
     count = len(found) + 1
     rows, columns = -(-count // columns), min(columns, count)

@@ -11,7 +11,7 @@ import numpy as np
 
 from msinet_timm.commands import progress
 from msinet_timm.gallery import Gallery
-from msinet_timm.gallery.index import CELLS_FROM
+from msinet_timm.gallery.index import BITS_FROM
 
 __all__ = ['LENGTH', 'measure_gallery']
 
@@ -54,7 +54,7 @@ def measure_gallery(count: int = 100_000) -> dict[str, tuple[float, float] | flo
 
     Returns:
         By what was done, seconds by the clock and of the processor, of a search the medians; `MB on disk`; and for
-        galleries that are searched by cells, `recall@10` of that.
+        galleries that are searched by bits, `recall@10` of that.
     """
     found: dict[str, tuple[float, float] | float] = {}
     with tempfile.TemporaryDirectory() as name:
@@ -79,12 +79,12 @@ def measure_gallery(count: int = 100_000) -> dict[str, tuple[float, float] | flo
         }
         for name, filters in asked.items():
             found[name] = _median([_timed(lambda q=q, f=filters: gallery.search(q, exact=True, **f)) for q in queries])
-        if count >= CELLS_FROM:
+        if count >= BITS_FROM:
             flat = {'per_tracklet': False}
             exact = [{m.crop.id for m in gallery.search(q, exact=True, **flat)} for q in queries]
-            found['learn cells'] = _timed(lambda: gallery.search(queries[0]))[:2]
+            found['make bits'] = _timed(lambda: gallery.search(queries[0]))[:2]
             times = [_timed(lambda q=q: gallery.search(q, **flat)) for q in queries]
-            found['search by cells'] = _median(times)
+            found['search by bits'] = _median(times)
             shares = [len({m.crop.id for m in t[2]} & e) / len(e) for t, e in zip(times, exact, strict=True)]
             found['recall@10'] = sum(shares) / len(shares)
         found['erase a tracklet'] = _timed(lambda: gallery.delete(tracklet='3'))[:2]

@@ -260,8 +260,8 @@ class Gallery:
     ) -> list[int | None]:
         """Embeds and adds images of one person each.
 
-        Files that are in the gallery already, by their content and camera, are passed over without embedding them: what
-        was broken off goes on where it was. One that cannot be read is named in the log and left out.
+        Files that are in the gallery already, by their content, camera and time, are passed over without embedding
+        them: what was broken off goes on where it was. One that cannot be read is named in the log and left out.
 
         Args:
             paths: image files.
@@ -290,7 +290,7 @@ class Gallery:
                 for place in places:
                     try:
                         content = Path(paths[place]).read_bytes()
-                        keys[place] = self._key(content, cameras[place] or '')
+                        keys[place] = self._key(content, f'{cameras[place] or ""}\0{_moment(times[place])}')
                     except OSError as e:
                         _logger.warning('%s: cannot be read (%s): left out', paths[place], e.strerror)
                         left_out += 1
@@ -452,7 +452,7 @@ class Gallery:
         until: Moment | None = None,
         per_tracklet: bool = True,
         rerank: Callable[..., np.ndarray] | None = None,
-        exact: bool | None = None,
+        exact: bool = False,
         query_camera: str | None = None,
     ) -> list[Match]:
         """Finds the crops that look most like an image.
@@ -467,8 +467,8 @@ class Gallery:
             rerank: orders by neighbours that crops have in common instead of by distance: takes the query [1, D], crops
                 [N, D], and numbers k1 and k2, and gives distances [1, N]; such as `msinet_eval.metrics.k_reciprocal`.
                 The nearest crops, at least `RERANKED`, are compared.
-            exact: compare with all crops; False lets galleries beyond `msinet_timm.gallery.index.CELLS_FROM` crops be
-                searched faster, see docs/gallery.md; None does so where no filter leaves fewer.
+            exact: compare with all crops in full. Otherwise, galleries beyond `msinet_timm.gallery.index.BITS_FROM`
+                crops are searched faster, see docs/gallery.md.
             query_camera: that the image is of, if the model knows it.
 
         Returns:
@@ -789,6 +789,10 @@ def _known(embedder: Embedder, cameras: Sequence[str | None]) -> list[str | None
 
 def _embed(embedder: Embedder, images: Sequence, cameras: Sequence[str | None]) -> np.ndarray:
     return embedder(images, _known(embedder, cameras))
+
+
+def _moment(seconds: float | None) -> str:
+    return '' if seconds is None else f'{seconds:.3f}'
 
 
 def _half(embeddings: np.ndarray) -> np.ndarray:

@@ -1,75 +1,81 @@
-"""Nearest vectors in memory, by faiss: all compared, or those of the nearest cells."""
-
-import math
-from collections.abc import Iterable
+"""Nearest vectors in memory, by faiss: all compared in full, or first by one bit for each number."""
 
 import numpy as np
 
 from msinet_timm.errors import needs
 
-__all__ = ['VectorIndex']
+__all__ = ['BITS_FROM', 'VectorIndex']
 
-#: Vectors from which on cells pay, see docs/gallery.md.
-CELLS_FROM = 500_000
-#: Cells that a search looks into, of `sqrt(vectors)`.
-PROBED = 32
-#: Vectors that each cell is learned from, and rounds.
-_TRAINED, _ROUNDS = 40, 8
+#: Vectors from which on bits are compared first, see docs/gallery.md.
+BITS_FROM = 200_000
+#: Vectors that are compared in full, for each that is asked for, and at least.
+_REFINED, _LEAST = 20, 400
 _STEP = 2**14  # vectors that are float32 at once
+_TRAINED = 20_000  # vectors that their centre is taken from
 
 
 class VectorIndex:
-    """Vectors as float16, with numbers.
+    """Vectors as float16, with numbers; and many of them also as bits.
+
+    Bits are those of RaBitQ (Gao and Long, "RaBitQ: Quantizing High-Dimensional Vectors with a Theoretical Error Bound
+    for Approximate Nearest Neighbor Search", SIGMOD 2024): the signs of rotated vectors, by which inner products are
+    estimated. The best of them are compared in full.
 
     Args:
-        size: of a vector.
-        cells_from: number of vectors from which on they are put into cells (an inverted file).
+        size: D, the length of a vector.
+        bits_from: number of vectors from which on they are also kept as bits.
     """
 
-    def __init__(self, size: int, cells_from: int = CELLS_FROM) -> None:
+    def __init__(self, size: int, bits_from: int = BITS_FROM) -> None:
         with needs('gallery', 'a gallery'):
             import faiss
-        self._faiss, self._size, self._cells_from = faiss, size, cells_from
+        self._faiss, self._size, self._bits_from = faiss, size, bits_from
         flat = faiss.IndexScalarQuantizer(size, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
-        self._index = faiss.IndexIDMap(flat)
-        self._cells = 0
+        self._index, self._bits = faiss.IndexIDMap(flat), None
+        self._rotation = faiss.RandomRotationMatrix(size, size)
 
     def __len__(self) -> int:
         return self._index.ntotal
 
     def add(self, ids: np.ndarray, vectors: np.ndarray) -> None:
-        """Adds vectors [N, D] with numbers [N]."""
+        """Adds vectors [N, D] with numbers [N], which ascend and are higher than those before."""
         for start in range(0, len(ids), _STEP):
             part = np.ascontiguousarray(vectors[start : start + _STEP], dtype=np.float32)
-            self._index.add_with_ids(part, np.ascontiguousarray(ids[start : start + _STEP], dtype=np.int64))
+            numbers = np.ascontiguousarray(ids[start : start + _STEP], dtype=np.int64)
+            self._index.add_with_ids(part, numbers)
+            if self._bits is not None:
+                self._bits.add_with_ids(self._rotation.apply(part), numbers)
 
-    def make_cells(self) -> None:
-        """Puts the vectors into cells, where there are enough and it has not been done yet."""
-        if self._cells or len(self) < self._cells_from:
-            return
-        faiss, flat = self._faiss, self._index.index
+    def make_bits(self) -> None:
+        """Keeps the vectors also as bits, where there are enough and it has not been done yet."""
         count = len(self)
-        cells = max(1, round(math.sqrt(count)))
-        sample = np.linspace(0, count - 1, min(count, _TRAINED * cells)).astype(np.int64)
-        index = faiss.IndexIVFScalarQuantizer(
-            faiss.IndexFlatIP(self._size), self._size, cells, faiss.ScalarQuantizer.QT_fp16,
-            faiss.METRIC_INNER_PRODUCT, False,
-        )  # fmt: skip
-        index.cp.niter, index.cp.spherical = _ROUNDS, True
-        index.train(flat.reconstruct_batch(sample))
-        ids = faiss.vector_to_array(self._index.id_map)
+        if self._bits is not None or count < self._bits_from:
+            return
+        faiss, ids = self._faiss, self._ids()
+        self._rotation.init(0)
+        self._bits = faiss.IndexIDMap(faiss.IndexRaBitQ(self._size, faiss.METRIC_INNER_PRODUCT))
+        sample = np.linspace(0, count - 1, min(count, _TRAINED)).astype(np.int64)
+        self._bits.train(self._rotation.apply(self._take(sample)))
         for start in range(0, count, _STEP):
-            part = np.arange(start, min(count, start + _STEP))
-            index.add_with_ids(flat.reconstruct_batch(part), ids[part])
-        self._index, self._cells = index, cells
+            places = np.arange(start, min(count, start + _STEP))
+            self._bits.add_with_ids(self._rotation.apply(self._take(places)), ids[places])
+
+    def _ids(self) -> np.ndarray:
+        """Numbers of all vectors, ascending; as long as nothing is added or removed."""
+        return self._faiss.rev_swig_ptr(self._index.id_map.data(), len(self))
+
+    def _take(self, places: np.ndarray) -> np.ndarray:
+        """[N, D] float32 vectors."""
+        return self._index.index.reconstruct_batch(places)
 
     def remove(self, ids: np.ndarray) -> None:
         """Forgets vectors."""
         if len(ids):
-            self._index.remove_ids(self._selector(ids)[0])
+            for index in filter(None, (self._index, self._bits)):
+                index.remove_ids(self._selector(ids))
 
     def search(
-        self, vector: np.ndarray, k: int, ids: Iterable[int] | None = None, exact: bool | None = None
+        self, vector: np.ndarray, k: int, ids: np.ndarray | None = None, exact: bool = True
     ) -> tuple[np.ndarray, np.ndarray]:
         """Numbers and inner products of the k highest, highest first; fewer where there are no more.
 
@@ -77,30 +83,26 @@ class VectorIndex:
             vector: [D] float32.
             k: how many.
             ids: numbers of those that are looked at; None for all.
-            exact: look at all of these; None to look at all where there are no cells, or where those of `ids` are few.
+            exact: compare all in full, also where there are bits.
         """
         count = len(self) if ids is None else len(ids)
         k = min(k, count)
         if not k:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        selector, bits = self._selector(ids) if ids is not None else (None, None)
-        faiss, settings = self._faiss, {'sel': selector} if selector else {}
-        if self._cells:
-            whole = exact or (exact is None and count < self._cells_from)
-            # a search that has to bring more looks farther
-            probed = self._cells if whole else min(self._cells, max(PROBED, math.ceil(PROBED * k / 200)))
-            parameters = faiss.SearchParametersIVF(nprobe=probed, **settings)
-        else:
-            parameters = faiss.SearchParameters(**settings)
+        parameters = self._faiss.SearchParameters(sel=self._selector(ids)) if ids is not None else None
         query = np.ascontiguousarray(vector[None], dtype=np.float32)
-        products, found = self._index.search(query, k, params=parameters)
-        del bits  # which faiss has looked at
-        there = found[0] >= 0
-        return found[0][there], products[0][there]
+        if exact or self._bits is None:
+            products, found = self._index.search(query, k, params=parameters)
+            return found[0], products[0]
+        wanted = min(count, max(_LEAST, _REFINED * k))
+        found = self._bits.search(self._rotation.apply(query), wanted, params=parameters)[1][0]
+        found = np.sort(found[found >= 0])  # of equal ones, that with the lower number comes first
+        products = self._take(np.searchsorted(self._ids(), found)) @ query[0]
+        best = np.argsort(-products, kind='stable')[:k]
+        return found[best], products[best]
 
     def _selector(self, ids: np.ndarray):
-        """What holds for these numbers, and the memory that it needs."""
+        """What holds for these numbers; it keeps the memory that it needs."""
         marks = np.zeros(int(np.max(ids)) + 1 if len(ids) else 1, bool)
         marks[ids] = True
-        bits = np.packbits(marks, bitorder='little')
-        return self._faiss.IDSelectorBitmap(bits), bits
+        return self._faiss.IDSelectorBitmap(np.packbits(marks, bitorder='little'))

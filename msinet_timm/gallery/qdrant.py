@@ -257,11 +257,11 @@ class QdrantStore:
 
     # --- looking
 
-    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool | None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         with self._asking():
             found = []
             if self._there():
-                parameters = self._models.SearchParams(exact=bool(exact))
+                parameters = self._models.SearchParams(exact=exact)
                 found = self._client.query_points(
                     self.name, vector.tolist(), query_filter=self._filter(where), limit=k, with_payload=False,
                     search_params=parameters,

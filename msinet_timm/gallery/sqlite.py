@@ -21,7 +21,7 @@ import numpy as np
 from msinet_timm.errors import InputError
 from msinet_timm.files import WriteError
 
-from .index import CELLS_FROM, VectorIndex
+from .index import BITS_FROM, VectorIndex
 from .store import Crop, LogEntry, NewCrop, Sighting, Where, batches
 
 __all__ = ['FILE_NAME', 'SQLiteStore']
@@ -82,17 +82,17 @@ class SQLiteStore:
     Args:
         folder: of the gallery; made where it is missing.
         create: whether a gallery may be made where there is none.
-        cells_from: see `VectorIndex`.
+        bits_from: see `VectorIndex`.
 
     Raises:
         InputError: there is no gallery, something else, or one that is damaged.
         WriteError: nothing can be written there.
     """
 
-    def __init__(self, folder: str | Path, create: bool = True, cells_from: int = CELLS_FROM) -> None:
+    def __init__(self, folder: str | Path, create: bool = True, bits_from: int = BITS_FROM) -> None:
         self.folder, self._path = Path(folder), Path(folder) / FILE_NAME
         self._lock = threading.RLock()
-        self._cells_from = cells_from
+        self._bits_from = bits_from
         self._check_place(create)
         with self._refusing():
             self._connect(create)
@@ -233,7 +233,7 @@ class SQLiteStore:
         """What the crops in memory look like."""
         embedded = self._setting('embedded')
         if self._index is None or embedded != self._embedded:
-            self._index = VectorIndex(int(self._setting('size') or 1), self._cells_from)
+            self._index = VectorIndex(int(self._setting('size') or 1), self._bits_from)
             self._embedded, self._indexed, self._held, self._index_seen = embedded, 0, [], self._seen
         ids = self._crops.rows['id']
         if self._index_seen != self._seen:
@@ -364,11 +364,11 @@ class SQLiteStore:
         """Lets all processes, also this one, read everything again."""
         self._count_up('changes')
 
-    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool | None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         with self._reading():
             index = self._load_vectors()
             if not exact:
-                index.make_cells()
+                index.make_bits()
             ids = None if where == Where() else self._crops.rows['id'][self._select(where)]
             return index.search(vector, k, ids, exact)
 
@@ -530,15 +530,22 @@ class SQLiteStore:
 
     def _empty_log(self) -> bool:
         """Whether all changes have their place in the file, and none is left in the log of changes."""
-        end = clock.monotonic() + WAIT
-        while self._run('PRAGMA wal_checkpoint(TRUNCATE)')[0][0]:
-            if clock.monotonic() > end:
-                _logger.warning(
-                    '%s: erased, but other processes read what was: its bytes stay in %s-wal until the next erasure or '
-                    'msinet-gallery stats', self.folder, FILE_NAME,
-                )  # fmt: skip
-                return False
-        return True
+        end, reason = clock.monotonic() + WAIT, 'other processes read what was'
+        try:
+            while self._run('PRAGMA wal_checkpoint(TRUNCATE)')[0][0]:
+                if clock.monotonic() > end:
+                    break
+            else:
+                return True
+        except sqlite3.OperationalError as e:  # the file has to grow for what is in the log
+            if not _says(e, 'full'):
+                raise
+            reason = str(e)
+        _logger.warning(
+            '%s: erased, but %s: the bytes stay in %s-wal until the next erasure or msinet-gallery stats',
+            self.folder, reason, FILE_NAME,
+        )  # fmt: skip
+        return False
 
     def _write_anew(self) -> None:
         """Writes the file again without what is empty, where that is much of it or where this has been broken off."""

@@ -163,14 +163,14 @@ class Store(Protocol):
             InputError: a tracklet is of another camera, or the gallery holds embeddings of other weights.
         """
 
-    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool | None) -> tuple[np.ndarray, np.ndarray]:
+    def nearest(self, vector: np.ndarray, k: int, where: Where, exact: bool) -> tuple[np.ndarray, np.ndarray]:
         """Numbers of the crops with the highest cosines, up to k, and these, both [N], highest first.
 
         Args:
             vector: [D] float32 of length 1.
             k: how many.
             where: which crops are looked at.
-            exact: True looks at all of them; False may leave out some; None decides by their number.
+            exact: compare all of them in full; otherwise some may be left out where they are many.
         """
 
     def known(self, keys: Sequence[bytes]) -> set[bytes]:

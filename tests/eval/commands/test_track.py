@@ -12,6 +12,7 @@ from hostile import run
 import msinet_eval.commands.track as command
 from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError
+from msinet_timm.gallery import Gallery
 from msinet_timm.tracking import Tracker
 from msinet_timm.tracking import run as passes
 from msinet_timm.tracking.films import open_film, write_video
@@ -162,3 +163,24 @@ def test_without_appearance(site, tmp_path, capsys):
     code, _ = run(capsys, command.main, site / 'door', '--model', 'none', '--output', tmp_path / 'out')
     assert code == 0
     shutil.rmtree(tmp_path / 'out')
+
+
+def test_crops_fill_a_gallery_once(tracked, site, tmp_path, capsys):
+    words = [site / 'door', site / 'yard', '--output', tracked, '--video', '--crops', '4', *FAST]
+    more = ['--gallery', tmp_path / 'people.gallery', '--start', '2026-05-01T14:30:00Z']
+    for _ in range(2):
+        assert run(capsys, command.main, *words, *more)[0] == 0
+    written = {path.relative_to(tracked / 'crops') for path in (tracked / 'crops').rglob('*.jpg')}
+    with Gallery(tmp_path / 'people.gallery') as gallery:
+        sightings = gallery.tracklets()
+        assert len(gallery) == len(written) and gallery.stats()['cameras'].keys() == {'door', 'yard'}
+        assert {s.tracklet for s in sightings} == {
+            f'2026-05-01T14:30:00Z/{path.parts[0]}/{int(path.parts[1])}' for path in written
+        }
+        assert len({s.identity for s in sightings}) < len(sightings)  # who was in both
+        assert all(1777645800 <= s.start <= s.end < 1777645800 + 46 / RATE for s in sightings)
+        image = tracked / 'crops' / min(written)
+        match = gallery.search(image, 1)[0]
+        assert match.distance < 0.1 and match.verdict == 'same' and match.crop.camera == min(written).parts[0]
+    text = run(capsys, command.main, *words, *more[:2])[1]
+    assert 'error: --gallery: it needs --start' in text
