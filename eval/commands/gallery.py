@@ -233,7 +233,8 @@ def _reembed(args: argparse.Namespace) -> None:
 
 def _repair(args: argparse.Namespace) -> None:
     done = repair(args.gallery)
-    print(f'{args.gallery}: {done.saved:,} crops saved, {done.lost:,} lost; the damaged gallery is in {done.copy}')
+    told = f'{done.saved:,} crops saved, {done.lost:,} known to be lost'
+    print(f'{args.gallery}: {told}; the damaged gallery is in {done.copy}')
 
 
 _WORDS = {

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from msinet_timm.errors import InputError
 from msinet_timm.files import refusing
 
@@ -17,6 +19,7 @@ __all__ = ['Repair', 'repair']
 
 _TABLES = ('names', 'tracklets', 'crops', 'vectors', 'images', 'log')
 _BLOCK = 256  # rows that are read at once
+_ZEROS = 512  # bytes in a row that no JPEG of ours has
 
 
 class Repair(NamedTuple):
@@ -24,7 +27,7 @@ class Repair(NamedTuple):
 
     Attributes:
         saved: crops that are in the new one.
-        lost: crops that must have been there and cannot be read.
+        lost: crops of which something was found, but no embedding; there may have been more.
         copy: folder of the damaged one.
     """
 
@@ -53,7 +56,8 @@ def repair(folder: str | Path) -> Repair:
         raise InputError(f'{copy} is there already: look at it, and remove or rename it first')
     with refusing(f'{folder}: cannot be repaired', folder.parent):
         shutil.rmtree(fresh, ignore_errors=True)
-        source = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+        source = sqlite3.connect(f'{(folder / FILE_NAME).as_uri()}?mode=ro', isolation_level=None, uri=True)
+        source.execute('PRAGMA writable_schema=ON')  # read a file that is shorter than it should be, too
         source.text_factory = lambda text: text.decode('utf-8', 'replace')
         target = SQLiteStore(fresh)
         try:
@@ -76,18 +80,32 @@ def _copy(source: sqlite3.Connection, target: SQLiteStore) -> tuple[int, int]:
         with contextlib.suppress(sqlite3.DatabaseError):
             for row in source.execute('SELECT name, value FROM settings'):
                 target._run('INSERT OR REPLACE INTO settings VALUES (?, ?)', row)
+        known: set[int] = set()
+        erased: set[int] = set()
         for table in _TABLES:
             width = len(source.execute(f'SELECT * FROM {table} LIMIT 0').description)
             statement = f'INSERT OR IGNORE INTO {table} VALUES ({",".join("?" * width)})'
             for rows in _rows(source, table, last):
+                if table == 'crops':
+                    erased |= {row[0] for row in rows if row[2] == 0}
+                if table in ('crops', 'vectors', 'images'):
+                    known |= {row[0] for row in rows}
+                    rows = [row for row in rows if row[0] not in erased and _is_whole(table, row)]
                 target._database.executemany(statement, rows)
-        found = target._run('SELECT count(*) FROM crops WHERE tracklet > 0')[0][0]
-        numbers = '(SELECT id FROM crops UNION SELECT id FROM vectors UNION SELECT id FROM images)'
-        erased = target._run('SELECT count(*) FROM crops WHERE tracklet = 0')[0][0]
-        known = target._run(f'SELECT count(*) FROM {numbers}')[0][0] - erased
         _mend(target)
-        saved = target._run('SELECT count(*) FROM crops WHERE tracklet > 0')[0][0]
-    return saved, max(found, known) - saved
+        saved = target._run('SELECT count(*) FROM crops')[0][0]
+    return saved, len(known - erased) - saved
+
+
+def _is_whole(table: str, row: tuple) -> bool:
+    """Whether a row is what was written: of pages that are missing, SQLite reads zeros."""
+    if table == 'vectors':
+        row = np.frombuffer(row[1][: len(row[1]) // 2 * 2] if isinstance(row[1], bytes) else b'', '<f2')
+        return abs(np.linalg.norm(row.astype(np.float32)) - 1) < 0.02
+    if table == 'images':
+        jpeg = row[1] if isinstance(row[1], bytes) else b''
+        return jpeg.startswith(b'\xff\xd8') and jpeg.endswith(b'\xff\xd9') and bytes(_ZEROS) not in jpeg
+    return True
 
 
 def _last(source: sqlite3.Connection) -> int:

@@ -240,3 +240,14 @@ def test_osnet_comes_from_torchreid(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchreid', types.SimpleNamespace(models=models))
     assert create_model('osnet_x1_0')(torch.randn(2, 3, 64, 32)).shape == (2, 3)
     assert asked == [('osnet_x1_0', {'num_classes': 1, 'pretrained': False})]
+
+
+def test_a_gallery_is_measured_and_by_bits_where_there_are_many(capsys, monkeypatch):
+    monkeypatch.setattr('msinet_timm.benchmark.gallery.BITS_FROM', 1000)
+    assert main(['--gallery', '1000']) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert '1,000 crops' in lines[0]
+    names = [re.split(r'\s{2,}', line)[0] for line in lines[3:]]
+    assert {'add', 'MB on disk', 'open, and the first search', 'search', 'search by bits', 'recall@10'} <= {*names}
+    assert main(['--gallery', '1000', '--output', 'x']) == 2
+    assert '--output is not for --gallery' in capsys.readouterr().err
