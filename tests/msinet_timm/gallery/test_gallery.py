@@ -293,3 +293,18 @@ def test_embeddings_of_another_model_do_not_come_in(place, embedder):
             gallery.search(crop(1))
     with pytest.raises(InputError, match='holds embeddings of another model .given by a program.'):
         Gallery(place, embedder)
+
+
+def test_cameras_that_the_model_has_learnt_are_embedded_by_their_own_statistics(place):
+    images = [crop(i, (4, 8)).resize((64, 128)) for i in range(40)]
+    embedder = Embedder(timm.create_model('test_resnet', num_classes=0))
+    embedder.adapt({'door': images[:20], 'yard': [image.point(lambda v: v // 3) for image in images[20:]]})
+    with Gallery(place, embedder) as gallery:
+        ids = gallery.add_crops([], camera=[]) + gallery.add(np.asarray(images[0]), [[0, 0, 64, 128]], camera='door')
+        ids += gallery.add(np.asarray(images[0]), [[0, 0, 64, 128]], camera='yard')
+        want = embedder([images[0]] * 2, ['door', 'yard'])
+        np.testing.assert_allclose(gallery.store.vectors(ids), want, atol=1e-3)
+        assert np.abs(want[0] - want[1]).max() > 0.01
+        for camera in ('door', 'yard'):
+            match = gallery.search(images[0], 1, query_camera=camera)[0]
+            assert match.crop.camera == camera and match.distance < 5e-3
