@@ -40,6 +40,7 @@ __all__ = ['convert', 'ship']
 _logger = logging.getLogger(__name__)
 
 _STEMS = {stem: f'msinet_{size}' for size, (stem, *_) in WIDTHS.items()}
+_PUBLISHED = 'market1501'  # whose preprocessing is that of the published trainings of people
 _IMAGENET = 1000
 LARGEST = 5_000_000
 LARGEST_SHIFT = 1e-2  # of distances that are about 1 between people
@@ -55,7 +56,7 @@ def convert(file: str | Path, output: str | Path, model: str | None = None) -> P
         file: of which nothing but tensors is read.
         output: folder to write.
         model: the network, such as `msinet_x1_0` or `msinet_x1_0.veri776`, whose preprocessing is written; None for
-            that of the stem's width.
+            that of the stem's width, as published for people.
 
     Raises:
         InputError: not a file of tensors, another network's, or the folder is taken.
@@ -94,7 +95,7 @@ def _guess(file: Path, state: dict[str, torch.Tensor], imagenet: bool) -> str:
     if width not in _STEMS:
         raise InputError(f'{file}: a stem of {width} channels is of no width known; say by --model which network it is')
     name = f'{_STEMS[width]}.in1k'
-    return name if imagenet and name in load_entries() else _STEMS[width]
+    return name if imagenet and name in load_entries() else f'{_STEMS[width]}.{_PUBLISHED}'
 
 
 def ship(folder: str | Path, name: str = 'msinet_x1_0.sample', package: str | Path | None = None) -> Entry:

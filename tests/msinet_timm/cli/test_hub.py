@@ -23,7 +23,7 @@ from msinet_timm.hub.folder import save_folder
 from msinet_timm.hub.verify import verify
 from msinet_timm.models.entries import entries_folder, load_entries, sha256_of
 
-NAME = 'msinet_x0_75.market1501'
+NAME = 'msinet_x0_25.market1501'
 REPO = f'msinet-timm/{NAME}'
 CALIBRATION = dict(threshold=0.75, false_positive_rate=1e-3, true_positive_rate=0.6, dataset='market1501', model='mine')
 SMALL = {'input_size': (3, 64, 32)}
@@ -32,7 +32,7 @@ SMALL = {'input_size': (3, 64, 32)}
 def make_folder(folder, seed=0, card=True, **kwargs):
     """A run's folder with a small model in `best`."""
     torch.manual_seed(seed)
-    model = timm.create_model('msinet_x0_75', pretrained=False, **kwargs).eval()
+    model = timm.create_model('msinet_x0_25', pretrained=False, **kwargs).eval()
     save_folder(model, folder / 'best', SMALL)
     (folder / 'best' / 'calibration.json').write_text(json.dumps(CALIBRATION))
     if card:
@@ -114,7 +114,7 @@ def test_publish(hub, folder, package, capsys):
         files['model.safetensors']
     )
     commit = hub.repositories[REPO]['branches']['main']
-    assert entry.revision == commit and entry.default and entry.recipe == 'scratch'
+    assert entry.revision == commit and not entry.default and entry.recipe == 'scratch'
     assert entry.results == [
         dict(dataset='market1501', protocol='standard', mAP=0.5, rank1=0.75, mINP=0.25)
     ] and entry.preprocessing['input_size'] == [3, 64, 32]
@@ -152,7 +152,7 @@ name, entry = 'hf-hub:{REPO}', '{NAME}'
 def create(name, channels=3, **kwargs):
     return timm.create_model(name, pretrained=True, in_chans=channels, **kwargs).eval()
 with torch.no_grad():
-    models = [create(name), create(entry), create('msinet_x0_75', cache_dir='{tmp_path}/own')]
+    models = [create(name), create(entry), create(entry, cache_dir='{tmp_path}/own')]
     outputs = [model({PROBE}) for model in models]
     result = {{
         'outputs': [o.flatten().tolist() for o in outputs],
@@ -275,8 +275,8 @@ def test_entry_only_where_it_is_asked_for(hub, folder, package, tmp_path, capsys
     assert entry['license'] == 'mit' and entry['hf_hub_id'] == 'me/people' and entry['genotype'] == 'msmt'
     assert entry['training_data'] == [dict(name='market1501', license='not stated', url=None)]
     assert entry['sha256'] == sha256_of(folder / 'best' / 'model.safetensors')
-    shutil.copy(path, package / 'msinet_x0_75.people.json')
-    assert 'msinet_x0_75.people' in load_entries(package)
+    shutil.copy(path, package / 'msinet_x0_25.people.json')
+    assert 'msinet_x0_25.people' in load_entries(package)
 
 
 def test_models_without_an_entry(hub, tmp_path, package, capsys):
@@ -284,7 +284,7 @@ def test_models_without_an_entry(hub, tmp_path, package, capsys):
     for number, model in enumerate(
         (
             timm.create_model('test_resnet', num_classes=0),
-            timm.create_model('msinet_x0_75', genotype=['none'] * 12, num_classes=0),
+            timm.create_model('msinet_x0_25', genotype=['none'] * 12, num_classes=0),
         )
     ):
         save_folder(model.eval(), tmp_path / 'm', SMALL)
@@ -311,7 +311,7 @@ def test_unsound_folders(hub, folder, package, tmp_path, capsys):
     save_folder(model, best, SMALL)
     refused('best/model.safetensors: lateral.bias holds values that are not finite')
     save_folder(timm.create_model('msinet_x0_5', num_classes=0), best, SMALL)
-    refused('is for the network of hub_configs/msinet_x0_75.market1501.json, and this is another')
+    refused('is for the network of hub_configs/msinet_x0_25.market1501.json, and this is another')
     (best / 'model.safetensors').rename(best / 'pytorch_model.bin')
     refused('model.safetensors is missing; msinet-hub convert')
     (best / 'config.json').write_text('{"architecture": "nothing"}')
@@ -325,7 +325,7 @@ def test_unsound_folders(hub, folder, package, tmp_path, capsys):
 def test_verify(hub, folder, package, capsys):
     main(['publish', str(folder), '--repo', REPO, *entry_of(package)])
     capsys.readouterr()
-    for name in (str(folder), f'hf-hub:{REPO}', NAME, 'msinet_x0_75'):
+    for name in (str(folder), f'hf-hub:{REPO}', NAME):
         assert main(['verify', name]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert [line.split()[0] for line in lines] == ['hash', 'shapes', 'preprocessing', 'example']
@@ -358,7 +358,8 @@ def test_list(hub, folder, package, capsys):
     capsys.readouterr()
     assert main(['list']) == 0
     lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert lines[NAME][1:3] == ['*', 'Hub'] and lines[NAME][-3:] == ['market1501', '50.0', '75.0']
+    assert lines[NAME][1] == 'Hub' and lines[NAME][-3:] == ['market1501', '50.0', '75.0']
+    assert lines['msinet_x0_25.rendered_128x64'][1] == lines['msinet_x1_0.rendered'][1] == '*'
     assert lines['msinet_x1_0.in1k'][1:] == ['none', 'yet']
 
 

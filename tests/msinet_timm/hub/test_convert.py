@@ -24,7 +24,7 @@ from msinet_timm.hub.verify import verify
 from msinet_timm.models.entries import entries_folder, load_entries, sha256_of
 from msinet_timm.models.weights import _PUBLISHED_CELL, _PUBLISHED_TRUNK
 
-NAME = 'msinet_x0_75.market1501'
+NAME = 'msinet_x0_25.market1501'
 
 
 def published(model):
@@ -46,7 +46,7 @@ def published(model):
     return state
 
 
-def create(num_classes, name='msinet_x0_75'):
+def create(num_classes, name='msinet_x0_25'):
     torch.manual_seed(0)
     return timm.create_model(name, pretrained=False, num_classes=num_classes).eval()
 
@@ -79,7 +79,7 @@ def test_convert_of_identities(tmp_path, caplog, names):
     caplog.set_level('INFO')
     model = create(7)
     torch.save(names(model), tmp_path / 'a.pth')
-    assert main(['convert', str(tmp_path / 'a.pth'), '--model', 'msinet_x0_75']) == 0
+    assert main(['convert', str(tmp_path / 'a.pth'), '--model', 'msinet_x0_25']) == 0
     loaded = timm.create_model(f'local-dir:{tmp_path}/a', pretrained=True)
     assert 'classifier of 7 classes is left out' in caplog.text
     model.reset_classifier(0)
@@ -112,9 +112,9 @@ def test_convert_refuses(tmp_path, monkeypatch, capsys):
     assert not (tmp_path / 'executed').exists()
     torch.save(timm.create_model('test_resnet').state_dict(), 'other.pth')
     refused('other.pth: no checkpoint of MSINet', 'other.pth', '--output', 'out')
-    torch.save(timm.create_model('msinet_x0_75', genotype=['none'] * 12).state_dict(), 'none.pth')
+    torch.save(timm.create_model('msinet_x0_25', genotype=['none'] * 12).state_dict(), 'none.pth')
     refused('none.pth: the checkpoint does not fit MSINet', 'none.pth', '--output', 'out')
-    torch.save(timm.create_model('msinet_x0_75', widths=(20, 64, 96, 128)).state_dict(), 'odd.pth')
+    torch.save(timm.create_model('msinet_x0_25', widths=(20, 64, 96, 128)).state_dict(), 'odd.pth')
     refused('a stem of 20 channels', 'odd.pth', '--output', 'out')
     refused('it was taken for msinet_x0_5: say by --model', 'odd.pth', '--output', 'out', '--model', 'msinet_x0_5')
     refused('--model resnet18: give one of msinet_', 'odd.pth', '--output', 'out', '--model', 'resnet18')
@@ -150,13 +150,13 @@ from msinet_timm.cli.hub import main
 from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.images import load_image
 from pathlib import Path
-model = timm.create_model('msinet_x0_75', pretrained=True).eval()
+model = timm.create_model({NAME!r}, pretrained=True).eval()
 assert {{p.dtype for p in model.parameters()}} == {{torch.float32}}
 with torch.no_grad():
     out = model(torch.linspace(-1, 1, 3 * 64 * 32).view(1, 3, 64, 32)).flatten().tolist()
-assert main(['verify', 'msinet_x0_75']) == 0
-shapes = [timm.create_model('msinet_x0_75', pretrained=True, num_classes=5)(torch.ones(2, 3, 64, 32)).shape[1]]
-grey = timm.create_model('msinet_x0_75', pretrained=True, in_chans=1, features_only=True)(torch.ones(2, 1, 64, 32))
+assert main(['verify', {NAME!r}]) == 0
+shapes = [timm.create_model({NAME!r}, pretrained=True, num_classes=5)(torch.ones(2, 3, 64, 32)).shape[1]]
+grey = timm.create_model({NAME!r}, pretrained=True, in_chans=1, features_only=True)(torch.ones(2, 1, 64, 32))
 shapes += [m.shape[1] for m in grey]
 listed = timm.list_pretrained('msinet*')
 weights = Path({str(entry.weights)!r})
@@ -164,11 +164,11 @@ data = bytearray(weights.read_bytes())
 data[-3] ^= 1
 weights.write_bytes(data)
 try:
-    timm.create_model('msinet_x0_75', pretrained=True)
+    timm.create_model({NAME!r}, pretrained=True)
     error = ''
 except RuntimeError as e:
     error = str(e)
-code = main(['verify', 'msinet_x0_75'])
+code = main(['verify', {NAME!r}])
 print(json.dumps([out, shapes, listed, error, code]))
 """
     environment = {**os.environ, 'PYTHONPATH': str(package.parent.parent), 'OMP_NUM_THREADS': '1'}
@@ -183,7 +183,7 @@ print(json.dumps([out, shapes, listed, error, code]))
     expected[model.global_width :] += shipped['lateral.bias'].sub(model.lateral.bias).repeat(2)
     found, expected = (torch.nn.functional.normalize(x, dim=0) for x in (out, expected))
     assert 0 < (found - expected).norm() < 1e-2
-    assert shapes == [5, 48, 192, 288, 384, 384] and listed == [NAME] and code == 1
+    assert shapes == [5, 16, 64, 96, 128, 128] and listed == [NAME] and code == 1
     assert f'but hub_configs/{NAME}.json records {entry.sha256}' in error
 
 
@@ -219,7 +219,7 @@ def test_ship_refuses(tmp_path, package, monkeypatch, capsys):
         assert not list((package / 'weights').glob(f'{NAME}*')) and load_entries(package)[NAME].sha256 is None
 
     save_folder(create(0), folder)
-    refused('has no entry of this name', 'msinet_x0_75.nothing')
+    refused('has no entry of this name', 'msinet_x0_25.nothing')
     refused('holds another network than msinet_x1_0.sample', 'msinet_x1_0.sample')
     monkeypatch.setattr('msinet_timm.hub.convert.LARGEST', 100_000)
     refused('in half precision, but 100,000 at most ship')
