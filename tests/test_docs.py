@@ -63,6 +63,7 @@ SHORTER = {
     '--rounds 1',
     'msinet-hub adapt': '--crops 2 --workers 0',
     'msinet-data render --video': '--identities 4 --cameras 2 --seconds 0.2 --width 160 --height 96 --workers 1',
+    'msinet-data render --video --output street': '--identities 6 --seconds 2 --width 160 --height 96 --workers 1',
     'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1 '
     '--test-identities 1 --places 2',
 }
