@@ -1,0 +1,63 @@
+"""Starts the server of a gallery."""
+
+import logging
+import socket
+
+from msinet_timm.errors import InputError, needs
+from msinet_timm.gallery.gallery import Gallery
+
+__all__ = ['SHORTEST_TOKEN', 'serve']
+
+#: Characters of a token, at least.
+SHORTEST_TOKEN = 16
+#: Requests that are answered at once; others are refused.
+_REQUESTS = 100
+_logger = logging.getLogger(__name__)
+
+
+def serve(gallery: Gallery, host: str = '127.0.0.1', port: int = 8000, token: str | None = None) -> None:
+    """Answers browsers and programs until it is stopped by Ctrl-C or SIGTERM.
+
+    Args:
+        gallery: that is served; its model is read here.
+        host: address to listen at.
+        port: to listen at; 0 for a free one, which the log tells.
+        token: that requests must bring, see `msinet_timm.gallery.web.guard.Guard`. None asks for none, which
+            addresses of this machine alone allow.
+
+    Raises:
+        InputError: another address without a token, a token that is too short, an address that cannot be listened at,
+            a gallery that cannot embed images; or fastapi or uvicorn is not installed.
+    """
+    with needs('web', 'msinet-gallery serve'):
+        import uvicorn
+
+        from .app import create_app
+        from .guard import is_local
+    if token is not None and (len(token) < SHORTEST_TOKEN or not (token.isascii() and token.isprintable())):
+        raise InputError(
+            f'`token` must have {SHORTEST_TOKEN} characters of ASCII or more in one line: python -c "import secrets; '
+            'print(secrets.token_urlsafe())" makes one'
+        )
+    if token is None and not is_local(host):
+        raise InputError(f'`host` {host} can be reached from other machines: that needs a `token`')
+    app = create_app(gallery, token)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        listener = socket.create_server(found[0][4][:2], family=found[0][0])
+    except (OSError, OverflowError) as e:
+        reason = getattr(e, 'strerror', None) or str(e)
+        raise InputError(f'`host` {host}, `port` {port}: cannot listen there ({reason})') from None
+    _logger.info('%s: http://%s:%d/', gallery.path, f'[{host}]' if ':' in host else host, listener.getsockname()[1])
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,  # addresses hold names, which would stay in logs when people are erased
+        server_header=False,
+        proxy_headers=False,
+        ws='none',
+        limit_concurrency=_REQUESTS,
+        timeout_graceful_shutdown=5,
+    )
+    with listener:
+        uvicorn.Server(config).run(sockets=[listener])
