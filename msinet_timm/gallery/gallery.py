@@ -492,6 +492,8 @@ class Gallery:
                 break
             ask *= 8
         vectors = self.store.vectors([crop.id for crop in found])
+        there = ~np.isnan(vectors).any(axis=1)
+        found, vectors = [crop for crop, is_there in zip(found, there, strict=True) if is_there], vectors[there]
         return self._ranked(query, found, vectors, k, per_tracklet, rerank)
 
     def _ranked(self, query, found: list[Crop], vectors, k: int, per_tracklet: bool, rerank) -> list[Match]:

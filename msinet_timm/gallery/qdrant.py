@@ -292,7 +292,11 @@ class QdrantStore:
                 for part in batches([int(id) for id in ids])
                 for point in self._client.retrieve(self.name, part, with_payload=False, with_vectors=True)
             }
-        return np.array([found[int(id)] for id in ids], np.float32) if len(ids) else np.empty((0, 0), np.float32)
+        rows = np.full((len(ids), int(self.settings().get('size', 0))), np.nan, np.float32)
+        for row, id in zip(rows, ids, strict=True):
+            if int(id) in found:
+                row[:] = found[int(id)]
+        return rows
 
     def jpeg(self, id: int) -> bytes | None:
         with self._asking():

@@ -410,9 +410,15 @@ class SQLiteStore:
         found = {}
         with self._lock, self._refusing():
             for part in batches(ids):
-                found |= self._run(f'SELECT id, embedding FROM vectors WHERE id IN ({_marks(part)})', part)
-        rows = [np.frombuffer(found[int(id)], '<f2') for id in ids]
-        return np.stack(rows).astype(np.float32) if rows else np.empty((0, 0), np.float32)
+                found |= self._run(
+                    f'SELECT id, embedding FROM vectors JOIN crops USING (id) WHERE id IN ({_marks(part)}) AND '
+                    'tracklet > 0', part,
+                )  # fmt: skip
+            rows = np.full((len(ids), int(self._setting('size') or 0)), np.nan, np.float32)
+        for row, id in zip(rows, ids, strict=True):
+            if int(id) in found:
+                row[:] = np.frombuffer(found[int(id)], '<f2')
+        return rows
 
     def jpeg(self, id: int) -> bytes | None:
         with self._lock, self._refusing():

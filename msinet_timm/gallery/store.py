@@ -186,7 +186,7 @@ class Store(Protocol):
         """What is known of crops that are there, in the order of their numbers."""
 
     def vectors(self, ids: Sequence[int]) -> np.ndarray:
-        """[N, D] float32 embeddings of crops, in the order that is asked for."""
+        """[N, D] float32 embeddings of crops, in the order that is asked for; NaN for one that has gone meanwhile."""
 
     def jpeg(self, id: int) -> bytes | None:
         """The image of a crop; None where there is none."""

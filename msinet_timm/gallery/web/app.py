@@ -50,15 +50,15 @@ class Problem(BaseModel):
 class Summary(BaseModel):
     """What the gallery holds."""
 
-    name: str
-    crops: int
-    tracklets: int
-    identities: int
+    name: str = Field(description='of its folder')
+    crops: int = Field(description='how many')
+    tracklets: int = Field(description='how many')
+    identities: int = Field(description='how many')
     cameras: dict[str, int] = Field(description='crops by camera')
     since: str | None = Field(description='first known moment, in UTC')
     until: str | None = Field(description='last known moment, in UTC')
     bytes: int = Field(description='room on the disk')
-    model: str
+    model: str = Field(description='that embeds')
     keep_days: float | None = Field(description='days after which crops are erased by themselves')
     keep_crops: bool = Field(description='whether images of crops are kept')
     readonly: bool = Field(description='nothing can be erased, merged or noted')
@@ -70,7 +70,7 @@ class Summary(BaseModel):
 class FoundCrop(BaseModel):
     """A crop and how near it is."""
 
-    id: int
+    id: int = Field(description='its number')
     time: str | None = Field(description='in UTC')
     distance: float = Field(description='of embeddings of length 1: 0 to 2')
     verdict: Literal['same', 'unsure', 'other'] | None = Field(description='null where the model is not calibrated')
@@ -79,9 +79,9 @@ class FoundCrop(BaseModel):
 class Seen(BaseModel):
     """A tracklet: crops of one camera that belong together."""
 
-    tracklet: str
+    tracklet: str = Field(description='its name')
     identity: str | None = Field(description='who it is, where somebody has said')
-    camera: str | None
+    camera: str | None = Field(description='that has seen it')
     start: str | None = Field(description='first known moment, in UTC')
     end: str | None = Field(description='last known moment, in UTC')
     crops: int = Field(description='how many there are')
@@ -91,9 +91,9 @@ class Seen(BaseModel):
 class FoundTracklet(BaseModel):
     """A tracklet that was found."""
 
-    tracklet: str
+    tracklet: str = Field(description='its name')
     identity: str | None = Field(description='who it is, where somebody has said')
-    camera: str | None
+    camera: str | None = Field(description='that has seen it')
     start: str | None = Field(description='first known moment, in UTC')
     end: str | None = Field(description='last known moment, in UTC')
     crops: int = Field(description='how many there are within the filters')
@@ -103,14 +103,14 @@ class FoundTracklet(BaseModel):
 class Merged(BaseModel):
     """Who is the same now."""
 
-    identity: str
+    identity: str = Field(description='its name')
     tracklets: list[str] = Field(description='all of this identity')
 
 
 class Erased(BaseModel):
     """What was erased."""
 
-    crops: int
+    crops: int = Field(description='how many')
     settled: bool = Field(description='whether their bytes are gone from all files of the gallery')
 
 
@@ -120,7 +120,7 @@ class Entry(BaseModel):
     time: str = Field(description='in UTC')
     action: str = Field(description="'search', 'merge', 'erase', or what another program has noted")
     crops: int = Field(description='how many it was about')
-    detail: str
+    detail: str = Field(description='more about it')
     settled: bool = Field(description='of an erasure: whether the bytes are gone')
 
 
@@ -298,7 +298,7 @@ def _add_questions(app: FastAPI, gallery: Gallery) -> None:
             404: {'model': Problem, 'description': 'there is none'},
         },
     )
-    def image(id: Annotated[int, Path(ge=0, le=2**63 - 1)]) -> Response:
+    def image(id: Annotated[int, Path(ge=0, le=2**63 - 1, description='its number')]) -> Response:
         """The image of a crop."""
         try:
             return Response(gallery.jpeg(id), media_type='image/jpeg')
@@ -308,7 +308,7 @@ def _add_questions(app: FastAPI, gallery: Gallery) -> None:
             raise RefusedError(404, str(e)) from None
 
     @app.get('/api/log')
-    def log(limit: Annotated[int, Query(ge=1, le=10_000)] = 100) -> list[Entry]:
+    def log(limit: Annotated[int, Query(ge=1, le=10_000, description='entries, at most')] = 100) -> list[Entry]:
         """Searches, merges and erasures, the last first."""
         return [Entry(**_moments(entry._asdict(), 'time')) for entry in gallery.log(limit)]
 

@@ -52,9 +52,9 @@ class Guard:
     """Stands before an application: lets in who has the token, and nobody whom another web page has sent.
 
     A browser sends what any page asks it to, also to this machine. So requests of other pages are refused by the
-    headers that browsers put to them (`Sec-Fetch-Site`, `Origin`). Without a token, one more way is closed: a page whose
-    host's name points here after it was loaded (DNS rebinding) is of the same origin to a browser, but asks for another
-    host. With a token there is no need to: browsers keep it apart for each host.
+    headers that browsers put to them (`Sec-Fetch-Site`, `Origin`). Without a token, one more way is closed: to a
+    browser, a page whose name points here after it was loaded (DNS rebinding) is of the same origin, but it asks for
+    another host. With a token there is no need to: browsers keep one for each host.
 
     Args:
         app: of ASGI.

@@ -308,3 +308,25 @@ def test_cameras_that_the_model_has_learnt_are_embedded_by_their_own_statistics(
         for camera in ('door', 'yard'):
             match = gallery.search(images[0], 1, query_camera=camera)[0]
             assert match.crop.camera == camera and match.distance < 5e-3
+
+
+@pytest.mark.parametrize('erased', [1, 290])
+def test_what_is_erased_during_a_search_is_not_found(place, monkeypatch, erased):
+    """Also where so much goes that the file is written anew, and the rows are gone."""
+    embeddings, _ = people(300, np.random.default_rng(3))
+    with Gallery(place) as gallery:
+        cameras = ['door' if i < erased else None for i in range(300)]
+        gallery.add_embeddings(embeddings, tracklet=[str(i) for i in range(300)], camera=cameras)
+        gallery.add_embeddings(embeddings[:1], tracklet='left')
+        crops = gallery.store.crops
+
+        def crops_and_erase(ids):
+            found = crops(ids)
+            with Gallery(place) as other:
+                other.delete(camera='door')
+            return found
+
+        monkeypatch.setattr(gallery.store, 'crops', crops_and_erase)
+        found = gallery.search(embeddings[0], 300)
+        assert found[0].crop.tracklet == 'left' and found[0].distance < 1e-3
+        assert {match.crop.tracklet for match in found} == {'left', *map(str, range(erased, 300))}

@@ -222,7 +222,7 @@ async function search() {
     show();
     get('status').textContent = found.length ? `${many(found.length, 'tracklet')} found, the nearest first.` : 'Nothing found.';
     get('found').focus({preventScroll: true});
-    get(found.length ? 'line' : 'status').scrollIntoView({block: 'nearest'});
+    if (get('status').getBoundingClientRect().top > innerHeight / 2) get('status').scrollIntoView({block: 'start'});
   } finally {
     document.body.classList.remove('busy');
   }
