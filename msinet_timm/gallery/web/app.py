@@ -168,6 +168,8 @@ def create_app(gallery: Gallery, token: str | None = None) -> Guard:
             422: {'model': Problem, 'description': 'a parameter of another kind'},
         },
         lifespan=lambda app: _expiring(gallery),
+        # what is asked for is told to nobody, whatever the environment of the process says
+        telemetry=dict.fromkeys(('tracing', 'metrics', 'logs', 'operation_spans', 'auto_configure'), False),
     )
     app.state.uploads = asyncio.Semaphore(UPLOADS)
     _answer_errors(app, gallery)

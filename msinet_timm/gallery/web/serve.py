@@ -2,11 +2,12 @@
 
 import logging
 import socket
+from typing import Any
 
 from msinet_timm.errors import InputError, needs
 from msinet_timm.gallery.gallery import Gallery
 
-__all__ = ['SHORTEST_TOKEN', 'serve']
+__all__ = ['SHORTEST_TOKEN', 'create_server', 'serve']
 
 #: Characters of a token, at least.
 SHORTEST_TOKEN = 16
@@ -29,6 +30,13 @@ def serve(gallery: Gallery, host: str = '127.0.0.1', port: int = 8000, token: st
         InputError: another address without a token, a token that is too short, an address that cannot be listened at,
             a gallery that cannot embed images; or fastapi or uvicorn is not installed.
     """
+    server, listener = create_server(gallery, host, port, token)
+    with listener:
+        server.run(sockets=[listener])
+
+
+def create_server(gallery: Gallery, host: str, port: int, token: str | None) -> tuple[Any, socket.socket]:
+    """The `uvicorn.Server` that `serve` runs, and the socket that it listens at already; takes the same."""
     with needs('web', 'msinet-gallery serve'):
         import uvicorn
 
@@ -41,13 +49,14 @@ def serve(gallery: Gallery, host: str = '127.0.0.1', port: int = 8000, token: st
         )
     if token is None and not is_local(host):
         raise InputError(f'`host` {host} can be reached from other machines: that needs a `token`')
+    if not 0 <= port < 2**16:
+        raise InputError(f'`port` must be between 0 and 65535, got {port}')
     app = create_app(gallery, token)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         listener = socket.create_server(found[0][4][:2], family=found[0][0])
-    except (OSError, OverflowError) as e:
-        reason = getattr(e, 'strerror', None) or str(e)
-        raise InputError(f'`host` {host}, `port` {port}: cannot listen there ({reason})') from None
+    except OSError as e:
+        raise InputError(f'`host` {host}, `port` {port}: cannot listen there ({e.strerror})') from None
     _logger.info('%s: http://%s:%d/', gallery.path, f'[{host}]' if ':' in host else host, listener.getsockname()[1])
     config = uvicorn.Config(
         app,
@@ -59,5 +68,4 @@ def serve(gallery: Gallery, host: str = '127.0.0.1', port: int = 8000, token: st
         limit_concurrency=_REQUESTS,
         timeout_graceful_shutdown=5,
     )
-    with listener:
-        uvicorn.Server(config).run(sockets=[listener])
+    return uvicorn.Server(config), listener
