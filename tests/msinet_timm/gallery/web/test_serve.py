@@ -4,6 +4,7 @@ import base64
 import io
 import logging
 import re
+import shutil
 import socket
 import sqlite3
 import struct
@@ -52,29 +53,43 @@ def embedder(tmp_path_factory):
     return Embedder(folder)
 
 
-def fill(folder, embedder, **options):
+@pytest.fixture(scope='module')
+def made(tmp_path_factory, embedder):
     """Three crops each of 12 people, by two cameras; the last of them is of unknown time."""
-    gallery = Gallery(folder, embedder, **options)
-    for seed in range(12):
-        images = [person(100 * seed + i) for i in range(3)]
-        times = None if seed == 11 else [START + 60 * seed + i for i in range(3)]
-        camera = ('door', 'yard')[seed % 2]
+    folder = tmp_path_factory.mktemp('made') / 'people.gallery'
+    seeds = [seed for seed in range(12) for _ in range(3)]
+    images = [person(100 * seed + i % 3) for i, seed in enumerate(seeds)]
+    cameras = [('door', 'yard')[seed % 2] for seed in seeds]
+    with Gallery(folder, embedder) as gallery:
         gallery.add_embeddings(
-            embedder(images), images, camera=camera, time=times, tracklet=[f'{camera}/{seed}'] * 3,
-            identity='anna' if seed in (0, 1) else None,
-        )  # fmt: skip
-    return gallery
+            embedder(images),
+            images,
+            camera=cameras,
+            time=[None if seed == 11 else START + 60 * seed + i % 3 for i, seed in enumerate(seeds)],
+            tracklet=[f'{camera}/{seed}' for camera, seed in zip(cameras, seeds, strict=True)],
+            identity=['anna' if seed < 2 else None for seed in seeds],
+        )
+    return folder
 
 
 @pytest.fixture
-def gallery(tmp_path, embedder):
-    with fill(tmp_path / 'people.gallery', embedder) as gallery:
+def gallery(tmp_path, made, embedder):
+    with Gallery(shutil.copytree(made, tmp_path / made.name), embedder) as gallery:
         yield gallery
 
 
 @pytest.fixture
 def client(gallery):
     with serving(gallery) as client:
+        yield client
+
+
+@pytest.fixture(scope='module')
+def reader(made, embedder):
+    """A client for tests that change nothing but the log."""
+    folder = shutil.copytree(made, made.parent / 'read' / made.name)
+    with Gallery(folder, embedder) as gallery, serving(gallery) as client:
+        client.gallery = gallery
         yield client
 
 
@@ -90,10 +105,10 @@ def refused(answer, status, *words):
 # --- what is found
 
 
-def test_finds_tracklets(client, gallery):
+def test_finds_tracklets(reader):
     image = person(300)
-    found = client.post('/api/search', content=encoded(image), params={'k': 4}).json()
-    matches = gallery.search(image, 4)
+    found = reader.post('/api/search', content=encoded(image), params={'k': 4}).json()
+    matches = reader.gallery.search(image, 4)
     assert [t['tracklet'] for t in found] == [m.crop.tracklet for m in matches]
     assert [t['nearest'][0]['id'] for t in found] == [m.crop.id for m in matches]
     assert np.allclose([t['nearest'][0]['distance'] for t in found], [m.distance for m in matches], atol=1e-6)
@@ -104,28 +119,28 @@ def test_finds_tracklets(client, gallery):
     assert first['nearest'][0]['verdict'] == 'same' and first['nearest'][0]['distance'] < 0.01
     distances = [crop['distance'] for crop in first['nearest']]
     assert len(distances) == 3 and distances == sorted(distances)
-    every = gallery.search(image, 36, per_tracklet=False)
+    every = reader.gallery.search(image, 36, per_tracklet=False)
     assert np.allclose(distances, [m.distance for m in every if m.crop.tracklet == 'yard/3'], atol=1e-6)
 
 
-def test_finds_by_a_part_of_the_image(client):
+def test_finds_by_a_part_of_the_image(reader):
     image = person(300)
     frame = Image.new('RGB', (200, 100))
     frame.paste(image, (130, 20))
     box = {'box': '130,20,154,68', 'k': 12}
-    by_part = client.post('/api/search', content=encoded(frame), params=box).json()
-    assert by_part == client.post('/api/search', content=encoded(image), params={'k': 12}).json()
+    by_part = reader.post('/api/search', content=encoded(frame), params=box).json()
+    assert by_part == reader.post('/api/search', content=encoded(image), params={'k': 12}).json()
     frame = frame.transpose(Image.Transpose.ROTATE_90)  # as a phone does it, which says so
     exif = Image.Exif()
     exif[0x0112] = 6
     turned = io.BytesIO()
     frame.save(turned, 'PNG', exif=exif)
-    assert client.post('/api/search', content=turned.getvalue(), params=box).json() == by_part
+    assert reader.post('/api/search', content=turned.getvalue(), params=box).json() == by_part
 
 
-def test_filters(client):
+def test_filters(reader):
     def names(**parameters):
-        answer = client.post('/api/search', content=encoded(person(300)), params={'k': 12, **parameters})
+        answer = reader.post('/api/search', content=encoded(person(300)), params={'k': 12, **parameters})
         return {t['tracklet'] for t in answer.json()}
 
     assert names() == {f'{("door", "yard")[i % 2]}/{i}' for i in range(12)}
@@ -133,24 +148,24 @@ def test_filters(client):
     assert names(camera=['door', 'yard']) == names()
     assert names(since='2026-05-01T13:08:00Z') == {'door/8', 'yard/9', 'door/10'}
     assert names(since='2026-05-01T15:08:00+02:00', until='2026-05-01T13:09:00Z') == {'door/8'}
-    part = client.post('/api/search', content=encoded(person(300)), params={'since': '2026-05-01T13:08:02Z'}).json()
+    part = reader.post('/api/search', content=encoded(person(300)), params={'since': '2026-05-01T13:08:02Z'}).json()
     eighth = next(t for t in part if t['tracklet'] == 'door/8')
     assert eighth['crops'] == 1 and eighth['start'] == eighth['end'] == '2026-05-01T13:08:02Z'
-    sightings = client.get('/api/tracklets', params={'identity': 'anna'}).json()
+    sightings = reader.get('/api/tracklets', params={'identity': 'anna'}).json()
     assert [(s['tracklet'], s['crops']) for s in sightings] == [('door/0', 3), ('yard/1', 3)]
-    assert len(client.get('/api/tracklets', params={'camera': 'yard', 'until': '2026-05-01T13:04:00Z'}).json()) == 2
+    assert len(reader.get('/api/tracklets', params={'camera': 'yard', 'until': '2026-05-01T13:04:00Z'}).json()) == 2
 
 
-def test_summary_and_images(client, gallery):
-    told = client.get('/api/gallery').json()
+def test_summary_and_images(reader):
+    told = reader.get('/api/gallery').json()
     assert told['name'] == 'people.gallery' and told['cameras'] == {'door': 18, 'yard': 18}
     assert (told['crops'], told['tracklets'], told['identities'], told['readonly']) == (36, 12, 1, False)
     assert (told['since'], told['until']) == ('2026-05-01T13:00:00Z', '2026-05-01T13:10:02Z')
     assert told['threshold'] == 0.2 and told['unsure'] == pytest.approx(0.23)
-    image = client.get('/api/crops/1/image')
-    assert image.headers['content-type'] == 'image/jpeg' and image.content == gallery.jpeg(1)
+    image = reader.get('/api/crops/1/image')
+    assert image.headers['content-type'] == 'image/jpeg' and image.content == reader.gallery.jpeg(1)
     assert image.headers['cache-control'] == 'no-store'
-    refused(client.get('/api/crops/99/image'), 404, 'crop 99')
+    refused(reader.get('/api/crops/99/image'), 404, 'crop 99')
 
 
 # --- what is changed, and noted
@@ -252,34 +267,33 @@ def test_uploads_that_are_refused(client, gallery):
     assert send(jpeg).status_code == 200
 
 
-def test_a_large_upload_is_refused_before_it_is_sent(client):
+def test_a_large_upload_is_refused_before_it_is_sent(reader):
     """As curl asks it: may I send this? It reads the answer first."""
-    with socket.create_connection((client.base_url.host, client.base_url.port), 10) as connection:
+    with socket.create_connection((reader.base_url.host, reader.base_url.port), 10) as connection:
         connection.sendall(
-            b'POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\n'
-            b'Expect: 100-continue\r\n\r\n'
+            b'POST /api/search HTTP/1.1\r\nHost: localhost\r\nContent-Length: 104857600\r\nExpect: 100-continue\r\n\r\n'
         )
         assert connection.recv(100).startswith(b'HTTP/1.1 413 ')
 
 
-def test_values_that_are_refused(client, gallery):
+def test_values_that_are_refused(reader):
     def send(**parameters):
-        return client.post('/api/search', content=encoded(person(0)), params=parameters)
+        return reader.post('/api/search', content=encoded(person(0)), params=parameters)
 
     refused(send(k=0), 422, 'k: ')
     refused(send(k='many'), 422, 'k: ')
     refused(send(box='1,2,3'), 422, 'box: ')
     message = refused(send(camera='cellar'), 400, "camera 'cellar'", 'door, yard')
-    assert gallery.path not in message
+    assert reader.gallery.path not in message
     refused(send(since='yesterday'), 400, 'yesterday')
     refused(send(since='2026-05-02', until='2026-05-01'), 400, 'must be before')
-    refused(client.get('/api/crops/x/image'), 422, 'id: ')
-    refused(client.get(f'/api/crops/{2**70}/image'), 422, 'id: ')
-    refused(client.get('/api/log', params={'limit': -1}), 422, 'limit: ')
-    refused(client.get('/api/tracklets', params={'identity': 'bert'}), 400, "'bert'")
-    refused(client.get('/nothing'), 404)
-    refused(client.get('/../page.py'), 404)
-    refused(client.put('/api/gallery'), 405)
+    refused(reader.get('/api/crops/x/image'), 422, 'id: ')
+    refused(reader.get(f'/api/crops/{2**70}/image'), 422, 'id: ')
+    refused(reader.get('/api/log', params={'limit': -1}), 422, 'limit: ')
+    refused(reader.get('/api/tracklets', params={'identity': 'bert'}), 400, "'bert'")
+    refused(reader.get('/nothing'), 404)
+    refused(reader.get('/../page.py'), 404)
+    refused(reader.put('/api/gallery'), 405)
 
 
 def test_a_fault_of_the_server_stays_its_own(client, gallery, monkeypatch, caplog):
@@ -320,15 +334,15 @@ def test_token(gallery):
 
 
 @pytest.mark.parametrize('host', ['evil.example', 'localhost.evil.example', '127.0.0.1.evil.example', '10.0.0.1', ''])
-def test_other_names_of_this_machine_are_refused(client, host):
+def test_other_names_of_this_machine_are_refused(reader, host):
     """DNS rebinding: another page's name leads here."""
     for path in ('/', '/api/gallery'):
-        refused(client.get(path, headers={'Host': host}), 421, 'localhost')
+        refused(reader.get(path, headers={'Host': host}), 421, 'localhost')
 
 
 @pytest.mark.parametrize('host', ['localhost', 'LOCALHOST:8000', '127.0.0.1:1', '127.9.9.9', '[::1]:8000'])
-def test_names_of_this_machine(client, host):
-    assert client.get('/api/gallery', headers={'Host': host}).status_code == 200
+def test_names_of_this_machine(reader, host):
+    assert reader.get('/api/gallery', headers={'Host': host}).status_code == 200
 
 
 def test_other_web_pages_are_refused(client, gallery):
@@ -347,17 +361,21 @@ def test_other_web_pages_are_refused(client, gallery):
     refused(client.post('/api/merge', params={'tracklet': ['door/2', 'yard/3']}, headers=form), 403)
     assert len(gallery) == 36 and gallery.log() == []
     # its own page, a link elsewhere, an address that was typed, a program
-    assert client.post('/api/search', content=image, headers={'Origin': own, 'Sec-Fetch-Site': 'same-origin'}).is_success
+    assert client.post(
+        '/api/search', content=image, headers={'Origin': own, 'Sec-Fetch-Site': 'same-origin'}
+    ).is_success
     assert client.get('/', headers=form).is_success
     assert client.get('/', headers={'Sec-Fetch-Site': 'none', 'Sec-Fetch-Mode': 'navigate'}).is_success
     assert client.delete('/api/crops', params={'tracklet': 'door/2'}).is_success
 
 
-def test_nothing_comes_from_elsewhere(client):
+def test_nothing_comes_from_elsewhere(reader):
     for path in ('/', '/page.js', '/page.css', '/icon.svg', '/api', '/api/openapi.json', '/api/gallery', '/nothing'):
-        answer = client.get(path)
+        answer = reader.get(path)
         policy = answer.headers['content-security-policy']
-        assert policy.startswith("default-src 'self';") and 'unsafe' not in policy and "frame-ancestors 'none'" in policy
+        assert (
+            policy.startswith("default-src 'self';") and 'unsafe' not in policy and "frame-ancestors 'none'" in policy
+        )
         assert answer.headers['x-content-type-options'] == 'nosniff'
         assert answer.headers['cache-control'] == 'no-store'
         assert 'server' not in answer.headers and 'access-control-allow-origin' not in answer.headers
@@ -371,13 +389,13 @@ def test_nothing_comes_from_elsewhere(client):
     assert not re.search('innerHTML|outerHTML|insertAdjacentHTML|document.write', texts['page.js'])
 
 
-def test_what_programs_are_told(client):
-    api = client.get('/api/openapi.json').json()
+def test_what_programs_are_told(reader):
+    api = reader.get('/api/openapi.json').json()
     assert set(api['paths']) == {
         '/api/gallery', '/api/search', '/api/tracklets', '/api/crops/{id}/image', '/api/log', '/api/merge',
         '/api/crops',
     }  # fmt: skip
-    page = client.get('/api').text
+    page = reader.get('/api').text
     for path, methods in api['paths'].items():
         for method, what in methods.items():
             assert f'<b>{method.upper()}</b> {path}</code>' in page and what['description'] in page
