@@ -5,20 +5,26 @@ import logging
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
 
 from msinet_eval.metrics.rerank import k_reciprocal
 from msinet_eval.report.found import write_found
-from msinet_timm.commands import command, format_table, positive, positive_float
+from msinet_timm.commands import command, format_table, positive, positive_float, whole
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.layout import pick_images, telling_skipped, walk
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, explained
+from msinet_timm.files import check_regular
 from msinet_timm.gallery import Gallery, Match, format_time
 from msinet_timm.gallery.repair import repair
+from msinet_timm.gallery.web import serve
+from msinet_timm.settings import flags_named
 
 __all__ = ['main']
 
 _MODEL = 'msinet_x1_0.rendered_128x64'
+#: Of the environment: what requests to `serve` must bring.
+TOKEN_VARIABLE = 'MSINET_GALLERY_TOKEN'
 #: What `--pattern` may be called.
 PATTERNS = {
     'cameras': r'(?P<camera>[^/]+)/(?P<tracklet>[^/]+)/[^/]+$',
@@ -77,6 +83,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     reembed = word('reembed', 'embeds all crops anew, by another model')
     reembed('--model', required=True, help='name or folder')
     reembed('--device', help='default: the first GPU, or the CPU')
+
+    page = word('serve', 'shows it to browsers, and answers programs, until it is stopped')
+    page('--host', default='127.0.0.1', metavar='ADDRESS',
+        help='to listen at (default: 127.0.0.1, which only this machine reaches); others need a token')  # fmt: skip
+    page('--port', type=whole(0, 65535), default=8000, metavar='N', help='default: 8000; 0 for a free one')
+    page('--token', metavar='FILE',
+        help=f'file that holds what requests must bring (default: {TOKEN_VARIABLE} of the environment)')  # fmt: skip
+    page('--device', help='default: the first GPU, or the CPU')
 
     word('repair', 'keeps a copy of a damaged gallery, and saves what can be read')
     return parser.parse_args(argv)
@@ -237,6 +251,16 @@ def _repair(args: argparse.Namespace) -> None:
     print(f'{args.gallery}: {told}; the damaged gallery is in {done.copy}')
 
 
+def _serve(args: argparse.Namespace) -> None:
+    token = os.environ.get(TOKEN_VARIABLE)
+    if args.token is not None:
+        with explained(f'--token {args.token}: cannot be read'):
+            check_regular(args.token)
+            token = Path(args.token).read_text(encoding='utf-8').strip()
+    with _open(args) as gallery, flags_named(make_dataclass('Address', ('host', 'port', 'token'))):
+        serve(gallery, args.host, args.port, token)
+
+
 _WORDS = {
     'add': _add,
     'search': _search,
@@ -244,6 +268,7 @@ _WORDS = {
     'merge': _merge,
     'stats': _stats,
     'reembed': _reembed,
+    'serve': _serve,
     'repair': _repair,
 }
 

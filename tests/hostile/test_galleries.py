@@ -84,6 +84,10 @@ REFUSED = {
     'a drawing of another kind': (['search', 'g', IMAGE, '--picture', 'found.xyz'], ['found.xyz']),
     'an address': (['stats', 'qdrant://host'], ['qdrant://HOST:PORT/NAME']),
     'a server': (['stats', 'qdrant://127.0.0.1:9/people'], ['qdrant://127.0.0.1:9/people: the server does not answer']),
+    'an address of others': (['serve', 'g', '--host', '0.0.0.0'], ['--host 0.0.0.0', 'needs a --token']),
+    'a short token': (['serve', 'g', '--token', 'file'], ['--token must have 16 characters']),
+    'a token that is not there': (['serve', 'g', '--token', 'none'], ['--token none: cannot be read']),
+    'an empty token': (['serve', 'g', '--token', os.devnull], [f'--token {os.devnull}: cannot be read', 'no file']),
     'repair of nothing': (['repair', 'empty'], ['is no gallery']),
 }  # fmt: skip
 

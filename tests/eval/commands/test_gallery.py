@@ -2,7 +2,11 @@
 
 import re
 import shutil
+import signal
+import subprocess
+import sys
 
+import httpx
 import pytest
 import timm
 from PIL import Image
@@ -118,3 +122,26 @@ def test_identities_of_folders_and_names_of_files(site, tmp_path, capsys):
     assert main(['add', 'k', 'yard_1777645800.png', '--pattern', pattern]) == 0
     with Gallery('k') as gallery:
         assert [s.start for s in gallery.tracklets(camera='yard')] == [1777645800]
+
+
+@pytest.mark.slow
+def test_a_gallery_is_served_until_it_is_stopped(site, tmp_path):
+    (tmp_path / 'token').write_text('a token of many characters\n')
+    words = ['serve', 'g', '--port', '0', '--token', 'token']
+    process = subprocess.Popen(
+        [sys.executable, '-m', 'msinet_eval.commands.gallery', *words], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        address = next(found[0] for line in process.stderr if (found := re.search(r'http://127\.0\.0\.1:\d+/', line)))
+        assert httpx.get(f'{address}api/gallery', timeout=60).status_code == 401
+        headers = {'Authorization': 'Bearer a token of many characters'}
+        assert httpx.get(f'{address}api/gallery', headers=headers, timeout=60).json()['crops'] == 60
+        image = next((tmp_path / 'crops').rglob('*.jpg'))
+        found = httpx.post(f'{address}api/search', content=image.read_bytes(), headers=headers, timeout=60).json()
+        assert found[0]['tracklet'] == '/'.join(image.parts[-3:-1])
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert process.wait(60) == 130 and rest == 'interrupted\n'
+    with Gallery('g') as gallery:
+        assert [entry.action for entry in gallery.log()] == ['search']
