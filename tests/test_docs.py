@@ -104,7 +104,7 @@ WORDS = {
     'msinet-eval': ('compare', 'pair', 'search'),
     'msinet-search': ('compare',),
     'msinet-track': (),
-    'msinet-gallery': ('add', 'search', 'delete', 'merge', 'stats', 'reembed', 'repair'),
+    'msinet-gallery': ('add', 'search', 'delete', 'merge', 'stats', 'reembed', 'serve', 'repair'),
     'msinet-hub': ('list', 'adapt', 'convert', 'verify', 'export', 'card', 'publish', 'ship'),
 }
 #: Exit codes other than 0: `check` has found something to look at.
