@@ -212,6 +212,7 @@ async function search() {
   get('status').textContent = 'Searching …';
   document.body.classList.add('busy');
   try {
+    if (!state.gallery) await refresh();
     const found = await ask('search', {
       k: get('count').value, camera: chosenCameras(), since: utc(get('since')), until: utc(get('until')),
       box: state.box ? state.box.join(',') : null,

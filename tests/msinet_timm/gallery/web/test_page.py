@@ -3,6 +3,7 @@
 import re
 import shutil
 import sys
+import time
 
 import pytest
 from serving import serving
@@ -62,6 +63,7 @@ def visit(browser):
 
     def open_page(client, **options):
         context = browser.new_context(base_url=str(client.base_url), locale='en-GB', timezone_id='UTC', **options)
+        context.set_default_timeout(120_000)
         contexts.append(context)
         page = context.new_page()
         page.on('request', lambda request: found.append(request.url))
@@ -79,7 +81,15 @@ def visit(browser):
     assert not strange
 
 
-def look(page, image=None, found=True):
+def until(page, truth):
+    """Waits for what JavaScript says; the page's policy forbids Playwright's own way, which is by `eval`."""
+    end = time.monotonic() + 120
+    while not page.evaluate(truth):
+        assert time.monotonic() < end, truth
+        page.wait_for_timeout(20)
+
+
+def look(page, image=None):
     """Looks for an image; gives the tracklets that are shown, nearest first."""
     if image is not None:
         page.set_input_files('#file', image)
@@ -88,7 +98,7 @@ def look(page, image=None, found=True):
     if not answer.value.ok:
         page.wait_for_selector('#error:not([hidden])')
         return []
-    page.wait_for_function("document.getElementById('status').textContent.match(/found/)")
+    until(page, "document.getElementById('status').textContent.match(/found/)")
     return [t['tracklet'] for t in answer.value.json()]
 
 
@@ -99,11 +109,12 @@ def shown(page):
 @pytest.mark.slow
 def test_the_right_one_is_first(shared, visit):
     """For 47 of 50 people, whom no weights have been trained on; crops of the query's camera are there, too."""
-    page = visit(shared)
+    page = visit(shared, viewport={'width': 800, 'height': 600})
+    page.fill('#count', '3')
     right = 0
     for identity, record in QUERIES.items():
         names = look(page, record.path)
-        assert shown(page) == names and len(names) == 10
+        assert shown(page) == names and len(names) == 3
         right += names[0].split('/')[0] == identity
     assert len(QUERIES) == 50 and right >= 45
 
@@ -124,7 +135,7 @@ def test_an_erasure_is_gone_after_reload(made, tmp_path, visit):
         assert shown(page)[0] == first and len(gallery.tracklets()) == count
         erase.click()
         page.click('#erase button.danger')
-        page.wait_for_function("document.getElementById('status').textContent.match(/erased\\.$/)")
+        until(page, "document.getElementById('status').textContent.match(/erased\\.$/)")
         assert first not in shown(page)
         page.reload()
         page.wait_for_selector('#camera-list label')
@@ -148,7 +159,7 @@ def test_the_same_one_is_merged_and_erased_as_a_whole(made, tmp_path, visit):
         boxes.nth(2).check()
         page.click('#merge')
         page.click('#join button.main')
-        page.wait_for_function("document.getElementById('status').textContent.match(/are person-0 now/)")
+        until(page, "document.getElementById('status').textContent.match(/are person-0 now/)")
         assert shown(page)[:3] == ['person-0'] * 3 and page.locator('#bar').is_hidden()
         assert {s.tracklet for s in gallery.tracklets(identity='person-0')} == set(names)
         page.reload()
@@ -158,7 +169,7 @@ def test_the_same_one_is_merged_and_erased_as_a_whole(made, tmp_path, visit):
         page.locator('#found button.danger').first.click()
         page.get_by_label('All of person-0, in all tracklets').check()
         page.click('#erase button.danger')
-        page.wait_for_function("document.getElementById('status').textContent.match(/erased\\.$/)")
+        until(page, "document.getElementById('status').textContent.match(/erased\\.$/)")
         assert 'person-0' not in shown(page) and not {s.tracklet for s in gallery.tracklets()} & set(names)
 
 
@@ -192,7 +203,7 @@ def test_what_is_no_image_is_refused(shared, visit, tmp_path):
 def test_a_part_by_pointer_and_keys(shared, visit):
     page = visit(shared)
     page.set_input_files('#file', QUERIES['22'].path)
-    page.wait_for_function("document.getElementById('preview').naturalWidth")
+    until(page, "document.getElementById('preview').naturalWidth")
     assert page.inner_text('#part') == 'The whole image.'
     place = page.locator('#preview').bounding_box()
     page.mouse.move(place['x'] + 0.25 * place['width'], place['y'] + 0.25 * place['height'])
@@ -227,10 +238,10 @@ def test_by_keys_alone(shared, visit):
     with page.expect_file_chooser() as chooser:
         page.keyboard.press('Enter')
     chooser.value.set_files(QUERIES['22'].path)
-    page.wait_for_function("document.activeElement.id === 'search'")
+    until(page, "document.activeElement.id === 'search'")
     page.keyboard.press('Enter')
     page.wait_for_selector('#found li')
-    page.wait_for_function("document.activeElement.id === 'found'")
+    until(page, "document.activeElement.id === 'found'")
     page.keyboard.press('Tab')
     reached = set()
     for _ in range(12):
@@ -285,7 +296,7 @@ def test_on_phones_and_by_night(shared, visit, scheme, width):
     assert (paper > ink) == (scheme == 'light') and abs(paper - ink) > 450
     images = page.locator('#found img')
     images.first.scroll_into_view_if_needed()
-    page.wait_for_function("document.querySelector('#found img').naturalWidth")
+    until(page, "document.querySelector('#found img').naturalWidth")
 
 
 def test_with_a_token(made, tmp_path, visit):
@@ -294,4 +305,4 @@ def test_with_a_token(made, tmp_path, visit):
         assert 'token' in stranger.inner_text('body') and stranger.locator('#ask').count() == 0
         page = visit(client, http_credentials={'username': 'me', 'password': TOKEN})
         assert look(page, QUERIES['22'].path)[0].startswith('22/')
-        page.wait_for_function("document.querySelector('#found img').naturalWidth")
+        until(page, "document.querySelector('#found img').naturalWidth")
