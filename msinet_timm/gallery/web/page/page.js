@@ -245,7 +245,7 @@ function card(found, place) {
   });
   const erase = make('button', {type: 'button', className: 'danger quiet', ariaLabel: `Erase tracklet ${found.tracklet}`}, 'Erase …');
   erase.addEventListener('click', () => attempt(() => askToErase(found)));
-  return make('li', {className: 'card tracklet', id: `found-${place + 1}`, tabIndex: -1},
+  const item = make('li', {className: 'card tracklet', id: `found-${place + 1}`, tabIndex: -1},
     make('div', {className: 'head'},
       make('span', {className: 'rank'}, `${place + 1}`),
       make('h3', {}, found.identity || found.tracklet),
@@ -257,6 +257,8 @@ function card(found, place) {
         found.crops > found.nearest.length ? `the nearest ${found.nearest.length} of ${many(found.crops, 'crop')}` : many(found.crops, 'crop'))),
     make('div', {className: 'crops'}, ...found.nearest.map(crop => figure(crop, found))),
     changes ? make('div', {className: 'row between'}, make('label', {className: 'tick'}, same, make('span', {}, 'This is the same one')), erase) : null);
+  item.dataset.tracklet = found.tracklet;
+  return item;
 }
 
 function figure(crop, found) {
