@@ -5,6 +5,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import PurePath
 from typing import Annotated, Any, Literal
@@ -19,7 +20,6 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import msinet_timm
 from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_timm.files import WriteError
@@ -157,7 +157,7 @@ def create_app(gallery: Gallery, token: str | None = None) -> Guard:
     gallery.embedder  # noqa: B018  what is wrong with it shows now
     app = FastAPI(
         title='msinet-gallery',
-        version=msinet_timm.__version__,
+        version=version('msinet-timm'),
         description='People who were seen, found again by an image.',
         # their pages load scripts from other hosts
         docs_url=None,

@@ -108,7 +108,7 @@ def shown(page):
 
 @pytest.mark.slow
 def test_the_right_one_is_first(shared, visit):
-    """For 47 of 50 people, whom no weights have been trained on; crops of the query's camera are there, too."""
+    """For nine of ten people, whom no weights have been trained on; crops of the query's camera are there, too."""
     page = visit(shared, viewport={'width': 800, 'height': 600})
     page.fill('#count', '3')
     right = 0
