@@ -95,8 +95,8 @@ class Gallery:
         options: of the store.
 
     Raises:
-        InputError: something else is there, it is damaged, or holds embeddings of another model.
-        WriteError: nothing can be written there.
+        InputError: something else is there, it is damaged, holds embeddings of another model, or nothing can be written
+            there.
     """
 
     def __init__(
