@@ -235,7 +235,7 @@ class Tracker:
     def _split(self, link: int, time: float, distance: float) -> None:
         """What was seen lately is somebody else."""
         tracklet, lately = self._current[link], self._lately[link]
-        tracklet.unlearn(lately)
+        tracklet.unlearn(lately.sum, lately.weights)
         before, latest = tracklet.feature, unit(lately.sum)
         while lately.crops[0][1] @ before > lately.crops[0][1] @ latest:  # from before that
             tracklet.learn(*lately.crops[0][1:])

@@ -93,11 +93,11 @@ class Tracklet:
                 self.samples.append((weight, weighed / weight))
         self.crops += 1
 
-    def unlearn(self, lately: 'Lately') -> None:
-        """Takes away the latest crops."""
-        self._sum -= lately.sum
-        self.weight -= sum(weight for _, _, weight in lately.crops)
-        self.crops -= len(lately.crops)
+    def unlearn(self, weighed: np.ndarray, weights: list[float]) -> None:
+        """Takes away the latest crops: the sum [D] of their embeddings times their weights, and the weights."""
+        self._sum -= weighed
+        self.weight -= sum(weights)
+        self.crops -= len(weights)
         del self.samples[-(-self.crops // self._stride) :]
 
     def meets(self, other: 'Tracklet') -> bool:
@@ -136,6 +136,10 @@ class Lately:
         self.sum = self.sum + weighed
         if len(self.crops) > count:
             self.drop_first()
+
+    @property
+    def weights(self) -> list[float]:
+        return [weight for _, _, weight in self.crops]
 
     def drop_first(self) -> None:
         self.sum -= self.crops.popleft()[1]

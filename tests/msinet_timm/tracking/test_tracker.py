@@ -67,7 +67,7 @@ class TestTracklet:
         expected = np.linalg.norm(unit(lately.sum) - kept.feature)
         assert [time for time, *_ in lately.crops] == [*range(31, 40)]
         assert lately.distance(mixed) == pytest.approx(expected)
-        mixed.unlearn(lately)
+        mixed.unlearn(lately.sum, lately.weights)
         np.testing.assert_allclose(mixed.feature, kept.feature)
         assert mixed.crops == 31
         # every other one had gone when the crop came that is taken away
