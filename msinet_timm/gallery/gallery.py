@@ -160,19 +160,20 @@ class Gallery:
 
     @property
     def embedder(self) -> Embedder:
-        """What embeds; it is read here, if it has not been yet.
+        """What embeds; it is read here, if it has not been yet, or if `reembed` has put another in its place since.
 
         Raises:
             InputError: the gallery has no model, it cannot be read, or it is another one by now.
         """
-        if self._embedder is None:
-            known = self.store.settings()
+        known = self.store.settings()
+        embedder = self._embedder
+        if embedder is None or known.get('weights', embedder.digest) != embedder.digest:
             if not known.get('model'):
                 raise InputError(f'{self.path}: it does not know how to embed images: give it a model')
             embedder = Embedder(known['model'], self._device)
             self._check_model(embedder, known)
             self._embedder = embedder
-        return self._embedder
+        return embedder
 
     @property
     def threshold(self) -> float | None:

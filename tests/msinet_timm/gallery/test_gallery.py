@@ -6,12 +6,14 @@ import re
 import numpy as np
 import pytest
 import timm
+import torch
 from PIL import Image
 from qdrant_stub import qdrant_stub
 
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.gallery import Gallery
+from msinet_timm.hub.folder import save_folder
 
 PEOPLE, SIZE = 40, 32
 START = 1_700_000_000.0
@@ -279,6 +281,20 @@ def test_another_model_replaces_embeddings_where_it_was_broken_off(place, embedd
     with pytest.raises(InputError, match='embeddings of another model'):
         Gallery(place, embedder)
     Gallery(place, other).close()
+
+
+def test_another_model_is_read_where_a_gallery_is_open(place, embedder, tmp_path):
+    folders = [str(tmp_path / name) for name in ('before', 'after')]
+    for seed, folder in enumerate(folders):
+        torch.manual_seed(seed)
+        save_folder(timm.create_model('test_resnet', num_classes=0), folder)
+    images = [crop(i, (4, 8)).resize((64, 128)) for i in range(6)]
+    with Gallery(place, folders[0]) as reader, Gallery(place) as writer:
+        writer.add_embeddings(writer.embedder(images), images, tracklet=[f't{i}' for i in range(6)])
+        reader.search(images[3], 1)
+        assert writer.reembed(folders[1]) == 6
+        [match] = reader.search(images[3], 1)
+        assert match == writer.search(images[3], 1)[0] and match.distance < 0.3
 
 
 def test_embeddings_of_another_model_do_not_come_in(place, embedder):
