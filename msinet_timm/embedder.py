@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import hashlib
 import json
 import logging
 import math
@@ -141,9 +142,17 @@ class Embedder:
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of what embeddings depend on, but for cameras: the model's weights, and how images are prepared."""
+        """SHA-256 of what embeddings depend on: the model's weights, how images are prepared, and learnt cameras.
+
+        It is that of the first time it was asked for after `adapt`: what `observe` learns moves embeddings a little.
+        """
         config = {name: self.data_config[name] for name in sorted(self.data_config)}
-        return hash_weights(self._norms.model, json.dumps(config, default=str))
+        digest = hashlib.sha256(hash_weights(self._norms.model, json.dumps(config, default=str)).encode())
+        for camera in sorted(self._norms):
+            digest.update(camera.encode())
+            for tensor in self._norms.statistics(camera):
+                digest.update(tensor.detach().cpu().contiguous().numpy())
+        return digest.hexdigest()
 
     def __call__(self, images: Images, cameras: str | Sequence[str | None] | None = None) -> np.ndarray:
         """Embeds images.
@@ -311,6 +320,7 @@ class Embedder:
                 self._observe(fresh, camera, images)
             check_norms(fresh)
             self._learn(fresh)
+            self.__dict__.pop('digest', None)
 
     def observe(self, camera: str, crops: Images) -> None:
         """Adds crops to what is known of a camera, in `batch_size` at once; a new name begins a camera.
@@ -342,6 +352,7 @@ class Embedder:
         """
         with self._lock:
             save_cameras(self._norms, folder, self.source)
+            self.source = str(folder)
 
     def _observe(self, norms: CameraNorms, camera: str, images: Images) -> None:
         """Shows all images of a camera to norms."""

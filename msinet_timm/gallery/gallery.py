@@ -18,6 +18,7 @@ from msinet_timm.datasets.images import load_image, rgb_image, rgb_pixels
 from msinet_timm.datasets.records import cover_pixels
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
+from msinet_timm.files import check_regular
 from msinet_timm.hub.calibration import find_calibration
 from msinet_timm.tracking.tracklets import weigh
 
@@ -117,25 +118,38 @@ class Gallery:
         if model is not None:
             embedder = model if isinstance(model, Embedder) else Embedder(model, device)
         self.store: Store = _open(self.path, create, options)
-        known = self.store.settings()
+        self._embedder = embedder
         given = {
             'keep_days': None if keep_days is None else str(float(keep_days)),
             'keep_crops': None if keep_crops is None else str(int(keep_crops)),
         }
-        changed = {name: value for name, value in given.items() if value is not None and known.get(name) != value}
-        if embedder is not None and 'weights' not in known:
-            changed |= _model_settings(embedder)
-        if changed and not self.store.readonly:
-            self.store.configure(**changed)
-        known |= changed
+        try:
+            self._begin({name: value for name, value in given.items() if value is not None})
+        except BaseException:
+            self.store.close()
+            raise
+
+    def _begin(self, given: dict[str, str]) -> None:
+        """Notes what is given, once it is known that the model is the right one."""
+        known = self.store.settings()
+        if self._embedder is not None:
+            if 'weights' not in known and not self.store.readonly:
+                known = self.store.claim(**_model_settings(self._embedder))
+            self._check_model(self._embedder, known)
+        if not given.items() <= known.items() and not self.store.readonly:
+            self.store.configure(**given)
         self._secret = bytes.fromhex(known['secret'])
-        self.keep_crops = known.get('keep_crops', '1') == '1'
-        self.keep_days = float(known['keep_days']) if known.get('keep_days') else None
-        self._embedder = embedder
-        if embedder is not None:
-            self._check_model(embedder, known)
         if not self.store.readonly:
             self.expire()
+
+    @property
+    def keep_days(self) -> float | None:
+        days = self.store.settings().get('keep_days')
+        return float(days) if days else None
+
+    @property
+    def keep_crops(self) -> bool:
+        return self.store.settings().get('keep_crops', '1') == '1'
 
     # --- the model
 
@@ -287,10 +301,11 @@ class Gallery:
         left_out = 0
         with progress(total=len(paths), desc='crops', unit='img') as bar:
             for places in batches(range(len(paths)), _BATCH):
-                keys, images = {}, {}
+                keys, images, contents = {}, {}, {}
                 for place in places:
                     try:
-                        content = Path(paths[place]).read_bytes()
+                        check_regular(paths[place], empty=True)
+                        contents[place] = content = Path(paths[place]).read_bytes()
                         keys[place] = self._key(content, f'{cameras[place] or ""}\0{_moment(times[place])}')
                     except OSError as e:
                         _logger.warning('%s: cannot be read (%s): left out', paths[place], e.strerror)
@@ -298,7 +313,7 @@ class Gallery:
                 known = self.store.known([*keys.values()])
                 for place in [place for place in places if place in keys and keys[place] not in known]:
                     try:
-                        images[place] = load_image(paths[place])
+                        images[place] = load_image(paths[place], content=contents[place])
                     except InputError as e:
                         _logger.warning('%s: left out', e)
                         left_out += 1
@@ -356,9 +371,12 @@ class Gallery:
         """
         embeddings = np.atleast_2d(np.asarray(embeddings, np.float32)) if len(embeddings) else np.empty((0, 0))
         count = len(embeddings)
-        cameras, tracklets = _each(camera, count, 'camera'), _each(tracklet, count, 'tracklet')
+        tracklets = _each(tracklet, count, 'tracklet')
+        cameras = [None if c is None else str(c) for c in _each(camera, count, 'camera')]
         times = [None if t is None else parse_time(t) for t in _each(time, count, 'time')]
-        boxes = [None] * count if boxes is None else [tuple(map(float, box)) for box in boxes]
+        boxes = [None] * count if boxes is None else [tuple(box) for box in _boxes(boxes, count).tolist()]
+        images = _each(None if images is None else [*images], count, 'images')
+        quality = _each(1.0 if quality is None else [*quality], count, 'quality')
         keys = [
             None if box is None or moment is None or name is None else self._key(
                 repr((round(moment, 3), str(name), [round(v, 1) for v in box])).encode(), of or ''
@@ -368,14 +386,14 @@ class Gallery:
         self._check_times(times)
         return self._store(
             embeddings,
-            [None] * count if images is None else images,
+            images,
             keys=keys,
             cameras=cameras,
             times=times,
             tracklets=tracklets,
             identities=_each(identity, count, 'identity'),
             boxes=boxes,
-            qualities=[1.0] * count if quality is None else [float(q) for q in quality],
+            qualities=[float(q) for q in quality],
         )
 
     def _store(
@@ -412,7 +430,7 @@ class Gallery:
             return self._embedder.digest
         known = self.store.settings()
         if 'size' not in known:
-            self.store.configure(size=str(size), weights='')
+            known = self.store.claim(size=str(size), weights='')
         return known.get('weights', '')
 
     def _unit(self, embeddings) -> np.ndarray:
@@ -521,12 +539,17 @@ class Gallery:
     def embed(self, image, camera: str | None = None) -> np.ndarray:
         """The embedding [D] of an image, of length 1; an embedding is only checked, see `search`."""
         array = getattr(image, 'ndim', None) == 1 or (isinstance(image, (list, tuple)) and len(image) > 4)
+        if not array and camera is not None and camera not in self.embedder.cameras:
+            raise InputError(
+                f"camera '{camera}' of the image: the model has learnt {_list(self.embedder.cameras) or 'none'}"
+            )
         rows = np.asarray(image, np.float32)[None] if array else _embed(self.embedder, [image], [camera])
         return self._unit(rows)[0]
 
     def _where(self, *, camera=None, since=None, until=None, before=None, tracklet=None, identity=None) -> Where:
         """A question in a store's words."""
-        cameras = None if camera is None else (camera,) if isinstance(camera, str) else tuple(camera)
+        cameras = None if camera is None else (camera,) if isinstance(camera, (str, int)) else tuple(camera)
+        cameras = cameras and tuple(map(str, cameras))
         if cameras is not None:
             known = self.store.cameras()
             for name in cameras:
@@ -645,19 +668,11 @@ class Gallery:
         a, b = str(a), str(b)
         if a == b:
             raise InputError(f"tracklet '{a}' cannot be merged with itself")
-        ours, theirs = self._check_tracklet(a)[1], self._check_tracklet(b)[1]
-        identity = ours or theirs or self._new_identity()
-        others = [s.tracklet for name in {ours, theirs} - {None} for s in self.store.sightings(Where(identity=name))]
-        self.store.identify([*{a, b, *others}], identity)
+        for name in (a, b):
+            self._check_tracklet(name)
+        identity = self.store.merge(a, b)
         self.store.note('merge', 0, '')
         return identity
-
-    def _new_identity(self) -> str:
-        taken = {s.identity for s in self.store.sightings(Where())}
-        number = len(taken)
-        while f'person-{number}' in taken:
-            number += 1
-        return f'person-{number}'
 
     def delete(
         self,
@@ -692,9 +707,9 @@ class Gallery:
 
     def expire(self) -> int:
         """Erases what is older than `keep_days`, which also happens by itself; gives how many crops."""
-        if self.keep_days is None:
+        if (days := self.keep_days) is None:
             return 0
-        where = Where(before=clock.time() - self.keep_days * _DAY)
+        where = Where(before=clock.time() - days * _DAY)
         return self.store.erase(where, 'days') if self.store.count(where) else 0
 
     def erase_report(self) -> list[Erasure]:
@@ -782,7 +797,10 @@ def _open(path: str, create: bool, options: dict) -> Store:
 
 
 def _model_settings(embedder: Embedder) -> dict[str, str]:
-    return {'weights': embedder.digest, 'size': str(embedder.size), 'model': str(embedder.source or '')}
+    model = str(embedder.source or '')
+    if model and Path(model).is_dir():
+        model = str(Path(model).absolute())
+    return {'weights': embedder.digest, 'size': str(embedder.size), 'model': model}
 
 
 def _known(embedder: Embedder, cameras: Sequence[str | None]) -> list[str | None]:
@@ -816,6 +834,14 @@ def _each(value: Any, count: int, name: str) -> list:
     if len(value) != count:
         raise InputError(f'{name}: {len(value)} for {count} crops: give one for all, or one for each')
     return list(value)
+
+
+def _boxes(boxes: Any, count: int) -> np.ndarray:
+    """Boxes [N, 4] as they are kept."""
+    boxes = np.asarray(boxes, float)
+    if boxes.shape != (count, 4):
+        raise InputError(f'boxes must be [{count}, 4], got {list(boxes.shape)}')
+    return boxes
 
 
 def _checked(name: str, what: str) -> str:

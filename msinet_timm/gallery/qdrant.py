@@ -138,6 +138,12 @@ class QdrantStore:
         with self._asking():
             self._configure(settings)
 
+    def claim(self, **settings: str) -> dict[str, str]:
+        with self._asking():
+            if 'weights' not in self.settings():
+                self._configure(settings)
+            return self.settings()
+
     def _configure(self, settings: dict[str, str | None]) -> None:
         known = self.settings() | settings
         known = {name: value for name, value in known.items() if value is not None}
@@ -331,9 +337,23 @@ class QdrantStore:
             found = self._client.scroll(self.name, where, limit=1, with_payload=['camera', 'identity'])[0]
         return (found[0].payload.get('camera'), found[0].payload.get('identity')) if found else None
 
-    def identify(self, tracklets: Sequence[str], identity: str) -> None:
+    def merge(self, a: str, b: str) -> str:
         with self._asking():
-            self._identify(tracklets, identity)
+            found = [self.tracklet(name) for name in (a, b)]
+            if None in found:
+                raise InputError(f"tracklet '{(a, b)[found.index(None)]}': {self._url} has none of this name")
+            names = [of for _, of in found if of]
+            identity = names[0] if names else self._new_identity()
+            others = [s.tracklet for name in {*names} for s in self.sightings(Where(identity=name))]
+            self._identify([*{a, b, *others}], identity)
+        return identity
+
+    def _new_identity(self) -> str:
+        number = int(self.settings().get('people', 0)) + 1
+        while self.count(Where(identity=f'person-{number}')):
+            number += 1
+        self._configure({'people': str(number)})
+        return f'person-{number}'
 
     def _identify(self, tracklets: Sequence[str], identity: str) -> None:
         for collection in self._collections():

@@ -125,6 +125,12 @@ class SQLiteStore:
                     for statement in _SCHEMA.split(';'):
                         self._run(statement)
                     self._run("INSERT OR IGNORE INTO settings VALUES ('secret', ?)", (secrets.token_hex(16),))
+            try:
+                self._run('BEGIN IMMEDIATE')
+                self._run('COMMIT')
+            except sqlite3.OperationalError as e:
+                # another process shares what is needed for reading, and this one must not write
+                self.readonly = _says(e, 'readonly')
         except sqlite3.OperationalError as e:
             # a disk that is only to be read has no room for what processes share; without it, the file is read as is
             rest = self._path.with_name(f'{FILE_NAME}-wal')
@@ -286,6 +292,12 @@ class SQLiteStore:
     def configure(self, **settings: str | None) -> None:
         with self._writing():
             self._set(settings)
+
+    def claim(self, **settings: str) -> dict[str, str]:
+        with self._writing():
+            if 'weights' not in self.settings():
+                self._set(settings)
+            return self.settings()
 
     def _set(self, settings: dict[str, str | None]) -> None:
         for name, value in settings.items():
@@ -462,17 +474,30 @@ class SQLiteStore:
             row = self._tracklets.rows[place]
             return self._name(row['camera']), self._name(row['identity'])
 
-    def identify(self, tracklets: Sequence[str], identity: str) -> None:
+    def merge(self, a: str, b: str) -> str:
         with self._writing():
             self._refresh()
-            number = self._number(identity)
-            places = [self._by_name.get(self._numbers.get(name, -1)) for name in tracklets]
-            rows = self._tracklets.rows[[place for place in places if place is not None]]
+            rows = self._tracklets.rows
+            places = [self._by_name.get(self._numbers.get(name, -1)) for name in (a, b)]
+            if None in places:
+                raise InputError(f"tracklet '{(a, b)[places.index(None)]}': {self.folder} has none of this name")
+            ours, theirs = rows['identity'][places].tolist()
+            number = ours or theirs or self._new_identity()
+            same = np.isin(rows['identity'], [of for of in (ours, theirs) if of])
+            same[places] = True
             self._database.executemany(
-                'UPDATE tracklets SET identity = ? WHERE id = ?', [(number, id) for id in rows['id'].tolist()]
+                'UPDATE tracklets SET identity = ? WHERE id = ?', [(number, id) for id in rows['id'][same].tolist()]
             )
-            self._blank_names({*rows['identity'].tolist()} - {0, number})
+            self._blank_names({ours, theirs} - {0, number})
             self._changed()
+            return self._names[number]
+
+    def _new_identity(self) -> int:
+        while True:
+            self._count_up('people')
+            name = f'person-{self._setting("people")}'
+            if name not in self._numbers:
+                return self._number(name)
 
     # --- erasing
 
@@ -504,6 +529,7 @@ class SQLiteStore:
             'ELSE zeroblob(length(box)) END, key = CASE WHEN key IS NULL THEN NULL ELSE ? END WHERE id = ?',
             [(id.to_bytes(16, 'big'), id) for id in ids],
         )  # fmt: skip
+        self._run('REINDEX crops')  # keys have moved in their index, and left copies in pages that this frees
 
     def _blank_tracklets(self, ids: list[int]) -> None:
         """Overwrites tracklets without crops, and their names where nothing else has them."""
@@ -517,10 +543,13 @@ class SQLiteStore:
         self._changed()
 
     def _blank_names(self, numbers: set[int]) -> None:
-        for number in numbers:
-            used = 'SELECT 1 FROM tracklets WHERE name = ?1 OR camera = ?1 OR identity = ?1 LIMIT 1'
-            if not self._run(used, (number,)):
-                self._run('UPDATE names SET text = zeroblob(length(CAST(text AS BLOB))) WHERE id = ?', (number,))
+        used = {
+            row[0] for column in ('name', 'camera', 'identity') for row in self._run(f'SELECT {column} FROM tracklets')
+        }
+        self._database.executemany(
+            'UPDATE names SET text = zeroblob(length(CAST(text AS BLOB))) WHERE id = ?',
+            [(number,) for number in numbers - used],
+        )
 
     def settle(self) -> bool:
         with self._lock, self._refusing():

@@ -152,6 +152,9 @@ class Store(Protocol):
     def configure(self, **settings: str | None) -> None:
         """Notes settings; None removes one."""
 
+    def claim(self, **settings: str) -> dict[str, str]:
+        """Notes whose embeddings the gallery holds, unless somebody has done so; gives what is noted of it then."""
+
     def add(self, crops: Sequence[NewCrop], weights: str) -> list[int | None]:
         """Adds crops, all or none; gives their numbers, None for one whose key is there. They are kept from then on.
 
@@ -200,8 +203,17 @@ class Store(Protocol):
     def tracklet(self, name: str) -> tuple[str | None, str | None] | None:
         """Camera and identity of a tracklet; None where it is not there."""
 
-    def identify(self, tracklets: Sequence[str], identity: str) -> None:
-        """Says of tracklets who it is."""
+    def merge(self, a: str, b: str) -> str:
+        """Says that two tracklets, and all of their identities, are of the same one, at once; gives the identity.
+
+        Args:
+            a: name of a tracklet, whose identity all get.
+            b: name of another, whose identity all get where `a` has none. If neither has one, it is new: `person-` and
+                a number that nobody has had.
+
+        Raises:
+            InputError: one of them is not there.
+        """
 
     def erase(self, where: Where, kind: str) -> int:
         """Removes crops and notes that; gives how many. Nothing is noted where there are none."""

@@ -239,7 +239,7 @@ def test_folders(model, embedder, paths, tmp_path):
 
 def test_untrained(caplog, paths):
     with caplog.at_level(logging.WARNING):
-        assert Embedder('msinet_x0_25', 'cpu')(paths[:1]).shape == (1, 384)
+        assert Embedder('msinet_x0_75', 'cpu')(paths[:1]).shape == (1, 640)
     assert 'UNTRAINED' in caplog.text
 
 

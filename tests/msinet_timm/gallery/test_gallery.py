@@ -1,7 +1,10 @@
 """A gallery keeps, finds and forgets: compared with numpy, with its own files, and with what processes leave behind."""
 
 import io
+import os
 import re
+import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from qdrant_stub import qdrant_stub
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.gallery import Gallery
+from msinet_timm.gallery.store import Where
 from msinet_timm.hub.folder import save_folder
 
 PEOPLE, SIZE = 40, 32
@@ -160,6 +164,90 @@ def test_merging_goes_through_all_tracklets_of_both(place):
         assert gallery.delete(identity='person-2') == 4 and len(gallery) == 1
         with pytest.raises(InputError, match="tracklet 'a'.* none of this name"):
             gallery.merge('a', 'e')
+
+
+def test_strangers_who_are_merged_at_once_stay_apart(place):
+    with Gallery(place) as gallery:
+        gallery.add_embeddings(people(40, np.random.default_rng(2))[0], tracklet=[*range(40)])
+        with ThreadPoolExecutor(4) as pool:
+            found = [*pool.map(lambda i: gallery.merge(i, i + 1), range(0, 40, 2))]
+        assert len({*found}) == 20 and {len(gallery.tracklets(identity=name)) for name in found} == {2}
+        assert gallery.delete(identity=found[-1]) == 2
+        assert gallery.merge(0, 2) in found and gallery.delete(tracklet=4) == 1
+        gallery.add_embeddings(people(2, np.random.default_rng(3))[0], tracklet=['x', 'y'])
+        assert gallery.merge('x', 'y') not in found  # of somebody who is gone
+
+
+def test_a_gallery_that_is_not_opened_stays_as_it_is(place, embedder):
+    with Gallery(place) as gallery:
+        gallery.add_embeddings(people(3, np.random.default_rng(2))[0], time=START)
+    with pytest.raises(InputError, match='embeddings of another model'):
+        Gallery(place, embedder, keep_days=1)
+    with Gallery(place) as gallery:
+        assert gallery.keep_days is None and len(gallery) == 3
+
+
+def test_learnt_cameras_make_another_model(place, tmp_path):
+    folder = str(tmp_path / 'model')
+    save_folder(timm.create_model('test_resnet', num_classes=0), folder)
+    plain, adapted = Embedder(folder), Embedder(folder)
+    images = [crop(i, (4, 8)).resize((64, 128)) for i in range(4)]
+    adapted.adapt({'door': images})
+    with Gallery(place, plain) as gallery:
+        gallery.add_embeddings(plain(images), images, camera='door')
+        with pytest.raises(InputError, match="camera 'door' of the image"):
+            gallery.search(images[0], query_camera='door')
+    with pytest.raises(InputError, match='embeddings of another model'):
+        Gallery(place, adapted)
+    adapted.save(folder)
+    with pytest.raises(InputError, match='another model'), Gallery(place) as gallery:
+        gallery.search(images[0])
+    with Gallery(place) as gallery:
+        assert gallery.reembed(adapted) == 4
+        assert gallery.search(images[0], 1, query_camera='door')[0].distance < 0.3
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        (dict(quality=[1.0]), 'quality: 1 for 3'),
+        (dict(images=[None]), 'images: 1 for 3'),
+        (dict(boxes=np.zeros((2, 4))), r'boxes must be \[3, 4\], got \[2, 4\]'),
+        (dict(boxes=np.zeros((3, 5))), r'boxes must be \[3, 4\], got \[3, 5\]'),
+    ],
+)
+def test_what_does_not_fit_the_embeddings_is_refused(tmp_path, given, message):
+    with Gallery(tmp_path / 'g') as gallery:
+        with pytest.raises(InputError, match=message):
+            gallery.add_embeddings(people(3, np.random.default_rng(2))[0], **given)
+        gallery.add_embeddings(people(3, np.random.default_rng(2))[0], camera=5)
+        assert len(gallery.search(people(1, np.random.default_rng(2))[0][0], 5, camera=5)) == 3
+
+
+def test_a_pipe_is_no_crop(tmp_path, embedder, caplog):
+    os.mkfifo(tmp_path / 'a.jpg')
+    with Gallery(tmp_path / 'g', embedder) as gallery:
+        assert gallery.add_crops([tmp_path / 'a.jpg']) == [None] and 'a.jpg: cannot be read' in caplog.text
+
+
+def test_keys_of_what_is_erased_are_in_no_file(tmp_path):
+    rng = np.random.default_rng(3)
+    with Gallery(tmp_path / 'g') as gallery:
+        for _ in range(6):
+            gallery.add_embeddings(
+                people(500, rng, 8)[0],
+                time=START,
+                boxes=rng.uniform(0, 900, (500, 4)),
+                tracklet=[f'{t}' for t in rng.integers(0, 1 << 30, 500)],
+            )
+        with sqlite3.connect(tmp_path / 'g' / 'gallery.sqlite') as database:
+            keys = dict(database.execute('SELECT id, key FROM crops'))
+        names = {c.id: c.tracklet for c in gallery.store.crops([*keys])}
+        erased = rng.permutation([*keys])[:300].tolist()
+        for id in erased:
+            assert gallery.store.erase(Where(tracklets=(names[id],)), 'tracklet') == 1
+    data = everything_in(tmp_path / 'g')
+    assert sum(keys[id] in data for id in keys) == 2700 and not any(keys[id] in data for id in erased)
 
 
 def everything_in(folder):
