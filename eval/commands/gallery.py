@@ -15,7 +15,7 @@ from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.readers.layout import pick_images, telling_skipped, walk
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import check_regular
-from msinet_timm.gallery import Gallery, Match, format_time
+from msinet_timm.gallery import Gallery, Match, format_time, parse_time
 from msinet_timm.gallery.repair import repair
 from msinet_timm.gallery.web import serve
 from msinet_timm.settings import flags_named
@@ -50,7 +50,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add('--model', help=f"what embeds (default: the gallery's; of a new one {_MODEL})")
     add('--device', help='default: the first GPU, or the CPU')
     add('--camera', metavar='NAME', help='that has seen them')
-    add('--time', metavar='T', help='when: 2026-05-01T14:30:00+02:00, without a zone UTC')
+    add('--time', metavar='T',
+        help='when: 2026-05-01T14:30:00+02:00, without a zone UTC; names of tracklets begin with it')  # fmt: skip
     add('--pattern', metavar='REGEX',
         help='what paths below the folder tell, by named groups camera, tracklet, identity and time; or "cameras" for '
         'CAMERA/TRACKLET/*.jpg, "identities" for IDENTITY/CAMERA/*.jpg')  # fmt: skip
@@ -135,27 +136,26 @@ def _told(path: str, below: str, regex: re.Pattern | None, pattern: str | None) 
 
 def _add(args: argparse.Namespace) -> None:
     found = _find(args.crops, args.pattern)
+    moment = [] if args.time is None else [format_time(parse_time(args.time))]
     with _open(args, create=True, keep_days=args.keep_days, keep_crops=False if args.no_crops else None) as gallery:
         if gallery.size is None:
             raise InputError('--model: a new gallery needs one')
-        tracklets = [_tracklet(told) for _, told in found]
-        before = len(gallery)
-        gallery.add_crops(
+        ids = gallery.add_crops(
             [path for path, _ in found],
             camera=[told.get('camera', args.camera) for _, told in found],
             time=[told.get('time', args.time) for _, told in found],
-            tracklet=tracklets,
+            tracklet=[_tracklet(told, moment) for _, told in found],
             identity=[told.get('identity') for _, told in found],
         )
         count = len(gallery)
-    print(f'{args.gallery}: {count - before:,} crops added, {count:,} in all')
+    print(f'{args.gallery}: {sum(id is not None for id in ids):,} crops added, {count:,} in all')
 
 
-def _tracklet(told: dict[str, str]) -> str | None:
-    """A name that no other camera or identity has for its own."""
+def _tracklet(told: dict[str, str], moment: list[str]) -> str | None:
+    """A name that no other camera, identity or run has for its own."""
     if 'tracklet' not in told and not ('identity' in told and 'camera' in told):
         return None
-    return '/'.join(told[name] for name in ('identity', 'camera', 'tracklet') if name in told)
+    return '/'.join([*moment, *(told[name] for name in ('identity', 'camera', 'tracklet') if name in told)])
 
 
 def _open(args: argparse.Namespace, create: bool = False, **options) -> Gallery:
@@ -167,6 +167,11 @@ def _open(args: argparse.Namespace, create: bool = False, **options) -> Gallery:
 
 def _search(args: argparse.Namespace) -> None:
     with _open(args) as gallery:
+        if args.query_camera is not None and not gallery.embedder.cameras:
+            raise InputError(
+                f'--query-camera {args.query_camera}: the model knows no cameras (msinet-hub adapt learns them): leave '
+                'it out'
+            )
         image = load_image(args.image)
         matches = gallery.search(
             image,
@@ -201,11 +206,12 @@ def _delete(args: argparse.Namespace) -> None:
         raise InputError('give --tracklet, --identity, --before or --camera: nothing is erased without saying what')
     with _open(args) as gallery:
         count = gallery.delete(**given)
-        settled = all(entry.settled for entry in gallery.erase_report())
-    state = (
-        'gone from all files' if settled else 'still in the log of changes, as other processes read: run stats later'
-    )
-    print(f'{args.gallery}: {count:,} crops erased' + (f', {state}' if count else ''))
+        report = gallery.erase_report() if count else []
+    state = ''
+    if report:  # the last one is this one, or of another process and later
+        state = ', gone from all files' if report[0].settled else _unsettled(args.gallery)
+        state += '' if report[0].settled or '://' in args.gallery else ': run stats later'
+    print(f'{args.gallery}: {count:,} crops erased{state}')
 
 
 def _merge(args: argparse.Namespace) -> None:
@@ -229,15 +235,20 @@ def _stats(args: argparse.Namespace) -> None:
         ('kept for', f'{stats["keep_days"]:g} days' if stats['keep_days'] else 'ever'),
         ('images', 'kept' if stats['keep_crops'] else 'not kept'),
         *(
-            (f'erased {format_time(entry.time)}', f'{entry.crops:,} crops by {entry.kind}' + _unsettled(entry.settled))
+            (
+                f'erased {format_time(entry.time)}',
+                f'{entry.crops:,} crops by {entry.kind}' + ('' if entry.settled else _unsettled(args.gallery)),
+            )
             for entry in report[:20]
         ),
     ]
     print(format_table(rows))
 
 
-def _unsettled(settled: bool) -> str:
-    return '' if settled else ', still in the log of changes'
+def _unsettled(gallery: str) -> str:
+    if '://' in gallery:
+        return ', which a server cannot prove to be gone from its disks'
+    return ', not yet gone from all files'
 
 
 def _reembed(args: argparse.Namespace) -> None:

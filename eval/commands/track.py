@@ -1,6 +1,7 @@
 """msinet-track: films to tracks whose identities hold across cameras."""
 
 import argparse
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -248,25 +249,53 @@ def _threshold(args: argparse.Namespace, embedder: Embedder | None) -> float | N
     return None
 
 
-def _open_gallery(args: argparse.Namespace, embedder: Embedder | None) -> Gallery | None:
+def _open_gallery(args: argparse.Namespace, embedder: Embedder | None, first: float | None) -> Gallery | None:
+    """The gallery to fill, which must keep what is from the first moment of the films."""
     if not args.gallery:
         return None
     if args.start is None or embedder is None or not args.crops:
         raise InputError('--gallery: it needs --start, a --model, and --crops above 0')
-    return Gallery(args.gallery, embedder)
+    gallery = Gallery(args.gallery, embedder)
+    try:
+        gallery._check_times([first])
+    except InputError as e:
+        gallery.close()
+        raise InputError(f'--start {args.start}: {e}') from None
+    return gallery
 
 
 def _fill(gallery: Gallery, tracked: Tracked, start: float, crops: int, folder: Path) -> None:
-    """Adds the crops that were written. Names begin with the moment, so that another run has others."""
+    """Adds the crops that were written.
+
+    Names begin with the moment and a hash of who was found where: other films have others, and the same films, too,
+    where other settings have found other people.
+    """
+    found = hashlib.sha256()
+    for p in tracked.passages:
+        found.update(repr((p.camera, p.tracklet, p.identity, p.frame.tolist(), p.box.tolist())).encode())
+    run = f'{format_time(start)}/{found.hexdigest()[:8]}'
     rows = [
         (
             folder / p.camera / f'{p.tracklet:06d}' / f'{p.frame[row]:06d}.jpg', p.camera, start + float(p.time[row]),
-            f'{format_time(start)}/{p.camera}/{p.tracklet}', f'{format_time(start)}/{p.identity}',
+            f'{run}/{p.camera}/{p.tracklet}', f'{run}/{p.identity}',
         )
         for p in tracked.passages
         for row in p.best(crops)
     ]  # fmt: skip
+    if not rows:
+        return
     paths, cameras, times, tracklets, identities = map(list, zip(*rows, strict=True))
+    others = [
+        s for s in gallery.tracklets()
+        if s.camera in cameras and s.tracklet.startswith(f'{format_time(start)}/')
+        and not s.tracklet.startswith(f'{run}/')
+    ]  # fmt: skip
+    if others:
+        _logger.warning(
+            '%s holds %d tracklets of this --start and these cameras, found by other settings: they stay as they are, '
+            'and so do their crops; where the new ones are to be whole, fill another gallery',
+            gallery.path, len(others),
+        )  # fmt: skip
     gallery.add_crops(paths, camera=cameras, time=times, tracklet=tracklets, identity=identities)
 
 
@@ -303,7 +332,7 @@ def main(argv: list[str] | None = None) -> int | None:
     with locked(output):
         _begin(args, views, output)
         embedder = _embedder(args, views, output)
-        gallery = _open_gallery(args, embedder)
+        gallery = _open_gallery(args, embedder, start and start + min(view.offset for view in views))
         embed_views(views, embedder, output / FOUND)
         threshold = _threshold(args, embedder)
         resolve = _resolve_by_neighbours if args.rerank else _resolve

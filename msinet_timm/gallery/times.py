@@ -1,6 +1,7 @@
 """Moments, as people write them and as seconds of UTC."""
 
 import math
+import re
 from datetime import date, datetime, timezone
 
 from msinet_timm.errors import InputError
@@ -15,15 +16,17 @@ def parse_time(moment: str | float | datetime | date) -> float:
     """Seconds since 1970-01-01 UTC.
 
     Args:
-        moment: such seconds, as a number or a text; a date, which stands for its first moment; or a date and a time of
-            ISO 8601, such as `2026-05-01`, `2026-05-01T14:30` or `2026-05-01T14:30:00+02:00`. What names no time zone
-            is UTC.
+        moment: such seconds, as a number or a text (not of 4, 6 or 8 digits, which are meant as a date); a date, which
+            stands for its first moment; or a date and a time of ISO 8601, such as `2026-05-01`, `2026-05-01T14:30` or
+            `2026-05-01T14:30:00+02:00`. What names no time zone is UTC.
 
     Raises:
         InputError: it is none of these, or no time between 1970 and 9999.
     """
     if isinstance(moment, date):
         moment = moment.isoformat()
+    if isinstance(moment, str) and re.fullmatch(r'\s*(\d{4}|\d{6}|\d{8})\s*', moment):
+        raise InputError(f'{moment!r} is no time: write dates as YYYY-MM-DD, such as 2026-05-01')
     try:
         seconds = float(moment)
     except (TypeError, ValueError):

@@ -70,6 +70,10 @@ REFUSED = {
     'nothing to delete': (['delete', 'g'], ['--tracklet, --identity, --before or --camera']),
     'a time': (['search', 'g', IMAGE, '--since', 'yesterday'], ["'yesterday' is no time", '2026-05-01']),
     'a month': (['search', 'g', IMAGE, '--since', '2026-13-01'], ["'2026-13-01' is no time"]),
+    'a year': (['search', 'g', IMAGE, '--since', '2026'], ["'2026' is no time", 'YYYY-MM-DD']),
+    'a query camera': (
+        ['search', 'g', IMAGE, '--query-camera', 'door'], ['--query-camera door', 'knows no cameras']
+    ),
     'a time too late': (['search', 'g', IMAGE, '--since', '1e12'], ['between 1970 and 9999']),
     'times the wrong way round': (
         ['search', 'g', IMAGE, '--since', '2026-05-02', '--until', '2026-05-01'], ['must be before']
@@ -103,7 +107,10 @@ def test_refused(site, capsys, kind):
     assert not list((site / 'empty').iterdir())
 
 
-@pytest.mark.parametrize('moment', ['', 'nan', 'inf', '2026-05-01T25:00', [], '١', None, 1e12])
+DATES = ['2026', '202605', '20260501', ' 2026 ']
+
+
+@pytest.mark.parametrize('moment', [*DATES, '', 'nan', 'inf', '2026-05-01T25:00', [], '١', None, 1e12])
 def test_moments_that_are_none(moment):
     if moment == '١':
         assert parse_time(moment) == 1
@@ -115,6 +122,7 @@ def test_moments_that_are_none(moment):
 def test_moments():
     assert parse_time('2026-05-01T14:30:00+02:00') == parse_time('2026-05-01T12:30Z') == 1777638600
     assert parse_time('2026-05-01') == parse_time(1777593600) == parse_time('1777593600')
+    assert (parse_time(2026), parse_time(20260501.0)) == (2026, 20260501)
 
 
 def big(folder, count=2000):

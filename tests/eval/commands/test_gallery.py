@@ -3,13 +3,17 @@
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 import timm
 from PIL import Image
+from qdrant_stub import qdrant_stub
 
 from msinet_eval.commands.gallery import main
 from msinet_timm.datasets import create_dataset
@@ -48,7 +52,8 @@ def test_what_is_added_is_found(site, tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     place, distance, _, verdict, name, identity, of, when = lines[1].split()
-    assert (place, verdict, name, identity, of) == ('1', 'same', f'{camera}/{tracklet}', '-', camera)
+    assert (place, verdict, identity, of) == ('1', 'same', '-', camera)
+    assert name == f'2026-05-01T10:00:00Z/{camera}/{tracklet}'
     assert float(distance) < 0.1 and when == '2026-05-01T10:00:00Z'
     assert Image.open('found.png').width > 300
     other = next(p.name for p in (tmp_path / 'crops').iterdir() if p.name != camera)
@@ -70,6 +75,56 @@ def test_adding_again_adds_what_is_new_and_leaves_out_what_is_broken(site, tmp_p
     assert main(site) == 0
     assert '1 crops added, 61 in all' in capsys.readouterr().out
     assert 'broken.jpg' in caplog.text and '1 of 62 files are left out' in caplog.text
+
+
+def test_runs_of_two_days_are_not_of_one_tracklet(site, tmp_path, capsys):
+    assert main([*site[:-1], '2026-05-02T12:00+02:00']) == 0
+    assert '60 crops added, 120 in all' in capsys.readouterr().out
+    with Gallery('g') as gallery:
+        days = {'2026-05-01T10:00:00Z', '2026-05-02T10:00:00Z'}
+        assert {s.tracklet.split('/')[0] for s in gallery.tracklets()} == days
+        assert all(s.start == s.end for s in gallery.tracklets())
+
+
+def test_what_others_add_meanwhile_is_not_counted(site, tmp_path, monkeypatch, capsys):
+    Image.new('RGB', (32, 64), 'red').save(tmp_path / 'new.png')
+    rows, add = np.eye(3, Gallery('g').size), Gallery.add_crops
+
+    def beside(gallery, *args, **more):
+        gallery.add_embeddings(rows)
+        return add(gallery, *args, **more)
+
+    monkeypatch.setattr(Gallery, 'add_crops', beside)
+    assert main(['add', 'g', 'new.png']) == 0
+    assert '1 crops added, 64 in all' in capsys.readouterr().out
+
+
+def test_bytes_that_are_not_gone_are_told(site, monkeypatch, capsys):
+    monkeypatch.setattr('msinet_timm.gallery.sqlite.WAIT', 0.2)
+    with Gallery('g') as gallery:
+        a, b = (s.tracklet for s in gallery.tracklets()[:2])
+    reader = sqlite3.connect('g/gallery.sqlite', isolation_level=None)
+    reader.execute('BEGIN')
+    reader.execute('SELECT count(*) FROM crops').fetchall()
+    assert main(['delete', 'g', '--tracklet', a]) == 0
+    assert 'crops erased, not yet gone from all files: run stats later' in capsys.readouterr().out
+    assert main(['stats', 'g']) == 0
+    assert 'crops by tracklet, not yet gone from all files' in capsys.readouterr().out
+    reader.execute('COMMIT')
+    reader.close()
+    assert main(['stats', 'g']) == 0
+    assert 'not yet' not in capsys.readouterr().out
+
+
+def test_a_server_proves_no_erasure(site, capsys):
+    image = next(Path('crops').rglob('*.jpg'))
+    with qdrant_stub() as (_, port):
+        place = f'qdrant://127.0.0.1:{port}/people'
+        assert main(['add', place, str(image), '--model', 'model', '--camera', 'door']) == 0
+        assert main(['delete', place, '--camera', 'door']) == 0
+        assert '1 crops erased, which a server cannot prove to be gone from its disks' in capsys.readouterr().out
+        assert main(['stats', place]) == 0
+        assert 'by camera, which a server cannot prove to be gone from its disks' in capsys.readouterr().out
 
 
 def test_merged_told_and_erased(site, capsys):
@@ -103,7 +158,9 @@ def test_another_model_embeds_all_anew(site, tmp_path, capsys):
     assert main(['reembed', 'g', '--model', 'other']) == 0
     assert '60 crops embedded by other' in capsys.readouterr().out
     assert main(['search', 'g', image, '--k', '1']) == 0
-    assert capsys.readouterr().out.splitlines()[1].split()[4] == '/'.join(image.split('/')[-3:-1])
+    assert capsys.readouterr().out.splitlines()[1].split()[4] == '/'.join(
+        ['2026-05-01T10:00:00Z', *image.split('/')[-3:-1]]
+    )
     assert main(['reembed', 'g', '--model', 'other']) == 0
     assert ': 0 crops embedded' in capsys.readouterr().out
 
@@ -138,7 +195,7 @@ def test_a_gallery_is_served_until_it_is_stopped(site, tmp_path):
         assert httpx.get(f'{address}api/gallery', headers=headers, timeout=60).json()['crops'] == 60
         image = next((tmp_path / 'crops').rglob('*.jpg'))
         found = httpx.post(f'{address}api/search', content=image.read_bytes(), headers=headers, timeout=60).json()
-        assert found[0]['tracklet'] == '/'.join(image.parts[-3:-1])
+        assert found[0]['tracklet'] == '/'.join(['2026-05-01T10:00:00Z', *image.parts[-3:-1]])
     finally:
         process.send_signal(signal.SIGINT)
         rest = process.stderr.read()

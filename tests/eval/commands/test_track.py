@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from films import RATE, cross, cross_later, walk, write_sequence
-from hostile import run
+from hostile import refused, run
 
 import msinet_eval.commands.track as command
 from msinet_timm.datasets import create_dataset
@@ -174,8 +174,10 @@ def test_crops_fill_a_gallery_once(tracked, site, tmp_path, capsys):
     with Gallery(tmp_path / 'people.gallery') as gallery:
         sightings = gallery.tracklets()
         assert len(gallery) == len(written) and gallery.stats()['cameras'].keys() == {'door', 'yard'}
+        [run_of] = {s.tracklet.split('/')[1] for s in sightings}
+        assert re.fullmatch('[0-9a-f]{8}', run_of)
         assert {s.tracklet for s in sightings} == {
-            f'2026-05-01T14:30:00Z/{path.parts[0]}/{int(path.parts[1])}' for path in written
+            f'2026-05-01T14:30:00Z/{run_of}/{path.parts[0]}/{int(path.parts[1])}' for path in written
         }
         assert len({s.identity for s in sightings}) < len(sightings)  # who was in both
         assert all(1777645800 <= s.start <= s.end < 1777645800 + 46 / RATE for s in sightings)
@@ -185,3 +187,36 @@ def test_crops_fill_a_gallery_once(tracked, site, tmp_path, capsys):
         assert match.distance < 0.1 and match.verdict == 'same'
     text = run(capsys, command.main, *words, *more[:2])[1]
     assert 'error: --gallery: it needs --start' in text
+
+
+def test_other_settings_mix_nobody_in_a_gallery(tracked, site, tmp_path, capsys, caplog):
+    words = [site / 'door', site / 'yard', '--output', tracked, '--crops', '4', *FAST]
+    words += ['--gallery', tmp_path / 'people.gallery', '--start', '2026-05-01T14:30:00Z']
+    assert run(capsys, command.main, *words)[0] == 0
+    with Gallery(tmp_path / 'people.gallery') as gallery:
+        before = {s.tracklet: gallery.crops(s.tracklet) for s in gallery.tracklets()}
+    assert not caplog.records
+    assert run(capsys, command.main, *words, '--threshold', '0.01', '--crops', '8')[0] == 0
+    assert re.search(r'holds \d+ tracklets of this --start .* other settings', caplog.text)
+    with Gallery(tmp_path / 'people.gallery') as gallery:
+        after = {s.tracklet: gallery.crops(s.tracklet) for s in gallery.tracklets()}
+    assert len(after) > len(before) and {name: after[name] for name in before} == before
+    assert len({name.split('/')[1] for name in after}) == 2
+
+
+def test_boxes_without_a_track_fill_no_gallery(tmp_path, capsys):
+    write_sequence(tmp_path / 'hall', cross, 4)
+    (tmp_path / 'hall' / 'det' / 'det.txt').write_text('1,-1,100,20,32,96,0.9,-1,-1,-1\n')
+    words = [tmp_path / 'hall', '--output', tmp_path / 'out', *FAST]
+    words += ['--gallery', tmp_path / 'people.gallery', '--start', '2026-05-01T14:30:00Z']
+    code, text = run(capsys, command.main, *words)
+    assert code == 0 and '0 people, 0 tracklets' in text, text
+    with Gallery(tmp_path / 'people.gallery') as gallery:
+        assert not len(gallery)
+
+
+def test_a_start_that_the_gallery_does_not_keep_is_refused_before_anything_is_embedded(site, tmp_path, capsys):
+    Gallery(tmp_path / 'people.gallery', keep_days=30).close()
+    words = [site / 'door', '--output', tmp_path / 'out', *FAST, '--gallery', tmp_path / 'people.gallery']
+    refused(capsys, command.main, *words, '--start', '2020-01-01', names=['--start 2020-01-01', '30 days'])
+    assert not (tmp_path / 'out' / 'found').exists()
