@@ -11,9 +11,9 @@ from msinet_timm.errors import InputError
 from msinet_timm.gallery import Gallery
 
 gallery = Gallery(os.environ.get('GALLERY', 'people.gallery'), 'msinet_x1_0.rendered_128x64')
-if not len(gallery):
-    records = create_dataset('sample').gallery
-    gallery.add_crops([r.path for r in records], camera=[r.camera for r in records])
+records = create_dataset('sample').gallery
+# passes over what is there: a Space that was stopped meanwhile goes on
+gallery.add_crops([r.path for r in records], camera=[r.camera for r in records])
 
 
 def search(image, count, cameras):
@@ -22,9 +22,9 @@ def search(image, count, cameras):
         raise gr.Error('Give an image first.')
     try:
         found = gallery.search(image, int(count), camera=cameras or None)
+        images = [Image.open(io.BytesIO(gallery.jpeg(crop.id))) for crop, _, _ in found]
     except InputError as e:
         raise gr.Error(str(e)) from e
-    images = [Image.open(io.BytesIO(gallery.jpeg(crop.id))) for crop, _, _ in found]
     return [(i, f'camera {c.camera}, {d:.3f}: {v}') for i, (c, d, v) in zip(images, found, strict=True)]
 
 

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import logging
+import os
+import re
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from importlib.resources import files
-from pathlib import PurePath
+from pathlib import Path as FilePath
 from typing import Annotated, Any, Literal
 
 import jinja2
@@ -58,7 +61,7 @@ class Summary(BaseModel):
     since: str | None = Field(description='first known moment, in UTC')
     until: str | None = Field(description='last known moment, in UTC')
     bytes: int = Field(description='room on the disk')
-    model: str = Field(description='that embeds')
+    model: str = Field(description='that embeds, without the folders above it')
     keep_days: float | None = Field(description='days after which crops are erased by themselves')
     keep_crops: bool = Field(description='whether images of crops are kept')
     readonly: bool = Field(description='nothing can be erased, merged or noted')
@@ -167,6 +170,7 @@ def create_app(gallery: Gallery, token: str | None = None) -> Guard:
             400: {'model': Problem, 'description': 'what was sent cannot be used'},
             422: {'model': Problem, 'description': 'a parameter of another kind'},
         },
+        dependencies=[Depends(_check_query)],
         lifespan=lambda app: _expiring(gallery),
         # what is asked for is told to nobody, whatever the environment of the process says
         telemetry=dict.fromkeys(('tracing', 'metrics', 'logs', 'operation_spans', 'auto_configure'), False),
@@ -190,18 +194,57 @@ async def _expiring(gallery: Gallery) -> AsyncIterator[None]:
                 await run_in_threadpool(gallery.expire)
             except InputError as e:
                 _logger.warning('what is older than keep_days is not erased: %s', e)
+            except Exception:
+                _logger.exception('what is older than keep_days is not erased')
 
-    task = None if gallery.keep_days is None or gallery.store.readonly else asyncio.create_task(watch())
+    task = None if gallery.store.readonly else asyncio.create_task(watch())
     yield
     if task is not None:
         task.cancel()
 
 
+def _check_query(request: Request) -> None:
+    """Refuses what FastAPI passes over: names that a route does not have, and all but the last of several values."""
+    methods = request.app.openapi()['paths'].get(request.scope['route'].path_format, {})
+    known = {
+        p['name']: p['schema']
+        for p in methods.get(request.method.lower(), {}).get('parameters', [])
+        if p['in'] == 'query'
+    }
+    for name, count in Counter(name for name, _ in request.query_params.multi_items()).items():
+        if name not in known:
+            raise RefusedError(422, f'{name}: there is no such parameter; this takes {", ".join(known) or "none"}')
+        kinds = known[name].get('anyOf', [known[name]])
+        if count > 1 and not any(kind.get('type') == 'array' for kind in kinds):
+            raise RefusedError(422, f'{name}: given {count} times: give it once')
+
+
+def _hide(path: str, words: str, text: str) -> str:
+    """Puts words in the place of a whole path, however it is written. A bare name says no more than the summary."""
+    forms = {path, path.rstrip(os.sep), str(FilePath(path)), os.path.abspath(path), os.path.realpath(path)}
+    forms = sorted((f for f in forms if os.sep in f and os.path.basename(f.rstrip(os.sep))), key=len, reverse=True)
+    if not path or not forms:
+        return text
+    return re.sub(rf'(?<![\w./-])(?:{"|".join(map(re.escape, forms))})(?![\w-]|\.\w)', words, text)
+
+
+def _name(path: str) -> str:
+    """Of a folder, without the folders above it."""
+    return path if not path or path.startswith('hf-hub:') else os.path.basename(os.path.abspath(path))
+
+
 def _answer_errors(app: FastAPI, gallery: Gallery) -> None:
     """Errors are one line of text; where the gallery lies is nobody's business."""
 
+    models = {gallery.model}
+
     def answer(status: int, words: object) -> JSONResponse:
-        return JSONResponse({'error': str(words).replace(gallery.path, 'the gallery')}, status)
+        text = _hide(gallery.path, 'the gallery', str(words))
+        with contextlib.suppress(InputError):
+            models.add(gallery.model)  # which `reembed` may have put in the place of another
+        for model in models:
+            text = _hide(model.removeprefix('local-dir:'), 'the model', text)
+        return JSONResponse({'error': text}, status)
 
     @app.exception_handler(InputError)
     def _(request: Request, error: InputError) -> JSONResponse:
@@ -247,10 +290,10 @@ def _add_questions(app: FastAPI, gallery: Gallery) -> None:
     @app.get('/api/gallery')
     def summary() -> Summary:
         """What the gallery holds."""
-        threshold = gallery.threshold
+        threshold, stats = gallery.threshold, gallery.stats()
         return Summary(
-            name=PurePath(gallery.path).name,
-            **_moments(gallery.stats(), 'since', 'until'),
+            name=_name(gallery.path),
+            **_moments(stats | {'model': _name(stats['model'])}, 'since', 'until'),
             readonly=gallery.store.readonly,
             threshold=threshold,
             unsure=None if threshold is None else UNSURE * threshold,

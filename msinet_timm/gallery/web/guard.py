@@ -92,7 +92,7 @@ class Guard:
         link = method == 'GET' and headers.get('sec-fetch-mode') == 'navigate'
         elsewhere = headers.get('sec-fetch-site', 'none') not in ('none', 'same-origin') and not link
         origin = headers.get('origin')
-        if elsewhere or (origin is not None and urlsplit(origin).netloc != host):
+        if elsewhere or (origin is not None and _place(origin) != host):
             raise RefusedError(403, f'another web page asks ({origin or "which is not said"}): open this one itself')
         if self._token is not None and not hmac.compare_digest(_given(headers).encode(), self._token.encode()):
             raise RefusedError(
@@ -114,6 +114,14 @@ def _host_name(host: str) -> str:
         return urlsplit(f'//{host}').hostname or ''
     except ValueError:
         return ''
+
+
+def _place(origin: str) -> str | None:
+    """Name and port of an Origin header; None where it cannot be read."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return None
 
 
 def _given(headers: Headers) -> str:

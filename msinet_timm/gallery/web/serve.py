@@ -4,7 +4,7 @@ import logging
 import socket
 from typing import Any
 
-from msinet_timm.errors import InputError, needs
+from msinet_timm.errors import InputError, needs, one_line
 from msinet_timm.gallery.gallery import Gallery
 
 __all__ = ['SHORTEST_TOKEN', 'create_server', 'serve']
@@ -55,8 +55,9 @@ def create_server(gallery: Gallery, host: str, port: int, token: str | None) -> 
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         listener = socket.create_server(found[0][4][:2], family=found[0][0])
-    except OSError as e:
-        raise InputError(f'`host` {host}, `port` {port}: cannot listen there ({e.strerror})') from None
+    except (OSError, UnicodeError) as e:  # the latter of a name that is none, such as a..b
+        reason = getattr(e, 'strerror', None) or one_line(e)
+        raise InputError(f'`host` {host}, `port` {port}: cannot listen there ({reason})') from None
     _logger.info('%s: http://%s:%d/', gallery.path, f'[{host}]' if ':' in host else host, listener.getsockname()[1])
     config = uvicorn.Config(
         app,

@@ -225,7 +225,7 @@ async function search() {
     get('found').focus({preventScroll: true});
     if (get('status').getBoundingClientRect().top > innerHeight / 2) get('status').scrollIntoView({block: 'start'});
   } finally {
-    document.body.classList.remove('busy');
+    if (number === state.asked) document.body.classList.remove('busy');
   }
   await refresh();
 }
@@ -351,7 +351,7 @@ async function askToErase(found) {
   state.found = state.found.filter(other => what.identity ? other.identity !== what.identity : other.tracklet !== what.tracklet);
   state.ticked = new Set(ticked().map(other => other.tracklet));
   show();
-  get('status').textContent = `${many(erased.crops, 'crop')} erased` + (erased.settled ? '.' : '; their bytes are overwritten once no other program reads them.');
+  get('status').textContent = `${many(erased.crops, 'crop')} erased` + (erased.settled ? '.' : '; their bytes may still be on the disk, see the log.');
   get('found').focus({preventScroll: true});
   await refresh();
 }

@@ -173,6 +173,35 @@ def test_the_same_one_is_merged_and_erased_as_a_whole(made, tmp_path, visit):
         assert 'person-1' not in shown(page) and not {s.tracklet for s in gallery.tracklets()} & set(names)
 
 
+def test_an_older_search_leaves_the_newer_one_busy(shared, visit):
+    page = visit(shared)
+    page.set_input_files('#file', QUERIES['22'].path)
+    held = []
+    page.route('**/api/search*', lambda route: held.append(route))
+    page.click('#search')
+    page.click('#search')
+    until_here = time.monotonic() + 120
+    while len(held) < 2 and time.monotonic() < until_here:
+        page.wait_for_timeout(20)
+    with page.expect_response('**/api/search*') as answer:
+        held[0].continue_()
+    answer.value.finished()
+    page.wait_for_timeout(200)  # for what the page does with it
+    assert page.evaluate('document.body.className') == 'busy'
+    held[1].continue_()
+    until(page, "document.body.className === ''")
+
+
+def test_what_is_not_overwritten_yet_is_told(shared, visit):
+    page = visit(shared)
+    look(page, QUERIES['22'].path)
+    page.route('**/api/crops?*', lambda route: route.fulfill(json={'crops': 3, 'settled': False}))
+    page.locator('#found button.danger').first.click()
+    page.click('#erase button.danger')
+    until(page, "document.getElementById('status').textContent.match(/erased/)")
+    assert page.inner_text('#status') == '3 crops erased; their bytes may still be on the disk, see the log.'
+
+
 def test_names_stay_text(shared, visit):
     page = visit(shared)
     assert HOSTILE in page.inner_text('#camera-list')

@@ -3,16 +3,19 @@
 import base64
 import io
 import logging
+import os
 import re
 import shutil
 import socket
 import sqlite3
 import struct
 import sys
+import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -234,6 +237,24 @@ def test_old_crops_go_while_it_runs(tmp_path, embedder, monkeypatch):
             assert client.get('/api/log').json()[0]['detail'] == 'days'
 
 
+def test_it_looks_on_for_what_is_old(gallery, monkeypatch, caplog):
+    """Another process may set `keep_days` while it runs, and what goes wrong once does not end it."""
+    monkeypatch.setattr(app_module, 'EXPIRY', 0.02)
+    errors = [InputError('the disk is full'), RuntimeError('a surprise')]
+    looked = threading.Event()
+
+    def expire():
+        if errors:
+            raise errors.pop(0)
+        looked.set()
+
+    assert gallery.keep_days is None
+    monkeypatch.setattr(gallery, 'expire', expire)
+    with serving(gallery):
+        assert looked.wait(20)
+    assert 'the disk is full' in caplog.text and 'a surprise' in caplog.text
+
+
 # --- what is refused
 
 
@@ -296,6 +317,54 @@ def test_values_that_are_refused(reader):
     refused(reader.put('/api/gallery'), 405)
 
 
+def test_names_that_are_not_known_are_refused(client, gallery):
+    """A filter that is passed over would erase, or show, more than was asked for."""
+    image = encoded(person(0))
+    message = refused(client.delete('/api/crops', params={'camera': 'door', 'until': '2025-06-16'}), 422, 'until: ')
+    assert message.endswith('tracklet, identity, camera, before')
+    refused(client.delete('/api/crops', params={'tracklet': ['door/2', 'yard/3']}), 422, 'tracklet: ', 'once')
+    refused(client.post('/api/search', content=image, params={'cameras': 'door'}), 422, 'cameras: ')
+    refused(client.post('/api/search', content=bytes(20 * 2**20), params={'cameras': 'door'}), 422, 'cameras: ')
+    refused(client.post('/api/search', content=image, params={'k': [1, 2]}), 422, 'k: ', 'once')
+    refused(client.post('/api/merge', params={'tracklet': ['door/2', 'yard/3'], 'identity': 'anna'}), 422, 'identity: ')
+    refused(client.get('/api/tracklets?limit'), 422, 'limit: ')
+    refused(client.get('/api/gallery', params={'camera': 'door'}), 422, 'camera: ', 'takes none')
+    assert len(gallery) == 36 and gallery.log() == []
+    assert client.delete('/api/crops', params={'camera': ['door', 'yard']}).json()['crops'] == 36
+
+
+@pytest.mark.parametrize(
+    'given, told',
+    [
+        ('.', 'people.gallery'), ('g', 'g'), ('{folder}/', 'people.gallery'),
+        ('{parent}/other/../people.gallery', 'people.gallery'), ('qdrant://10.1.2.3:6333/people', 'people'),
+    ],
+)  # fmt: skip
+def test_where_it_lies_is_told_to_nobody(gallery, monkeypatch, given, told):
+    folder = Path(gallery.path)
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(gallery, 'path', given.format(folder=folder, parent=folder.parent))
+    whole = os.path.abspath(gallery.path)
+    words = [f'{gallery.path}: 1. it is damaged', f'{whole}/gallery.sqlite: going. Give it up', f'{whole}-2: another']
+    model = gallery.model
+    words += [f'{model}/model.safetensors: cannot be read', f'{model}: gone']
+    told_of = iter(words)
+
+    def fail(*_, **__):
+        raise InputError(next(told_of))
+
+    with serving(gallery) as client:
+        summary = client.get('/api/gallery').json()
+        monkeypatch.setattr(gallery, 'tracklets', fail)
+        answers = [client.get('/api/tracklets').json()['error'] for _ in words]
+    assert (summary['name'], summary['model']) == (told, Path(model).name)
+    hidden = given if given in ('.', 'g') else 'the gallery'
+    assert answers == [
+        f'{hidden}: 1. it is damaged', 'the gallery/gallery.sqlite: going. Give it up', f'{whole}-2: another',
+        'the model/model.safetensors: cannot be read', 'the model: gone',
+    ]  # fmt: skip
+
+
 def test_a_fault_of_the_server_stays_its_own(client, gallery, monkeypatch, caplog):
     def break_down():
         raise RuntimeError('a secret of the server')
@@ -350,6 +419,7 @@ def test_other_web_pages_are_refused(client, gallery):
     image = encoded(person(0))
     others = (
         {'Origin': 'http://evil.example'}, {'Origin': 'null'}, {'Origin': 'http://localhost:9999'}, {'Origin': ''},
+        {'Origin': 'http://['},
         {'Sec-Fetch-Site': 'cross-site'}, {'Sec-Fetch-Site': 'same-site', 'Sec-Fetch-Mode': 'no-cors'},
     )  # fmt: skip
     for headers in others:
@@ -455,6 +525,8 @@ def test_an_address_that_is_taken(gallery):
         serve(gallery, '127.0.0.1', 70_000)
     with pytest.raises(InputError, match='`host` 192.0.2.1, .* cannot listen'):
         serve(gallery, '192.0.2.1', 0, TOKEN)
+    with pytest.raises(InputError, match='`host` a..b, `port` 0: cannot listen'):
+        serve(gallery, 'a..b', 0, TOKEN)
 
 
 def test_a_gallery_without_a_model(tmp_path):
