@@ -1,11 +1,11 @@
 """An image of what a gallery has found: the query, and crops with distances, verdicts, cameras and times."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from msinet_timm.datasets.images import load_image
 from msinet_timm.drawing import FAINT, INK, PAPER, draw_frame, load_font, paste_tile, shorten
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_file
@@ -48,9 +48,10 @@ def write_found(
             kind, lines, image = 'query', ['query'], query
         else:
             match, jpeg = found[place - 1]
-            image = Image.open(io.BytesIO(jpeg), formats=('JPEG',)) if jpeg else Image.new('RGB', _TILE, FAINT)
-            kind = _KINDS.get(match.verdict, 'query')
             crop = match.crop
+            name = f'crop {crop.id}'
+            image = load_image(name, content=jpeg) if jpeg else Image.new('RGB', _TILE, FAINT)
+            kind = _KINDS.get(match.verdict, 'query')
             told = f'{place}  {match.distance:.3f}  {match.verdict or ""}'
             lines = [told, crop.identity or crop.tracklet, crop.camera or '', format_time(crop.time)]
         paste_tile(sheet, image, box)

@@ -114,7 +114,7 @@ def run(line, capsys):
         ('train', '--model-ema-decay 0.5', '--model-ema-decay is a setting of --model-ema'),
         ('train', '--teacher-weight 1', '--teacher-weight is a setting of --teacher'),
         ('train', '--teacher resnet1', '--teacher resnet1: '),
-        ('train', '--teacher msinet_x0_25', '--teacher msinet_x0_25: it has no pretrained weights, and so nothing'),
+        ('train', '--teacher msinet_x0_75', '--teacher msinet_x0_75: it has no pretrained weights, and so nothing'),
         ('train', '--sam-ratio 1', '--sam-ratio is a setting of --sam-mode'),
         ('train', '--wandb-project x', '--wandb-project is a setting of --log-wandb'),
         ('train', '--output a\0b', "--output 'a\\x00b' holds a NUL character"),

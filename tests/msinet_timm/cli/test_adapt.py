@@ -302,7 +302,7 @@ def test_adapting_once_more_keeps_size_and_cameras(tmp_path):
         for record in create_dataset('sample').train[:4]:
             name = Path(record.path).with_suffix('.png').name
             Image.open(record.path).resize((64, 128)).save(tmp_path / camera / camera / name)
-    save_folder(timm.create_model('msinet_x0_25', num_classes=0), whole := tmp_path / 'whole')
+    save_folder(timm.create_model('msinet_x0_25.market1501', num_classes=0), whole := tmp_path / 'whole')
     flags = ['--workers', '0', '--device', 'cpu', '--output', str(tmp_path / 'out')]
     assert main(['adapt', str(whole), '--images', str(tmp_path / 'door'), *flags]) == 0
     assert main(['adapt', str(whole), '--images', str(tmp_path / 'yard'), *flags]) == 0

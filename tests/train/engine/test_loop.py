@@ -31,7 +31,7 @@ from msinet_train.settings import TrainSettings
 
 # of timm's own, which trains in half the time, where MSINet is not the point
 SMALL = '--model test_resnet --height 64 --width 32 --batch-size 8 --num-instance 2 --lr 0.01 --workers 0'.split()
-MSINET = ['--model', 'msinet_x0_25']
+MSINET = ['--model', 'msinet_x0_25.market1501']
 
 
 def run(market, output, *flags):
@@ -334,7 +334,7 @@ def test_recipes_run(market, tmp_path, recipe):
     target = ['-dt', 'market1501'] if 'cross' in recipe else []
     flags = ['--recipe', recipe, *sources, *target, *SMALL, *MSINET, '--output', str(tmp_path / 'run'), '--epochs', '1']
     if load_recipe(recipe).get('pretrained'):
-        with pytest.raises(InputError, match='^pretrained: msinet_x0_25 has no pretrained weights'):
+        with pytest.raises(InputError, match='^pretrained: msinet_x0_25.market1501 has no pretrained weights'):
             train(parse_args(flags))
         flags += ['--checkpoint', str(tmp_path / 'initial.pth')]
     result = train(parse_args(flags))
@@ -411,7 +411,7 @@ def test_broken_loss_names_the_images(market, tmp_path):
         (['--amp', '--amp-dtype', 'float16'], '^amp_dtype float16 needs CUDA, not cpu: choose bf16'),
         (['--amp-start', '2'], '^amp_start is for `amp`: give that, too'),
         (['--freeze', '9'], '^freeze 9: MSINet has 6 stages'),
-        (['--pretrained'], '^pretrained: msinet_x0_25 has no pretrained weights; .*`checkpoint`'),
+        (['--pretrained'], '^pretrained: msinet_x0_25.market1501 has no pretrained weights; .*`checkpoint`'),
         (['--torchcompile', 'quick'], '^torchcompile quick: '),
         (['--device', 'cuda:7'], '--device cuda:7'),
         (['--data-dir', '/nowhere'], '/nowhere'),
