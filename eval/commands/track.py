@@ -257,7 +257,7 @@ def _open_gallery(args: argparse.Namespace, embedder: Embedder | None, first: fl
         raise InputError('--gallery: it needs --start, a --model, and --crops above 0')
     gallery = Gallery(args.gallery, embedder)
     try:
-        gallery._check_times([first])
+        gallery.check_times([first])
     except InputError as e:
         gallery.close()
         raise InputError(f'--start {args.start}: {e}') from None

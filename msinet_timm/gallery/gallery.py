@@ -296,7 +296,7 @@ class Gallery:
             ('camera', 'time', 'tracklet', 'identity'), (camera, time, tracklet, identity), strict=True)]  # fmt: skip
         cameras, times, tracklets, identities = columns
         times = [None if t is None else parse_time(t) for t in times]
-        self._check_times(times)
+        self.check_times(times)
         ids: list[int | None] = [None] * len(paths)
         left_out = 0
         with progress(total=len(paths), desc='crops', unit='img') as bar:
@@ -383,7 +383,7 @@ class Gallery:
             )
             for box, moment, name, of in zip(boxes, times, tracklets, cameras, strict=True)
         ]  # fmt: skip
-        self._check_times(times)
+        self.check_times(times)
         return self._store(
             embeddings,
             images,
@@ -450,7 +450,12 @@ class Gallery:
         digest.update(b'\0' + camera.encode())
         return digest.digest()
 
-    def _check_times(self, times: Sequence[float | None]) -> None:
+    def check_times(self, times: Sequence[float | None]) -> None:
+        """Refuses moments, in seconds of UTC or None, that are too old to be kept.
+
+        Raises:
+            InputError: one is older than `keep_days`.
+        """
         if self.keep_days is None:
             return
         oldest = min((t for t in times if t is not None), default=None)
