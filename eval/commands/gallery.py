@@ -166,12 +166,7 @@ def _open(args: argparse.Namespace, create: bool = False, **options) -> Gallery:
 
 
 def _search(args: argparse.Namespace) -> None:
-    with _open(args) as gallery:
-        if args.query_camera is not None and not gallery.embedder.cameras:
-            raise InputError(
-                f'--query-camera {args.query_camera}: the model knows no cameras (msinet-hub adapt learns them): leave '
-                'it out'
-            )
+    with _open(args) as gallery, flags_named(make_dataclass('Query', ('query_camera',))):
         image = load_image(args.image)
         matches = gallery.search(
             image,

@@ -401,11 +401,11 @@ class Gallery:
     ) -> list[int | None]:
         if not len(embeddings):
             return []
-        rows = self._unit(embeddings)
+        rows, keep = self._unit(embeddings), self.keep_crops
         crops = []
         for place, row in enumerate(rows):
             name = tracklets[place]
-            image = images[place] if self.keep_crops else None
+            image = images[place] if keep else None
             crops.append(
                 NewCrop(
                     keys[place],
@@ -456,12 +456,12 @@ class Gallery:
         Raises:
             InputError: one is older than `keep_days`.
         """
-        if self.keep_days is None:
+        if (days := self.keep_days) is None:
             return
         oldest = min((t for t in times if t is not None), default=None)
-        if oldest is not None and oldest < clock.time() - self.keep_days * _DAY:
+        if oldest is not None and oldest < clock.time() - days * _DAY:
             raise InputError(
-                f'{format_time(oldest)} is more than the {self.keep_days:g} days ago that {self.path} keeps (keep_days)'
+                f'{format_time(oldest)} is more than the {days:g} days ago that {self.path} keeps (keep_days)'
             )
 
     # --- searching
@@ -545,9 +545,8 @@ class Gallery:
         """The embedding [D] of an image, of length 1; an embedding is only checked, see `search`."""
         array = getattr(image, 'ndim', None) == 1 or (isinstance(image, (list, tuple)) and len(image) > 4)
         if not array and camera is not None and camera not in self.embedder.cameras:
-            raise InputError(
-                f"camera '{camera}' of the image: the model has learnt {_list(self.embedder.cameras) or 'none'}"
-            )
+            known = _list(self.embedder.cameras) or 'no cameras (msinet-hub adapt learns them)'
+            raise InputError(f'query_camera {camera}: the model knows {known}: give one of these, or leave it out')
         rows = np.asarray(image, np.float32)[None] if array else _embed(self.embedder, [image], [camera])
         return self._unit(rows)[0]
 
@@ -571,11 +570,9 @@ class Gallery:
             raise InputError(f"identity '{identity}': {self.path} does not know anybody of this name")
         return Where(cameras, *moments, tracklets, identity)
 
-    def _check_tracklet(self, name: str) -> tuple[str | None, str | None]:
-        found = self.store.tracklet(name)
-        if found is None:
+    def _check_tracklet(self, name: str) -> None:
+        if self.store.tracklet(name) is None:
             raise InputError(f"tracklet '{name}': {self.path} has none of this name")
-        return found
 
     # --- looking
 
@@ -673,8 +670,6 @@ class Gallery:
         a, b = str(a), str(b)
         if a == b:
             raise InputError(f"tracklet '{a}' cannot be merged with itself")
-        for name in (a, b):
-            self._check_tracklet(name)
         identity = self.store.merge(a, b)
         self.store.note('merge', 0, '')
         return identity
