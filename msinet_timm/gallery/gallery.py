@@ -27,7 +27,7 @@ from .sqlite import SQLiteStore
 from .store import Crop, Erasure, LogEntry, NewCrop, Sighting, Store, Where, batches
 from .times import format_time, parse_time
 
-__all__ = ['Gallery', 'Match', 'UNSURE']
+__all__ = ['Gallery', 'Match', 'UNSURE', 'verdict']
 
 #: Up to so many times the calibrated distance, nothing is said: see docs/gallery.md.
 UNSURE = 1.15
@@ -200,10 +200,6 @@ class Gallery:
         model = self.model
         calibration = find_calibration(model) if model else None
         return None if calibration is None else calibration.threshold
-
-    def verdict(self, distance: float) -> str | None:
-        """What a distance says, see `Match`."""
-        return _verdict(distance, self.threshold)
 
     # --- adding
 
@@ -539,7 +535,7 @@ class Gallery:
             if len(matches) == k:
                 break
         threshold = self.threshold
-        return [Match(crop, d, _verdict(d, threshold)) for crop, d in matches]
+        return [Match(crop, d, verdict(d, threshold)) for crop, d in matches]
 
     def embed(self, image, camera: str | None = None) -> np.ndarray:
         """The embedding [D] of an image, of length 1; an embedding is only checked, see `search`."""
@@ -821,7 +817,8 @@ def _half(embeddings: np.ndarray) -> np.ndarray:
     return (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
 
 
-def _verdict(distance: float, threshold: float | None) -> str | None:
+def verdict(distance: float, threshold: float | None) -> str | None:
+    """What a distance says, by `Gallery.threshold`; see `Match`."""
     if threshold is None:
         return None
     return 'same' if distance <= threshold else 'unsure' if distance <= UNSURE * threshold else 'other'

@@ -26,7 +26,7 @@ from starlette.requests import ClientDisconnect
 from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError
 from msinet_timm.files import WriteError
-from msinet_timm.gallery.gallery import UNSURE, Gallery
+from msinet_timm.gallery.gallery import UNSURE, Gallery, verdict
 from msinet_timm.gallery.store import Where
 from msinet_timm.gallery.times import format_time, parse_time
 
@@ -398,7 +398,7 @@ def _group(
     gallery: Gallery, query: np.ndarray, tracklets: list[str], chosen: list[float | None]
 ) -> list[FoundTracklet]:
     """What is told of tracklets that were found, in their order, by their crops that are asked for."""
-    found = []
+    found, threshold = [], gallery.threshold
     for name in tracklets:
         crops = gallery.store.crops(gallery.store.ids(Where(None, *chosen, tracklets=(name,))))
         distances = np.linalg.norm(gallery.store.vectors([crop.id for crop in crops]) - query, axis=-1)
@@ -417,7 +417,12 @@ def _group(
                 end=format_time(max(times, default=None)) or None,
                 crops=len(near),
                 nearest=[
-                    FoundCrop(id=crop.id, time=format_time(crop.time) or None, distance=d, verdict=gallery.verdict(d))
+                    FoundCrop(
+                        id=crop.id,
+                        time=format_time(crop.time) or None,
+                        distance=d,
+                        verdict=verdict(d, threshold),
+                    )
                     for crop, d in near[:SHOWN]
                 ],
             )
