@@ -5,6 +5,7 @@ Paper: `MSINet: Twins Contrastive Search of Multi-Scale Interaction for Object R
 """
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 import torch.nn as nn
@@ -34,8 +35,12 @@ class MixedInteraction(nn.Module):
         super().__init__()
         self.ops = nn.ModuleList([create_interaction(name, channels, device, dtype) for name in INTERACTIONS])
 
-    def forward(self, a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Both branches [B, C, H, W] and the weight of each interaction, [4], to both branches."""
+    def forward(
+        self, a: torch.Tensor, b: torch.Tensor, weights: torch.Tensor | int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both branches [B, C, H, W], and the weight of each interaction, [4], or the number of one, to both."""
+        if isinstance(weights, int):
+            return self.ops[weights](a, b)
         none, ag, cross_att, exc = weights.unbind()
         gate, gamma = self.ops[1].weights, self.ops[2].gamma
         # [B, HW, C], which of maps in channels_last is no copy
@@ -62,8 +67,8 @@ class MixedCell(Cell):
     def __init__(self, in_chs: int, out_chs: int, mid_chs: int, device=None, dtype=None) -> None:
         super().__init__(in_chs, out_chs, (MixedInteraction, MixedInteraction), mid_chs, device=device, dtype=dtype)
 
-    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """Map [B, in_chs, H, W] and the weights of both places, [2, 4], to the map [B, out_chs, H, W]."""
+    def forward(self, x: torch.Tensor, weights: Sequence[torch.Tensor | int]) -> torch.Tensor:
+        """Map [B, in_chs, H, W] and what both places take, see `MixedInteraction`, to the map [B, out_chs, H, W]."""
         a, b = self.interaction1(self.first_a(self.reduce_a(x)), self.first_b(self.reduce_b(x)), weights[0])
         a, b = self.interaction2(self.second_a(a), self.second_b(b), weights[1])
         return self.act(self.expand_a(a) + self.expand_b(b) + self.shortcut(x))
@@ -78,6 +83,8 @@ class MSISuperNet(nn.Module):
     Attributes:
         arch_weights: [12, 4] parameter: a row for each place of the genotype, a column for each of `INTERACTIONS`. It
             starts near zero, and so with interactions of nearly equal weight.
+        path: a genotype whose interactions alone are computed, as if `arch_weights` were certain of them; None, as at
+            the start, for all of them. It is no part of the state.
 
     Args:
         num_classes: identities of the classifier.
@@ -107,6 +114,7 @@ class MSISuperNet(nn.Module):
         self.num_classes = num_classes
         self.num_features = self.head_hidden_size = widths[-1]
         self.grad_checkpointing = False
+        self.path: Genotype | None = None
         self.arch_weights = nn.Parameter(1e-3 * torch.randn(2 * NUM_CELLS, len(INTERACTIONS), **dd))
 
         self.stem = ConvBlock(in_chans, widths[0], 7, stride=2, **dd)
@@ -148,7 +156,11 @@ class MSISuperNet(nn.Module):
     def forward_features(self, x: torch.Tensor) -> torch.Tensor:
         """Images [B, in_chans, H, W] to the last stage's map [B, num_features, H/16, W/16]."""
         x = self.maxpool(self.stem(x))
-        places = self.mixture().view(NUM_CELLS, 2, -1).unbind()
+        if self.path is None:
+            places = self.mixture().view(NUM_CELLS, 2, -1).unbind()
+        else:
+            names = list(INTERACTIONS)
+            places = [tuple(map(names.index, cell)) for cell in self.path.cells]
         for i, block in enumerate(self.stages):
             if i % 2:
                 x = block(x)

@@ -1,7 +1,5 @@
 """Is a searched genotype better than others? Trains all of them alike, with several seeds."""
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,11 +12,10 @@ import torch
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import find_device, format_table, make_folder
 from msinet_timm.errors import InputError, MissingPackageError
-from msinet_timm.files import replace_text
 from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import read_rows
+from msinet_train.curves import read_rows, write_rows
 from msinet_train.engine.loop import train
 from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
@@ -147,12 +144,8 @@ def table(candidates: Sequence[Candidate]) -> str:
 
 
 def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'])
-    for c in candidates:
-        writer.writerows([c.name, *row, c.milliseconds] for row in zip(seeds, c.mAP, c.rank1, strict=True))
-    replace_text(path, text.getvalue())
+    rows = [[c.name, *row, c.milliseconds] for c in candidates for row in zip(seeds, c.mAP, c.rank1, strict=True)]
+    write_rows(path, ['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'], rows)
 
 
 def _draw(candidates: Sequence[Candidate], image: Path) -> None:

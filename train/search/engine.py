@@ -4,7 +4,7 @@ import functools
 import itertools
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from msinet_eval.evaluation import evaluate
 from msinet_eval.features.extract import extract, reid_data_config
 from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.commands import progress
+from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
@@ -31,12 +32,18 @@ from msinet_train.engine.optim import create_scaler, create_schedule, precision
 from msinet_train.run.folder import RunFolder
 from msinet_train.run.measure import Measurement, measure
 
+from .judge import Judge, held_out
 from .latency import interaction_costs
-from .report import add_mixture, genotype_table, read_mixtures, write_mixtures_chart
+from .paths import SinglePaths
 from .settings import SearchSettings
-from .steps import SearchTask, architecture_step, create_optimizers, twins_split, weight_step
+from .steps import SearchTask, create_optimizers, finite, twins_split, weight_step
+from .strategy import Strategy
+from .twins import TwinsContrastive
 
 __all__ = ['Search', 'prepare', 'search']
+
+#: Of the training half, from which the norms' statistics of a genotype are estimated.
+_NORM_BATCHES = 8
 
 
 @dataclass
@@ -53,9 +60,9 @@ class Search(Experiment):
         cache: where resized images are kept, or None.
         task: supernet and memories.
         weights: optimizer and schedule of the weights.
-        arch: optimizer and schedule of the architecture.
-        costs: [12, 4] milliseconds of the interactions where latency counts, else None.
         command: that started the search.
+        strategy: how a genotype is found.
+        epoch: the newest, from 0.
     """
 
     settings: SearchSettings
@@ -67,9 +74,9 @@ class Search(Experiment):
     cache: ImageCache | None
     task: SearchTask
     weights: tuple
-    arch: tuple
-    costs: torch.Tensor | None
     command: str = ''
+    strategy: Strategy | None = None
+    epoch: int = -1
 
     program = 'msinet-search'
 
@@ -91,14 +98,14 @@ class Search(Experiment):
 
     @property
     def interval(self) -> int:
-        return self.settings.geno_interval
+        # of single paths there is nothing to choose before the end
+        return self.settings.geno_interval if self.settings.method == 'tcm' else 0
 
     def load_state(self, state: dict) -> None:
         self.task.load_state_dict(state['task'])
         self.weights[0].load_state_dict(state['weights'])
-        self.arch[0].load_state_dict(state['arch'])
-        if self.costs is not None and state['costs'] is not None:
-            self.costs.copy_(state['costs'])
+        self.strategy.load_state_dict(state)
+        self.epoch = state['epoch']
 
     def open(self, folder: RunFolder, state: dict | None, measured: bool) -> None:
         """Keeps the command that started the search; one that resumes it is no other search."""
@@ -125,12 +132,13 @@ class Search(Experiment):
             self.task.memory(half).initialize(features.embeddings, self.labels[half])
 
     def run_epoch(self, epoch: int) -> dict[str, float]:
-        """Alternates between architecture and weights for an epoch; gives its metrics."""
+        """Trains the weights for an epoch, as the strategy has it; gives its metrics."""
         settings, task, loader = self.settings, self.task, self.halves['train']
+        self.epoch = epoch
         loader.batch_sampler.set_epoch(epoch)
-        for _, schedule in (self.weights, self.arch):
-            schedule.step(epoch)
-        weights, arch = self.weights[0], self.arch[0]
+        weights, schedule = self.weights
+        schedule.step(epoch)
+        self.strategy.begin_epoch(epoch)
         amp = precision(settings, task.device, epoch)
         scaler = create_scaler(settings, task.device)
         valid = self._endless(epoch)
@@ -141,29 +149,26 @@ class Search(Experiment):
             for k, raw in enumerate(bar):
                 batch = self._to_input('train', raw)
                 with amp:
-                    if k:  # as published, an epoch begins with the weights
-                        found = architecture_step(
-                            task,
-                            next(valid),
-                            arch,
-                            train=batch if settings.order == 2 else None,
-                            weight_optimizer=weights,
-                            penalty=self._latency(),
-                        )
-                        meters['valid_loss'].update(_finite(found['loss'], 'valid'))
+                    valid_loss = self.strategy.before_step(k, batch, valid)
+                    if valid_loss is not None:
+                        meters['valid_loss'].update(valid_loss)
                     found = weight_step(task, batch, weights, scaler and scaler._scaler)
-                meters['train_loss'].update(_finite(found['loss'], 'train'))
+                meters['train_loss'].update(finite(found['loss'], 'train'))
                 correct = (found['output'].argmax(1) == batch[1]).float().mean()
                 meters['accuracy'].update(100 * correct.item())
                 count += len(batch[0])
-                bar.set_postfix({name: f'{meter.avg:.3g}' for name, meter in meters.items()}, refresh=False)
-        mixture = self.supernet.mixture().detach()
-        metrics = {'lr': weights.param_groups[0]['lr'], 'arch_lr': arch.param_groups[0]['lr']}
-        metrics |= {name: meter.avg for name, meter in meters.items()}
-        metrics['entropy'] = float(-(mixture * mixture.log()).sum(1).mean())
-        if self.costs is not None:
-            metrics['expected_ms'] = float((mixture * self.costs).sum())
+                shown = {name: f'{meter.avg:.3g}' for name, meter in meters.items() if meter.count}
+                bar.set_postfix(shown, refresh=False)
+        metrics = {'lr': weights.param_groups[0]['lr']} | {n: meter.avg for n, meter in meters.items() if meter.count}
+        metrics |= self.strategy.metrics()
         return metrics | {'images_per_second': self.processes.count * count / (time.perf_counter() - began)}
+
+    def judge(self, dataset: ReIDDataset) -> Judge:
+        """What rates genotypes by a data set, see `held_out`; its images are kept in memory."""
+        cache = self.cache or ImageCache('memory', self.settings.workers)
+        images = cache.images((*dataset.query, *dataset.gallery), self.data_config)
+        batches = [self._to_input('train', raw)[0] for raw in itertools.islice(self.halves['train'], _NORM_BATCHES)]
+        return Judge(self.supernet, batches, dataset, images, self.settings.batch_size)
 
     def _endless(self, epoch: int) -> Iterator:
         """Batches of the validation half, for as many as the training half has."""
@@ -178,14 +183,9 @@ class Search(Experiment):
         device = self.task.device
         return self.halves[half].dataset.to_input(batch, device), self.labels[half][indices].to(device)
 
-    def _latency(self) -> torch.Tensor | None:
-        """Expected time of all interactions as a share of the dearest choice's, weighted."""
-        if self.costs is None:
-            return None
-        dearest = self.costs.amax(1).sum()
-        return self.settings.latency_weight * (self.supernet.mixture() * self.costs).sum() / dearest
-
     def measure(self) -> Measurement | None:
+        if self.epoch + 1 == self.settings.epochs:
+            self.strategy.finish()
         run = functools.partial(
             evaluate,
             data_config=self.data_config,
@@ -196,20 +196,10 @@ class Search(Experiment):
         return measure(self.data.measured, run, self.supernet)
 
     def save(self, folder: RunFolder, epoch: int, measurement: Measurement | None, due: bool) -> None:
-        """Writes the mixture, the genotype if it is `due`, and last the checkpoint that ends the epoch."""
-        settings = self.settings
-        mixture = self.supernet.mixture().detach().cpu()
-        add_mixture(folder, epoch, mixture)
-        if due:
-            self.supernet.genotype().save(
-                folder.path / 'genotype.json',
-                weights=[[round(w, 6) for w in row] for row in mixture.tolist()],
-                dataset=settings.dataset,
-                variant=settings.variant,
-                epochs=epoch + 1,
-                seed=settings.seed,
-                command=self.command,
-            )
+        """Writes what the strategy tells, and last the checkpoint that ends the epoch."""
+        names = ('dataset', 'variant', 'method', 'seed')
+        details = {name: getattr(self.settings, name) for name in names} | {'epochs': epoch + 1}
+        self.strategy.save(folder, epoch, due, details | {'command': self.command})
         self._save_checkpoint(folder.checkpoint, epoch)
 
     def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
@@ -220,19 +210,18 @@ class Search(Experiment):
             'epoch': epoch,
             'task': self.task.state_dict(),
             'weights': self.weights[0].state_dict(),
-            'arch': self.arch[0].state_dict(),
-            'costs': self.costs,
+            **self.strategy.state_dict(),
         }
         replace_file(path, lambda draft: torch.save(checkpoint, draft))
 
     def draw(self, folder: RunFolder) -> None:
-        write_mixtures_chart(read_mixtures(folder.path), folder.path / 'architecture.png')
+        self.strategy.draw(folder)
 
     def describe(self, metrics: dict[str, float]) -> str:
         return '  '.join(f'{name} {value:.4g}' for name, value in metrics.items())
 
     def remark(self) -> str:
-        return genotype_table(self.supernet.genotype(), self.supernet.mixture().detach().cpu())
+        return self.strategy.remark()
 
 
 def search(settings: SearchSettings, command: str = '') -> Genotype:
@@ -255,7 +244,7 @@ def search(settings: SearchSettings, command: str = '') -> Genotype:
             torch.set_flush_denormal(True)
         return prepare(settings, processes, command)
 
-    return run(settings, create)[0].supernet.genotype()
+    return run(settings, create)[0].strategy.genotype()
 
 
 def prepare(settings: SearchSettings, processes: Processes, command: str = '') -> Search:
@@ -269,7 +258,7 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     if settings.order == 2 and settings.opt != 'momentum':
         raise InputError(f'order 2 looks ahead a step of plain SGD, not of {settings.opt}: leave out `opt`')
     data = load_data(settings)
-    halves = twins_split(data)._asdict()
+    halves = twins_split(data, shared=settings.split == 'images')._asdict()
     identities = settings.batch_size // settings.num_instance * processes.count
     fewest = min(part.num_classes for part in halves.values())
     if fewest < identities:
@@ -295,8 +284,7 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     task.to(device, memory_format=torch.channels_last)
     cache = open_cache(settings.cache, settings.workers)
     weights, arch = create_optimizers(settings, supernet)
-    falling = replace(settings, milestones=settings.arch_milestones, warmup_step=0, min_lr=0.0)
-    return Search(
+    search = Search(
         settings=settings,
         processes=processes,
         data=data,
@@ -308,10 +296,16 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
         cache=cache,
         task=task,
         weights=(weights, create_schedule(weights, settings)),
-        arch=(arch, create_schedule(arch, falling)),
-        costs=_costs(settings, processes) if settings.objective == 'latency' else None,
         command=command,
     )
+    costs = _costs(settings, processes) if settings.objective != 'contrastive' else None
+    if settings.method == 'tcm':
+        search.strategy = TwinsContrastive(settings, task, weights, arch, costs)
+    else:
+        seen = {r.identity for r in halves['train'].train} if settings.split == 'twins' else ()
+        strangers = held_out([r for r in halves['valid'].train if r.identity not in seen])
+        search.strategy = SinglePaths(settings, supernet, lambda: search.judge(strangers), costs)
+    return search
 
 
 def _costs(settings: SearchSettings, processes: Processes) -> torch.Tensor:
@@ -319,10 +313,3 @@ def _costs(settings: SearchSettings, processes: Processes) -> torch.Tensor:
     if processes.several:  # all must search for the same
         dist.broadcast(costs, 0)
     return costs
-
-
-def _finite(loss: torch.Tensor, half: str) -> float:
-    value = loss.item()
-    if not torch.isfinite(loss):
-        raise InputError(f'the {half} loss became {value}: lower `lr` or `arch_lr`; the last checkpoint is intact')
-    return value

@@ -9,7 +9,7 @@ from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import format_table
 from msinet_timm.models.genotype import NUM_CELLS, Genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import read_rows
+from msinet_train.curves import read_rows, write_rows
 from msinet_train.run.folder import RunFolder
 
 __all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_chart']
@@ -35,10 +35,9 @@ def genotype_table(genotype: Genotype, mixture: torch.Tensor) -> str:
 
 def add_mixture(folder: RunFolder, epoch: int, mixture: torch.Tensor) -> None:
     """Adds an epoch's weights [12, 4] to `architecture.csv`, in place of those of that epoch and later ones."""
-    rows = [row for row in read_mixtures(folder.path) if int(row['epoch']) < epoch]
-    for place, weights in enumerate(mixture.tolist()):
-        rows.append(dict(zip(_COLUMNS, [epoch, place, *(f'{w:.6f}' for w in weights)], strict=True)))
-    folder.write(_FILE, '\n'.join([','.join(_COLUMNS), *(','.join(map(str, row.values())) for row in rows), '']))
+    rows = [row.values() for row in read_mixtures(folder.path) if int(row['epoch']) < epoch]
+    rows += [[epoch, place, *(f'{w:.6f}' for w in weights)] for place, weights in enumerate(mixture.tolist())]
+    write_rows(folder.path / _FILE, _COLUMNS, rows)
 
 
 def read_mixtures(folder: Path) -> list[dict[str, str]]:

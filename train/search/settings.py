@@ -4,7 +4,16 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
-from msinet_timm.commands import below_one, fraction, not_negative_float, positive, positive_float, processes
+from msinet_timm.commands import (
+    below_one,
+    fraction,
+    not_negative,
+    not_negative_float,
+    positive,
+    positive_float,
+    processes,
+    whole,
+)
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.settings import document, setting
 from msinet_train.settings import SOURCES, Settings
@@ -12,6 +21,7 @@ from msinet_train.settings import SOURCES, Settings
 __all__ = ['SearchSettings']
 
 _supernet = functools.partial(setting, 'supernet')
+_method = functools.partial(setting, 'method')
 _steps = functools.partial(setting, 'steps')
 
 
@@ -26,7 +36,7 @@ class SearchSettings(Settings):
 
     NOUN: ClassVar = 'search'
     GROUPS: ClassVar = (
-        'run', 'data', 'changes to images', 'supernet', 'steps', 'schedule', 'speed, memory and processes',
+        'run', 'data', 'changes to images', 'supernet', 'method', 'steps', 'schedule', 'speed, memory and processes',
     )  # fmt: skip
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
@@ -45,6 +55,24 @@ class SearchSettings(Settings):
         'centroids', 'what the memories start from; zeros: as published', choices=('centroids', 'zeros')
     )
 
+    method: str = _method(
+        'tcm', 'tcm: the published search, which learns a mixture of all interactions; paths: each step trains one '
+        'genotype, and at the end those are bred that rank images best', choices=('tcm', 'paths'),
+    )  # fmt: skip
+    split: str = _method(
+        'twins', 'what the halves share: as published, or half of the images of every identity',
+        choices=('twins', 'images'),
+    )  # fmt: skip
+    objective: str = _method(
+        'contrastive', 'latency, of tcm: the time that the interactions take on this device counts, too; front, of '
+        'paths: one genotype for each time that another cannot beat', choices=('contrastive', 'latency', 'front'),
+    )  # fmt: skip
+    latency_weight: float = _method(
+        1.0, "of the time, as a share of the slowest network's", positive_float, metavar='WEIGHT'
+    )
+    candidates: int = _method(192, 'genotypes that paths rates at the end', whole(4, 100_000), metavar='N')
+    arch_start: int = _method(0, 'epochs in which tcm trains the weights alone', not_negative, metavar='EPOCHS')
+
     opt: str = _steps(
         'momentum', "timm's optimizer of the weights: plain SGD, as published, or one that gets further in few steps",
         choices=('momentum', 'muon', 'adamw'),
@@ -59,13 +87,6 @@ class SearchSettings(Settings):
         [150, 225, 350], 'epochs at which its learning rate falls (multistep)', positive, nargs='*'
     )
     order: int = _steps(1, '2: the architecture looks one weight step ahead; slower', choices=(1, 2))
-    objective: str = _steps(
-        'contrastive', 'latency: the time that the interactions take on this device counts, too; it is measured at the '
-        'start', choices=('contrastive', 'latency'),
-    )  # fmt: skip
-    latency_weight: float = _steps(
-        1.0, "of the time, as a share of the slowest network's", positive_float, metavar='WEIGHT'
-    )
 
     def _name(self) -> str:
         return f'search_{super()._name()}'

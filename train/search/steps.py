@@ -21,8 +21,9 @@ from msinet_train.distributed import is_distributed
 from msinet_train.losses.class_memory import ClassMemory
 
 from .settings import SearchSettings
+from .strategy import Batch
 
-__all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers', 'twins_split', 'weight_step']
+__all__ = ['SearchTask', 'TwinsSplit', 'architecture_step', 'create_optimizers', 'finite', 'twins_split', 'weight_step']
 
 
 class TwinsSplit(NamedTuple):
@@ -37,7 +38,7 @@ class TwinsSplit(NamedTuple):
     valid: TrainingData
 
 
-def twins_split(data: TrainingData) -> TwinsSplit:
+def twins_split(data: TrainingData, shared: bool = False) -> TwinsSplit:
     """Splits a training set as the published search does.
 
     Of n classes in order, the first fifth trains only; of each of the next two fifths, the first half of the images
@@ -45,6 +46,8 @@ def twins_split(data: TrainingData) -> TwinsSplit:
 
     Args:
         data: images of at least five identities, in any order.
+        shared: instead, the first half of every class's images trains and the rest validates, as in a search for
+            classification: the paper's control.
 
     Raises:
         InputError: fewer identities, or one to be shared that has a single image.
@@ -59,19 +62,20 @@ def twins_split(data: TrainingData) -> TwinsSplit:
         )
     train, valid = [], []
     for label, found in enumerate(images):
-        if label < fifth:
+        if label < fifth and not shared:
             half = len(found)
-        elif label < 3 * fifth:
+        elif label < 3 * fifth or shared:
             half = len(found) // 2
             if not half:
                 raise InputError(
                     f'{found[0].path}: the only image of identity {found[0].identity}, which both halves of the search '
-                    'share: each of the first three fifths of the identities needs two images; add one, or leave it out'
+                    'share: each of the first three fifths of the identities (with `split` images, each of all) needs '
+                    'two images; add one, or leave it out'
                 )
         else:
             half = 0
         train += [(record, label) for record in found[:half]]
-        valid += [(record, label - fifth) for record in found[half:]]
+        valid += [(record, label - (0 if shared else fifth)) for record in found[half:]]
     return TwinsSplit(
         *(TrainingData(r, torch.tensor(n)) for r, n in (zip(*half, strict=True) for half in (train, valid)))
     )
@@ -123,9 +127,6 @@ class SearchTask(TrainingTask):
         with torch.autocast(input.device.type, enabled=False):
             loss = memory(branches.global_feature.to(memory.features.dtype), target)
         return {'loss': loss, 'output': branches.global_logits}
-
-
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 def create_optimizers(
@@ -255,6 +256,18 @@ def _unrolled_gradient(
             for p, old in zip(learned, before, strict=True):
                 p.copy_(old)
     return output, direct - group['lr'] * (sides[0] - sides[1]) / (2 * epsilon)
+
+
+def finite(loss: torch.Tensor, half: str) -> float:
+    """A loss as a number.
+
+    Raises:
+        InputError: it is none any more.
+    """
+    value = loss.item()
+    if not torch.isfinite(loss):
+        raise InputError(f'the {half} loss became {value}: lower `lr` or `arch_lr`; the last checkpoint is intact')
+    return value
 
 
 def _set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[torch.Tensor | None]) -> None:

@@ -144,12 +144,12 @@ def test_settings_reach_the_optimizers(tiny, tmp_path):
     flags += ' --arch-lr 0.02 --arch-betas 0.6 0.7 --arch-weight-decay 0.2 --arch-milestones 3 --grad-checkpointing'
     args = parse_args([*tiny, *flags.split(), '--epochs', '20', '--output', str(tmp_path)])
     state = prepare(args, Processes(torch.device('cpu')))
-    weights, arch = state.weights[0].param_groups[0], state.arch[0].param_groups[0]
+    weights, arch = state.weights[0].param_groups[0], state.strategy.optimizer.param_groups[0]
     assert (weights['momentum'], weights['weight_decay']) == (0.5, 0.1)
     assert (arch['betas'], arch['weight_decay']) == ((0.6, 0.7), 0.2)
     rates = []
     for epoch in (2, 3, 6, 7):
-        for _, schedule in (state.weights, state.arch):
+        for schedule in (state.weights[1], state.strategy.schedule):
             schedule.step(epoch)
         rates += [weights['lr'], arch['lr']]
     assert rates == pytest.approx([0.01, 0.02, 0.01, 0.01, 0.01, 0.01, 0.005, 0.01])

@@ -1,0 +1,227 @@
+"""A search by single paths: each step trains one genotype, and those that rank best are bred."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import torch
+
+from msinet_timm.charts import create_figure, save_figure
+from msinet_timm.commands import format_table, make_folder, progress
+from msinet_timm.errors import InputError, one_line
+from msinet_timm.models.genotype import NUM_CELLS, Genotype
+from msinet_timm.models.interactions import INTERACTIONS
+from msinet_timm.models.supernet import MSISuperNet
+from msinet_timm.processes import is_primary
+from msinet_train.curves import read_rows, write_rows
+from msinet_train.run.folder import RunFolder
+
+from .settings import SearchSettings
+from .strategy import Batch, Strategy
+
+__all__ = ['Rated', 'SinglePaths', 'evolve', 'fair_turns', 'front_of']
+
+_NAMES = tuple(INTERACTIONS)
+_PLACES = 2 * NUM_CELLS
+_FILE = 'paths.csv'
+_COLUMNS = ('epoch', 'mAP', 'milliseconds', *(f'place_{place}' for place in range(_PLACES)))
+
+
+class Rated(NamedTuple):
+    """What a genotype came to.
+
+    Attributes:
+        mAP: within the supernet, 0 to 1.
+        milliseconds: of its interactions, 0 where latency does not count.
+    """
+
+    mAP: float
+    milliseconds: float = 0.0
+
+    def dominates(self, other: 'Rated') -> bool:
+        """Whether it is nowhere worse, and somewhere better."""
+        no_worse = self.mAP >= other.mAP and self.milliseconds <= other.milliseconds
+        return no_worse and self != other
+
+
+def fair_turns(rng: Random) -> Iterator[Genotype]:
+    """Random genotypes without end; of any four in a row, counted from the first, each place has all interactions.
+
+    Source: `FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural Architecture Search`
+        - https://arxiv.org/abs/1907.01845
+    """
+    while True:
+        orders = [rng.sample(_NAMES, len(_NAMES)) for _ in range(_PLACES)]
+        yield from (Genotype(order[turn] for order in orders) for turn in range(len(_NAMES)))
+
+
+def front_of(rated: Mapping[Genotype, Rated]) -> list[Genotype]:
+    """Genotypes that no other dominates, the fastest first."""
+    found = [g for g, mine in rated.items() if not any(other.dominates(mine) for other in rated.values())]
+    return sorted(found, key=lambda g: (rated[g].milliseconds, -rated[g].mAP))
+
+
+def evolve(rate: Callable[[Genotype], Rated], candidates: int, rng: Random) -> dict[Genotype, Rated]:
+    """Rates random genotypes, a third of all, and then children of the best, each of which rates before the next.
+
+    A child takes each place from one of two parents, and with a probability of one in twelve from chance. Parents are
+    drawn from the quarter of the population that the fewest others dominate.
+
+    Source: `Single Path One-Shot Neural Architecture Search with Uniform Sampling` (section 3.4)
+        - https://arxiv.org/abs/1904.00420
+
+    Args:
+        rate: a genotype.
+        candidates: how many different genotypes to rate; all there are, at most.
+        rng: to draw from.
+
+    Returns:
+        All, in the order in which they were rated.
+    """
+    rated: dict[Genotype, Rated] = {}
+    turns, population = fair_turns(rng), max(4, candidates // 3)
+    candidates = min(candidates, len(_NAMES) ** _PLACES)
+    while len(rated) < candidates:
+        child = next(turns)
+        if len(rated) >= population:
+            beaten = {g: sum(other.dominates(mine) for other in rated.values()) for g, mine in rated.items()}
+            parents = sorted(beaten, key=beaten.get)[: max(2, population // 4)]
+            pair = rng.sample(parents, 2)
+            places = [rng.choice(both) for both in zip(*pair, strict=True)]
+            child = Genotype(new if rng.random() < 1 / _PLACES else old for old, new in zip(places, child, strict=True))
+        if child not in rated:
+            rated[child] = rate(child)
+    return rated
+
+
+class SinglePaths(Strategy):
+    """The weights of each interaction learn alone, in fair turns; genotypes are then bred by how well they rank.
+
+    Args:
+        settings: of the search.
+        supernet: of the search.
+        create_judge: makes what gives the mAP of a genotype within the supernet, when it is trained.
+        costs: [12, 4] milliseconds of the interactions where they count, else None.
+
+    Raises:
+        InputError: settings that it does not have.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        supernet: MSISuperNet,
+        create_judge: Callable[[], Callable[[Genotype], float]],
+        costs: torch.Tensor | None,
+    ) -> None:
+        if settings.objective == 'latency':
+            raise InputError('objective latency is for `method` tcm: with paths, front gives a genotype for each time')
+        self.settings, self.supernet, self.create_judge = settings, supernet, create_judge
+        self.costs = None if costs is None else costs.tolist()
+        self.epoch = 0
+        self.turns = fair_turns(Random())
+        self.rated: dict[Genotype, Rated] = {}
+
+    def begin_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self.turns = fair_turns(Random(f'{self.settings.seed} {epoch}'))
+
+    def before_step(self, number: int, batch: Batch, validation: Iterator[Batch]) -> None:
+        self.supernet.path = next(self.turns)
+
+    def finish(self) -> None:
+        """Rates genotypes; what an interrupted search has rated of these weights is only read."""
+        settings, judge = self.settings, self.create_judge()
+        file = settings.folder / _FILE
+        known = self._known(file) if settings.resume else {}
+        with progress(total=settings.candidates, desc='genotypes rated', unit='genotype') as bar:
+
+            def rate(genotype: Genotype) -> Rated:
+                if genotype not in known:
+                    known[genotype] = Rated(judge(genotype), self._milliseconds(genotype))
+                    if is_primary():
+                        write_rows(file, _COLUMNS, [[self.epoch, *rated, *g] for g, rated in known.items()])
+                bar.update()
+                return known[genotype]
+
+            self.rated = evolve(rate, settings.candidates, Random(settings.seed))
+        self.supernet.path = self.genotype()
+        judge(self.supernet.path)  # which leaves the norms with its statistics
+
+    def _milliseconds(self, genotype: Genotype) -> float:
+        if self.costs is None:
+            return 0.0
+        return sum(row[_NAMES.index(name)] for row, name in zip(self.costs, genotype, strict=True))
+
+    def _known(self, file: Path) -> dict[Genotype, Rated]:
+        try:
+            return {
+                Genotype(row[place] for place in _COLUMNS[3:]): Rated(float(row['mAP']), float(row['milliseconds']))
+                for row in read_rows(file)
+                if row['epoch'] == str(self.epoch)
+            }
+        except (KeyError, TypeError, ValueError) as e:
+            raise InputError(f'{file}: no table of rated genotypes ({one_line(e)}): remove it') from e
+
+    def genotype(self) -> Genotype:
+        """That of the best mAP, of equal ones the fastest."""
+        return max(self.rated, key=lambda g: (self.rated[g].mAP, -self.rated[g].milliseconds))
+
+    def save(self, folder: RunFolder, epoch: int, due: bool, details: dict[str, Any]) -> None:
+        if not self.rated:
+            return
+        self._save(self.genotype(), folder.path / 'genotype.json', details)
+        if self.settings.objective == 'front':
+            for number, genotype in enumerate(front_of(self.rated)):
+                self._save(genotype, make_folder(folder.path / 'front', 'output') / f'{number}.json', details)
+
+    def _save(self, genotype: Genotype, file: Path, details: dict[str, Any]) -> None:
+        rated = self.rated[genotype]
+        found = {'mAP': round(rated.mAP, 6)}
+        if self.costs:
+            found['milliseconds'] = round(rated.milliseconds, 4)
+        genotype.save(file, **found, **details)
+
+    def draw(self, folder: RunFolder) -> None:
+        if self.rated:
+            _draw(self.rated, self.costs is not None, folder.path / 'paths.png')
+
+    def remark(self) -> str:
+        if not self.rated:
+            return ''
+        rows = [('mAP', 'ms', 'interactions')] if self.costs else [('mAP', '', 'interactions')]
+        best = front_of(self.rated) if self.costs else [self.genotype()]
+        for genotype in best:
+            rated = self.rated[genotype]
+            time = f'{rated.milliseconds:.3f}' if self.costs else ''
+            rows.append((f'{100 * rated.mAP:.1f}', time, ' '.join(genotype)))
+        return format_table(rows, '>><')
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'rated': [[list(genotype), *rated] for genotype, rated in self.rated.items()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state['epoch']
+        self.rated = {Genotype(names): Rated(*rated) for names, *rated in state['rated']}
+
+
+def _draw(rated: Mapping[Genotype, Rated], timed: bool, image: Path) -> None:
+    """mAP of all that were rated: over their time with the front, else in the order of their turn."""
+    figure = create_figure((8, 5))
+    axes = figure.subplots()
+    metrics = [100 * r.mAP for r in rated.values()]
+    if timed:
+        axes.scatter([r.milliseconds for r in rated.values()], metrics, s=12, label='rated')
+        front = [rated[g] for g in front_of(rated)]
+        axes.plot([r.milliseconds for r in front], [100 * r.mAP for r in front], 'o-', color='tab:red', label='front')
+        axes.set_xlabel('milliseconds of the interactions, for a batch of 8')
+    else:
+        axes.scatter(range(1, len(metrics) + 1), metrics, s=12, label='rated')
+        axes.plot(range(1, len(metrics) + 1), list(itertools.accumulate(metrics, max)), color='tab:red', label='best')
+        axes.set_xlabel('genotype, in the order of rating')
+    axes.set_ylabel('mAP in % within the supernet')
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save_figure(figure, image)
