@@ -2,16 +2,14 @@
 
 import argparse
 import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import command
 from msinet_timm.errors import InputError
-from msinet_timm.files import replace_text
 
-__all__ = ['read_rows', 'write_comparison', 'write_curves', 'write_rows']
+__all__ = ['read_rows', 'write_comparison', 'write_curves']
 
 
 def write_curves(summary: Path, image: Path) -> None:
@@ -83,13 +81,6 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with open(path, encoding='utf-8', newline='') as file:
         return list(csv.DictReader(file))
-
-
-def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Writes a CSV file that `read_rows` reads: the whole file, or nothing."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator='\n').writerows([columns, *rows])
-    replace_text(path, text.getvalue())
 
 
 def _panels(columns: list[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import warnings
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
@@ -14,7 +15,7 @@ from msinet_timm.files import read_json, replace_text
 
 from .interactions import INTERACTIONS
 
-__all__ = ['NUM_CELLS', 'UNIFORM', 'Genotype', 'find_genotype', 'named_genotypes']
+__all__ = ['NUM_CELLS', 'UNIFORM', 'Genotype', 'find_genotype', 'keep_genotype', 'named_genotypes', 'own_folder']
 
 NUM_CELLS = 6
 
@@ -93,10 +94,71 @@ UNIFORM = {f'all_{name}': Genotype([name] * 2 * NUM_CELLS) for name in INTERACTI
 
 @cache
 def named_genotypes() -> dict[str, Genotype]:
-    """Genotypes by name: `UNIFORM`, `hub_configs/genotypes/*.json`, and what `register_genotype` has added."""
+    """Genotypes by name: `UNIFORM`, `hub_configs/genotypes/*.json`, the user's, and those of `register_genotype`."""
     folder = resources.files('msinet_timm.hub_configs') / 'genotypes'
     files = sorted((f for f in folder.iterdir() if f.name.endswith('.json')), key=lambda f: f.name)
-    return UNIFORM | {f.name.removesuffix('.json'): Genotype.load(str(f)) for f in files}
+    shipped = UNIFORM | {f.name.removesuffix('.json'): Genotype.load(str(f)) for f in files}
+    return _own_genotypes() | shipped
+
+
+def own_folder() -> Path:
+    """Where `keep_genotype` keeps what searches have found, so that all programs of a user know it.
+
+    The environment variable `MSINET_GENOTYPES`, or `msinet_timm/genotypes` where programs keep their data
+    (`XDG_DATA_HOME`, `~/.local/share`).
+    """
+    data = os.environ.get('XDG_DATA_HOME') or Path.home() / '.local' / 'share'
+    return Path(os.environ.get('MSINET_GENOTYPES') or Path(data) / 'msinet_timm' / 'genotypes')
+
+
+def _own_genotypes() -> dict[str, Genotype]:
+    """Those of `own_folder`. A broken file must not keep every program from importing the models: it is told of."""
+    found = {}
+    try:
+        files = sorted(own_folder().glob('*.json'))
+    except (OSError, RuntimeError):  # a folder that cannot be read, or no home
+        return found
+    for file in files:
+        try:
+            check_genotype_name(file.stem)
+            found[file.stem] = Genotype.load(file)
+        except InputError as e:
+            warnings.warn(f'{file}: left out ({e})', stacklevel=2)
+    return found
+
+
+def keep_genotype(name: str, genotype: Genotype, **details: Any) -> Path:
+    """Makes a genotype a timm model of every program that imports `msinet_timm` from now on, see `own_folder`.
+
+    Args:
+        name: lower-case letters, digits and underscores; `msinet_NAME_x1_0` and so on are the models.
+        genotype: to keep; one of that name that was kept before is replaced.
+        details: to be kept with it, see `Genotype.save`.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: a bad name, one that is shipped, or a folder that cannot be written.
+    """
+    check_own_name(name)
+    file = own_folder() / f'{name}.json'
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        genotype.save(file, **details)
+    except OSError as e:
+        raise InputError(
+            f'{file}: cannot be written ({e.strerror or e}): set MSINET_GENOTYPES to another folder'
+        ) from e
+    return file
+
+
+def check_own_name(name: str) -> None:
+    """Raises an InputError unless a genotype can be kept under a name."""
+    check_genotype_name(name)
+    shipped = named_genotypes().keys() - _own_genotypes().keys()
+    if name in shipped:
+        raise InputError(f'genotype name {name!r}: is one of {", ".join(sorted(shipped))}, which everybody has')
 
 
 def find_genotype(spec: 'str | os.PathLike | Iterable[str]') -> Genotype:

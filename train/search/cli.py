@@ -16,7 +16,7 @@ from msinet_train.cli import from_flags
 from msinet_train.cli import parse_args as parse_training
 from msinet_train.settings import TrainSettings
 
-from .compare import compare, table
+from .compare import compare, table, verdicts
 from .engine import search
 from .settings import SearchSettings
 
@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
     argv = sys.argv[1:] if argv is None else argv
     if argv[:1] == ['compare']:
         args, flags = parse_comparison(argv[1:])
-        text = table(compare(settings=parse_training(flags), **vars(args)))
+        candidates = compare(settings=parse_training(flags), **vars(args))
+        text = '\n\n'.join(filter(None, [table(candidates), verdicts(candidates)]))
     else:
         text = ' '.join(search(parse_args(argv), shlex.join(['msinet-search', *argv])))
     if is_primary():

@@ -1,5 +1,8 @@
 """Is a searched genotype better than others? Trains all of them alike, with several seeds."""
 
+import itertools
+import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,17 +15,21 @@ import torch
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import find_device, format_table, make_folder
 from msinet_timm.errors import InputError, MissingPackageError
+from msinet_timm.files import replace_rows
 from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import read_rows, write_rows
+from msinet_train.curves import read_rows
 from msinet_train.engine.loop import train
 from msinet_train.run.folder import holds_run
 from msinet_train.settings import TrainSettings
 
 from .latency import milliseconds
 
-__all__ = ['Candidate', 'compare', 'random_genotypes', 'table']
+__all__ = ['Candidate', 'compare', 'random_genotypes', 'table', 'verdicts']
+
+
+_RANDOM = 'random_{}'
 
 
 class Candidate(NamedTuple):
@@ -47,7 +54,7 @@ def random_genotypes(number: int, seed: int = 0) -> dict[str, Genotype]:
     while len(found) < number:
         genotype = Genotype(rng.choice(list(INTERACTIONS)) for _ in range(2 * NUM_CELLS))
         if genotype not in found.values():
-            found[f'random_{len(found)}'] = genotype
+            found[_RANDOM.format(len(found))] = genotype
     return found
 
 
@@ -143,9 +150,48 @@ def table(candidates: Sequence[Candidate]) -> str:
     return format_table(lines)
 
 
+def verdicts(candidates: Sequence[Candidate]) -> str:
+    """Says of each genotype that was named whether it is better than the random and the uniform ones; a line for each.
+
+    It is better than random ones if its mean is above theirs by two standard errors of the difference. The units are
+    the seeds of the one, and the means of the random genotypes: seeds of one genotype do not tell how others do. p is
+    how often a random choice of as many units does as well as it did, one-sided (a permutation test).
+    """
+    named = [c for c in candidates if c.name not in UNIFORM and not re.fullmatch(_RANDOM.format(r'\d+'), c.name)]
+    chance = [statistics.mean(c.mAP) for c in candidates if re.fullmatch(_RANDOM.format(r'\d+'), c.name)]
+    uniform = max((c for c in candidates if c.name in UNIFORM), key=lambda c: statistics.mean(c.mAP), default=None)
+    lines = []
+    for c in named:
+        mean = statistics.mean(c.mAP)
+        if len(c.mAP) > 1 and len(chance) > 1:
+            gain = mean - statistics.mean(chance)
+            error = math.hypot(*(statistics.stdev(units) / len(units) ** 0.5 for units in (c.mAP, chance)))
+            p = _permuted(c.mAP, chance)
+            told = 'yes' if gain > 2 * error else 'no'
+            lines.append(
+                f'{c.name}: better than random: {told}, {100 * gain:+.1f} ± {100 * error:.1f} mAP, p = {p:.3f}'
+            )
+        if uniform:
+            gain = mean - statistics.mean(uniform.mAP)
+            told = 'no' if gain < 0 else 'yes'
+            lines.append(f'{c.name}: as good as the best uniform one, {uniform.name}: {told}, {100 * gain:+.1f} mAP')
+    return '\n'.join(lines)
+
+
+def _permuted(found: Sequence[float], chance: Sequence[float], most: int = 100_000) -> float:
+    """Share of the choices of `len(found)` units out of all, as they are or drawn, with at least the sum of `found`."""
+    units, least = [*found, *chance], sum(found) - 1e-12
+    if math.comb(len(units), len(found)) <= most:
+        sums = [sum(chosen) for chosen in itertools.combinations(units, len(found))]
+        return sum(s >= least for s in sums) / len(sums)
+    rng = Random(0)
+    # with what was found as one of them, so that it is never 0
+    return (1 + sum(sum(rng.sample(units, len(found))) >= least for _ in range(most))) / (1 + most)
+
+
 def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) -> None:
     rows = [[c.name, *row, c.milliseconds] for c in candidates for row in zip(seeds, c.mAP, c.rank1, strict=True)]
-    write_rows(path, ['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'], rows)
+    replace_rows(path, [['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'], *rows])
 
 
 def _draw(candidates: Sequence[Candidate], image: Path) -> None:

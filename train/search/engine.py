@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,10 +21,10 @@ from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
-from msinet_timm.models.genotype import Genotype
+from msinet_timm.models.genotype import Genotype, check_own_name, keep_genotype
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MSISuperNet
-from msinet_timm.processes import Processes
+from msinet_timm.processes import Processes, is_primary
 from msinet_train.data.loader import create_loader
 from msinet_train.data.sources import TrainingData, load_data
 from msinet_train.engine.experiment import Experiment
@@ -41,6 +42,8 @@ from .strategy import Strategy
 from .twins import TwinsContrastive
 
 __all__ = ['Search', 'prepare', 'search']
+
+_logger = logging.getLogger(__name__)
 
 #: Of the training half, from which the norms' statistics of a genotype are estimated.
 _NORM_BATCHES = 8
@@ -167,6 +170,8 @@ class Search(Experiment):
         """What rates genotypes by a data set, see `held_out`; its images are kept in memory."""
         cache = self.cache or ImageCache('memory', self.settings.workers)
         images = cache.images((*dataset.query, *dataset.gallery), self.data_config)
+        random_seed(self.settings.seed)  # so that a search that goes on sees the same batches
+        self.halves['train'].batch_sampler.set_epoch(self.settings.epochs)
         batches = [self._to_input('train', raw)[0] for raw in itertools.islice(self.halves['train'], _NORM_BATCHES)]
         return Judge(self.supernet, batches, dataset, images, self.settings.batch_size)
 
@@ -244,7 +249,13 @@ def search(settings: SearchSettings, command: str = '') -> Genotype:
             torch.set_flush_denormal(True)
         return prepare(settings, processes, command)
 
-    return run(settings, create)[0].strategy.genotype()
+    found = run(settings, create)[0].strategy
+    results = found.results()
+    if settings.keep and is_primary():
+        for number, genotype in enumerate(results):
+            name = settings.keep if settings.objective != 'front' else f'{settings.keep}_{number}'
+            _logger.info(f'kept as msinet_{name}_x1_0 and so on: {keep_genotype(name, genotype, command=command)}')
+    return found.genotype()
 
 
 def prepare(settings: SearchSettings, processes: Processes, command: str = '') -> Search:
@@ -257,6 +268,11 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     precision(settings, device)
     if settings.order == 2 and settings.opt != 'momentum':
         raise InputError(f'order 2 looks ahead a step of plain SGD, not of {settings.opt}: leave out `opt`')
+    if settings.keep:
+        try:
+            check_own_name(settings.keep)
+        except InputError as e:
+            raise InputError(f'keep {settings.keep}: {e}') from e
     data = load_data(settings)
     halves = twins_split(data, shared=settings.split == 'images')._asdict()
     identities = settings.batch_size // settings.num_instance * processes.count

@@ -11,11 +11,12 @@ import torch
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import format_table, make_folder, progress
 from msinet_timm.errors import InputError, one_line
+from msinet_timm.files import replace_rows
 from msinet_timm.models.genotype import NUM_CELLS, Genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import is_primary
-from msinet_train.curves import read_rows, write_rows
+from msinet_train.curves import read_rows
 from msinet_train.run.folder import RunFolder
 
 from .settings import SearchSettings
@@ -142,7 +143,7 @@ class SinglePaths(Strategy):
                 if genotype not in known:
                     known[genotype] = Rated(judge(genotype), self._milliseconds(genotype))
                     if is_primary():
-                        write_rows(file, _COLUMNS, [[self.epoch, *rated, *g] for g, rated in known.items()])
+                        replace_rows(file, [_COLUMNS, *([self.epoch, *rated, *g] for g, rated in known.items())])
                 bar.update()
                 return known[genotype]
 
@@ -169,12 +170,15 @@ class SinglePaths(Strategy):
         """That of the best mAP, of equal ones the fastest."""
         return max(self.rated, key=lambda g: (self.rated[g].mAP, -self.rated[g].milliseconds))
 
+    def results(self) -> list[Genotype]:
+        return front_of(self.rated) if self.settings.objective == 'front' else [self.genotype()]
+
     def save(self, folder: RunFolder, epoch: int, due: bool, details: dict[str, Any]) -> None:
         if not self.rated:
             return
         self._save(self.genotype(), folder.path / 'genotype.json', details)
         if self.settings.objective == 'front':
-            for number, genotype in enumerate(front_of(self.rated)):
+            for number, genotype in enumerate(self.results()):
                 self._save(genotype, make_folder(folder.path / 'front', 'output') / f'{number}.json', details)
 
     def _save(self, genotype: Genotype, file: Path, details: dict[str, Any]) -> None:
@@ -191,12 +195,12 @@ class SinglePaths(Strategy):
     def remark(self) -> str:
         if not self.rated:
             return ''
-        rows = [('mAP', 'ms', 'interactions')] if self.costs else [('mAP', '', 'interactions')]
-        best = front_of(self.rated) if self.costs else [self.genotype()]
-        for genotype in best:
+        rows = [('mAP', 'ms', 'interactions')]
+        for genotype in self.results():
             rated = self.rated[genotype]
-            time = f'{rated.milliseconds:.3f}' if self.costs else ''
-            rows.append((f'{100 * rated.mAP:.1f}', time, ' '.join(genotype)))
+            rows.append(
+                (f'{100 * rated.mAP:.1f}', f'{rated.milliseconds:.3f}' if self.costs else '', ' '.join(genotype))
+            )
         return format_table(rows, '>><')
 
     def state_dict(self) -> dict[str, Any]:

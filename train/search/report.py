@@ -7,9 +7,10 @@ import torch
 
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import format_table
+from msinet_timm.files import replace_rows
 from msinet_timm.models.genotype import NUM_CELLS, Genotype
 from msinet_timm.models.interactions import INTERACTIONS
-from msinet_train.curves import read_rows, write_rows
+from msinet_train.curves import read_rows
 from msinet_train.run.folder import RunFolder
 
 __all__ = ['add_mixture', 'genotype_table', 'read_mixtures', 'write_mixtures_chart']
@@ -37,7 +38,7 @@ def add_mixture(folder: RunFolder, epoch: int, mixture: torch.Tensor) -> None:
     """Adds an epoch's weights [12, 4] to `architecture.csv`, in place of those of that epoch and later ones."""
     rows = [row.values() for row in read_mixtures(folder.path) if int(row['epoch']) < epoch]
     rows += [[epoch, place, *(f'{w:.6f}' for w in weights)] for place, weights in enumerate(mixture.tolist())]
-    write_rows(folder.path / _FILE, _COLUMNS, rows)
+    replace_rows(folder.path / _FILE, [_COLUMNS, *rows])
 
 
 def read_mixtures(folder: Path) -> list[dict[str, str]]:

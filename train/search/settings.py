@@ -71,6 +71,10 @@ class SearchSettings(Settings):
         1.0, "of the time, as a share of the slowest network's", positive_float, metavar='WEIGHT'
     )
     candidates: int = _method(192, 'genotypes that paths rates at the end', whole(4, 100_000), metavar='N')
+    keep: str | None = _method(
+        None, 'make what is found a timm model on this machine, msinet_NAME_x1_0 and so on; of a front '
+        'msinet_NAME_0_x1_0, msinet_NAME_1_x1_0, ..., the fastest first', metavar='NAME',
+    )  # fmt: skip
     arch_start: int = _method(0, 'epochs in which tcm trains the weights alone', not_negative, metavar='EPOCHS')
 
     opt: str = _steps(

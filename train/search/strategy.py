@@ -49,6 +49,10 @@ class Strategy(ABC):
     def genotype(self) -> Genotype:
         """What the search has found."""
 
+    def results(self) -> list[Genotype]:
+        """All that are worth a network of their own."""
+        return [self.genotype()]
+
     @abstractmethod
     def save(self, folder: RunFolder, epoch: int, due: bool, details: dict[str, Any]) -> None:
         """Writes what people can read after an epoch.

@@ -1,12 +1,15 @@
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import timm
 from golden_figures import load_json
 
 from msinet_timm import Genotype, register_genotype
-from msinet_timm.models.genotype import find_genotype, named_genotypes
+from msinet_timm.errors import InputError
+from msinet_timm.models.genotype import find_genotype, keep_genotype, named_genotypes, own_folder
 
 OWN = ['none', 'exc'] * 6
 
@@ -104,3 +107,41 @@ def test_genotype_file_is_saved_by_content(tmp_path):
     timm.models.save_for_hf(model, tmp_path / 'model', safe_serialization=True)
     path.unlink()
     assert timm.create_model(f'local-dir:{tmp_path}/model', pretrained=True).genotype == OWN
+
+
+KNOWN = """
+import timm
+import msinet_timm
+print(timm.create_model('msinet_kept_test_x0_25').genotype, timm.is_model('msinet_broken_x0_25'))
+"""
+
+
+def test_kept_genotypes_are_models_of_other_programs(tmp_path, monkeypatch):
+    """A broken file beside them is told of, and keeps nobody from importing the models."""
+    monkeypatch.setenv('MSINET_GENOTYPES', str(tmp_path))
+    assert keep_genotype('kept_test', Genotype(OWN), seed=3) == tmp_path / 'kept_test.json'
+    assert json.loads((tmp_path / 'kept_test.json').read_text())['seed'] == 3
+    (tmp_path / 'broken.json').write_text('{')
+    (tmp_path / 'Bad name.json').write_text('[]')
+    (tmp_path / 'msmt.json').write_text(json.dumps(['ag'] * 12))  # what everybody has stays as it is
+    result = subprocess.run([sys.executable, '-c', KNOWN], capture_output=True, text=True)
+    assert result.stdout.split('\n')[0] == f'{list(OWN)} False'
+    assert 'broken.json: left out' in result.stderr and 'Bad name.json: left out' in result.stderr
+
+
+def test_kept_genotypes_have_a_place(monkeypatch, tmp_path):
+    monkeypatch.delenv('MSINET_GENOTYPES', raising=False)
+    monkeypatch.setenv('XDG_DATA_HOME', str(tmp_path))
+    assert own_folder() == tmp_path / 'msinet_timm' / 'genotypes'
+    monkeypatch.delenv('XDG_DATA_HOME')
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert own_folder() == tmp_path / '.local' / 'share' / 'msinet_timm' / 'genotypes'
+
+
+def test_keeping_refuses(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    monkeypatch.setenv('MSINET_GENOTYPES', str(tmp_path / 'file'))
+    with pytest.raises(InputError, match='file.*set MSINET_GENOTYPES to another folder'):
+        keep_genotype('kept_test', Genotype(OWN))
+    with pytest.raises(InputError, match="'msmt': is one of all_ag"):
+        keep_genotype('msmt', Genotype(OWN))

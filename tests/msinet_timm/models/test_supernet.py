@@ -70,7 +70,20 @@ def test_one_hot_supernet_computes_as_msinet_does():
     final.load_state_dict({name: own.get(name, tensor) for name, tensor in final.state_dict().items()})
     assert net.genotype() == Genotype(genotype)
     images = torch.randn(2, 3, 64, 32)
-    torch.testing.assert_close(net.forward_features(images), final.forward_features(images)[:, :32])
+    expected = final.forward_features(images)[:, :32]
+    torch.testing.assert_close(net.forward_features(images), expected)
+    net.arch_weights.data.zero_()
+    net.path = Genotype(genotype)
+    torch.testing.assert_close(net.forward_features(images), expected)
+    assert 'path' not in net.state_dict()
+
+
+def test_a_path_trains_what_it_takes_alone():
+    net = MSISuperNet(3, (8, 16, 24, 32))
+    net.path = Genotype(['ag', *['none'] * 11])
+    net(torch.randn(2, 3, 64, 32)).sum().backward()
+    gates = {name for name, p in net.named_parameters() if '.ops.' in name and p.grad is not None}
+    assert {name.split('.ops.')[0] for name in gates} == {'stages.0.0.interaction1'} and net.arch_weights.grad is None
 
 
 def test_widths_of_branches():

@@ -1,4 +1,5 @@
 import csv
+import itertools
 import json
 import os
 import runpy
@@ -18,7 +19,7 @@ from msinet_train.cli import parse_args as parse_training
 from msinet_train.engine.loop import train
 from msinet_train.search import SearchSettings, search
 from msinet_train.search.cli import main, parse_args, parse_comparison
-from msinet_train.search.compare import compare, random_genotypes
+from msinet_train.search.compare import Candidate, _permuted, compare, random_genotypes, verdicts
 from msinet_train.search.engine import prepare
 from msinet_train.search.latency import interaction_costs
 from msinet_train.settings import TrainSettings
@@ -129,7 +130,8 @@ def test_tiny_numbers_become_zeros(searched):
 @pytest.mark.parametrize(
     'flags',
     ['--order 2', '--objective latency --latency-weight 50', '--memory-init zeros', '--mid-from output', '--amp',
-     '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1'],
+     '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1',
+     '--split images', '--arch-start 1', '--method paths --candidates 4'],
 )  # fmt: skip
 def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     folder = run(tiny, tmp_path / 'run', f'{flags} --epochs 1')
@@ -270,6 +272,37 @@ def test_compare(searched, market_to_search, tmp_path, capsys):
     stamp = (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime
     assert main(command) == 0  # nothing is trained again
     assert (tmp_path / 'run' / 'seed0' / 'last.pth.tar').stat().st_mtime == stamp
+
+
+def candidate(name, *mAP):
+    return Candidate(name, 1.0, mAP, mAP)
+
+
+CHANCE = [candidate(f'random_{k}', m, m + 0.02) for k, m in enumerate((0.30, 0.32, 0.28, 0.30))]
+
+
+def test_verdict():
+    told = verdicts([candidate('run', 0.41, 0.40, 0.42), *CHANCE, candidate('all_ag', 0.43, 0.40)])
+    better, best = told.splitlines()
+    # 3 of 7 units: 35 choices, of which none other comes as high; means 0.41 and 0.31
+    assert better == 'run: better than random: yes, +10.0 ± 1.0 mAP, p = 0.029'
+    assert best == 'run: as good as the best uniform one, all_ag: no, -0.5 mAP'
+
+
+def test_verdict_of_chance():
+    told = verdicts([candidate('run', 0.31, 0.33, 0.32), *CHANCE, candidate('all_ag', 0.29)])
+    assert told.splitlines()[0].startswith('run: better than random: no, +1.0 ± 1.0 mAP, p = 0.')
+    assert told.splitlines()[1] == 'run: as good as the best uniform one, all_ag: yes, +3.0 mAP'
+    assert verdicts(CHANCE) == '' and verdicts([candidate('a', 0.1), *CHANCE]) == ''
+
+
+def test_permutations_are_drawn_where_they_are_many():
+    found, chance = [0.5, 0.4, 0.45], [0.4, 0.42, 0.38, 0.41, 0.43]
+    exact = _permuted(found, chance)
+    sums = [sum(c) for c in itertools.combinations([*found, *chance], 3)]
+    assert exact == sum(s >= sum(found) - 1e-12 for s in sums) / 56
+    assert _permuted(found, chance, most=50) == pytest.approx(exact, abs=0.1)
+    assert _permuted(found, chance, most=50) == _permuted(found, chance, most=50) > 0
 
 
 def test_compare_tells_genotypes_from_values_of_flags():

@@ -57,6 +57,14 @@ def test_split_of_any_labels_and_order():
     assert valid.labels.tolist() == [0, 0, 1, 1, 2, 2, 2, 3, 3, 3]
 
 
+def test_split_of_images_shares_all_identities():
+    records = [Record(f'{i}_{k}.jpg', str(i)) for i in range(5) for k in range(3)]
+    train, valid = twins_split(TrainingData(tuple(records), class_labels(records)), shared=True)
+    assert [r.path for r in train.train] == [f'{i}_0.jpg' for i in range(5)] and train.labels.tolist() == [*range(5)]
+    assert [r.path for r in valid.train] == [f'{i}_{k}.jpg' for i in range(5) for k in (1, 2)]
+    assert valid.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+
+
 def test_split_needs_identities_and_images():
     with pytest.raises(InputError, match='at least 5 of them, the training set has 4'):
         split([Record('a.jpg', i) for i in 'abcd'])

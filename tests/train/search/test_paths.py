@@ -1,0 +1,157 @@
+import csv
+import itertools
+import json
+from random import Random
+
+import pytest
+import timm
+import torch
+
+from msinet_timm.models.genotype import NUM_CELLS, Genotype
+from msinet_timm.models.interactions import INTERACTIONS
+from msinet_train.search.cli import main
+from msinet_train.search.paths import Rated, evolve, fair_turns, front_of
+
+NAMES = list(INTERACTIONS)
+BEST = Genotype(NAMES[k % 4] for k in range(2 * NUM_CELLS))
+
+
+def hits(genotype):
+    return sum(a == b for a, b in zip(genotype, BEST, strict=True)) / len(BEST)
+
+
+def test_turns_are_fair():
+    drawn = list(itertools.islice(fair_turns(Random(1)), 40))
+    for start in range(0, 40, 4):
+        assert all(set(places) == set(NAMES) for places in zip(*drawn[start : start + 4], strict=True))
+    assert drawn == list(itertools.islice(fair_turns(Random(1)), 40))
+    assert drawn != list(itertools.islice(fair_turns(Random(2)), 40)) and len(set(drawn)) > 30
+
+
+def test_breeding_finds_a_known_best_genotype():
+    """One of 16.8 million, after 600 ratings that also err; as many random ones come nowhere near."""
+    noise = Random(3)
+    rated = evolve(lambda g: Rated(hits(g) + noise.gauss(0, 0.03)), 600, Random(0))
+    assert len(rated) == 600
+    found = max(rated, key=lambda g: rated[g].mAP)
+    assert hits(found) >= 11 / 12
+    assert max(map(hits, itertools.islice(fair_turns(Random(0)), 600))) <= 9 / 12
+
+
+def test_breeding_rates_as_many_as_asked_and_none_twice():
+    asked = []
+    rated = evolve(lambda g: asked.append(g) or Rated(0.0), 10, Random(0))
+    assert len(asked) == len(set(asked)) == 10 and list(rated) == asked
+
+
+def test_front_is_what_nothing_beats():
+    rng = Random(5)
+    rated = {g: Rated(rng.random(), rng.random()) for g in itertools.islice(fair_turns(rng), 60)}
+    front = front_of(rated)
+    times = [rated[g].milliseconds for g in front]
+    assert times == sorted(times) and [rated[g].mAP for g in front] == sorted(rated[g].mAP for g in front)
+    for g, mine in rated.items():
+        beaten = any(o.mAP >= mine.mAP and o.milliseconds <= mine.milliseconds and o != mine for o in rated.values())
+        assert (g in front) is not beaten
+
+
+def test_front_spans_speed_and_precision():
+    """Each place of the best genotype costs a millisecond: the front holds every trade."""
+    rated = evolve(lambda g: Rated(hits(g), 12 * hits(g)), 300, Random(0))
+    assert len({rated[g].mAP for g in front_of(rated)}) >= 8
+
+
+TINY = '-ds market1501 --variant x0_25 --height 32 --width 16 --batch-size 6 --num-instance 2 --workers 0'
+TINY += ' --warmup-step 0 --epochs 2 --method paths --candidates 6'
+
+
+@pytest.fixture(scope='module')
+def tiny(market_to_search):
+    return [*TINY.split(), '--data-dir', str(market_to_search)]
+
+
+@pytest.fixture(scope='module')
+def searched(tiny, tmp_path_factory):
+    folder = tmp_path_factory.mktemp('paths') / 'run'
+    assert main([*tiny, '--objective', 'front', '--output', str(folder)]) == 0
+    return folder
+
+
+def test_a_search_by_paths(searched):
+    with open(searched / 'paths.csv') as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6 and {row['epoch'] for row in rows} == {'1'}
+    assert all(0 <= float(row['mAP']) <= 1 and float(row['milliseconds']) > 0 for row in rows)
+    found = json.loads((searched / 'genotype.json').read_text())
+    best = max(rows, key=lambda row: (float(row['mAP']), -float(row['milliseconds'])))
+    assert found['mAP'] == pytest.approx(float(best['mAP']), abs=1e-6) and found['method'] == 'paths'
+    front = [json.loads(file.read_text()) for file in sorted((searched / 'front').iterdir())]
+    assert front[-1]['operations'] == found['operations'] == [best[f'place_{k}'] for k in range(12)]
+    assert 'interactions' in (searched / 'log.txt').read_text()
+    with open(searched / 'summary.csv') as file:
+        assert all(0 < float(row['eval_mAP'] or 1) <= 1 and row['train_train_loss'] for row in csv.DictReader(file))
+
+
+@pytest.mark.charts
+def test_a_chart_of_what_was_rated(searched):
+    assert (searched / 'paths.png').stat().st_size > 5_000
+
+
+def test_a_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path, monkeypatch):
+    """Interrupted in its second epoch's turns, and again among the ratings, of which none is done twice."""
+    folder = tmp_path / 'run'
+    assert main([*tiny, '--epochs', '1', '--objective', 'front', '--output', str(folder)]) == 0
+    asked = []
+    from msinet_train.search.judge import Judge
+
+    rate = Judge.__call__
+
+    def some(self, genotype):
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        asked.append(genotype)
+        return rate(self, genotype)
+
+    monkeypatch.setattr(Judge, '__call__', some)
+    go_on = ['--resume', str(folder), '--epochs', '2']
+    assert main(go_on) != 0
+    monkeypatch.setattr(Judge, '__call__', lambda self, genotype: asked.append(genotype) or rate(self, genotype))
+    assert main(go_on) == 0
+    assert len(asked) == 7 and asked[-1] in asked[:-1]  # six, and the best again for its statistics
+    one, two = (torch.load(f / 'last.pth.tar', weights_only=True) for f in (searched, folder))
+    assert one['task'].keys() == two['task'].keys()
+    assert all(torch.equal(tensor, two['task'][name]) for name, tensor in one['task'].items())
+    rated = [[(names, mAP) for names, mAP, _ in state['rated']] for state in (one, two)]
+    assert rated[1] == rated[0]
+
+
+def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
+    monkeypatch.setenv('MSINET_GENOTYPES', str(tmp_path / 'own'))
+    assert main(['--resume', str(searched), '--keep', 'kept_test']) == 0
+    kept = sorted((tmp_path / 'own').iterdir())
+    assert [f.stem for f in kept] == [f'kept_test_{k}' for k in range(len(list((searched / 'front').iterdir())))]
+    model = timm.create_model('msinet_x0_25', genotype=str(kept[-1]), num_classes=0)
+    assert list(model.genotype) == json.loads((searched / 'genotype.json').read_text())['operations']
+
+
+@pytest.mark.parametrize(
+    'flags, message',
+    [
+        ('--objective latency', '--objective latency is for --method tcm'),
+        ('--method tcm --objective front', '--objective front needs --method paths'),
+        ('--candidates 3', '--candidates'),
+        ('--keep msmt', "--keep msmt: genotype name 'msmt': is one of"),
+        ('--keep Mine', "--keep Mine: genotype name 'Mine': use lower-case letters"),
+    ],
+)
+def test_bad_input(tiny, tmp_path, capsys, flags, message):
+    assert exit_of([*tiny, *flags.split(), '--output', str(tmp_path / 'run')]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / 'run').exists()
+
+
+def exit_of(argv):
+    try:
+        return main(argv)
+    except SystemExit as e:
+        return e.code
