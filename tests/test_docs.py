@@ -220,6 +220,7 @@ def test_commands(page, user, tmp_path, monkeypatch):
 @pytest.mark.parametrize('page', [page for page in PAGES if any(commands(page, slow=True))])
 def test_slow_commands(page, user, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('MSINET_GENOTYPES', str(tmp_path / 'genotypes'))
     run_page(page, user, tmp_path, slow=True)
 
 
