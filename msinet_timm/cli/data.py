@@ -12,6 +12,7 @@ from msinet_timm.datasets import (
     create_dataset,
     get_reader,
     list_datasets,
+    list_scenes,
     parse_options,
     typed_root,
 )
@@ -23,30 +24,43 @@ __all__ = ['main']
 def _add_render(subparsers) -> None:
     p = subparsers.add_parser(
         'render',
-        help="render people in the layout of Market-1501, vehicles in that of VeRi-776, or films in MOTChallenge's",
+        help="render people in the layout of Market-1501, vehicles in that of VeRi-776, films in MOTChallenge's, or scenes",
         description='Renders clothed, walking people, or vehicles, under several cameras. Interrupted, it goes on '
         'where it stopped.',
     )
     p.add_argument('--output', required=True, metavar='DIR', help='new, empty or half-finished folder')
-    p.add_argument('--video', action='store_true', help="people who walk before cameras, in MOTChallenge's layout")
+    kinds = p.add_mutually_exclusive_group()
+    kinds.add_argument('--video', action='store_true', help="people who walk before cameras, in MOTChallenge's layout")
+    kinds.add_argument('--scenes', action='store_true', help='whole images of crowds, to search people in')
     add = functools.partial(p.add_argument, default=argparse.SUPPRESS)
     add('--objects', help='people or vehicles (default: people)')
     add('--identities', type=int, metavar='N', help='people or vehicles (default: 100; of films 8)')
     add('--test-identities', type=int, metavar='T', help='of these, how many do not train (default: half of them)')
     add('--places', type=int, metavar='N', help='places, each with others of them and cameras (default: 1)')
-    add('--cameras', type=int, metavar='C', help='cameras of each place, 2 to 9 (default: 6; of films 1 to 9, 1)')
-    add('--images', '--pictures', type=int, metavar='P', help='images of each training identity (default: 12)')
+    add(
+        '--cameras',
+        type=int,
+        metavar='C',
+        help='cameras of each place, 2 to 9 (default: 6; of scenes 4; of films 1 to 9, 1)',
+    )
+    add(
+        '--images',
+        '--pictures',
+        type=int,
+        metavar='P',
+        help='images of each training identity; of scenes: by each camera, of each group (default: 12)',
+    )
     add('--domain', help='street, mall or mixed: places, lights, camera positions and clothes (default: street)')
     add('--outfits', type=int, metavar='N', help='clothes of each person, by camera (default: 1)')
     add('--seed', type=int, metavar='S', help='of everything random (default: 0)')
     add(
         '--renderer',
-        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles and films raster, the '
-        'only one)',
+        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles, films and scenes '
+        'raster, the only one)',
     )
     add('--samples', type=int, metavar='SPP', help="mitsuba's rays for each pixel (default: 4)")
     for side, pixels, film in (('width', 128, 640), ('height', 256, 360)):
-        add(f'--{side}', type=int, help=f'in pixels (default: {pixels}; of vehicles 256, of films {film})')
+        add(f'--{side}', type=int, help=f'in pixels (default: {pixels}; of vehicles 256, of films and scenes {film})')
     add('--workers', type=int, metavar='W', help='processes (default: one for each core)')
     p.add_argument(
         '--masks', action='store_true', help='with raster: masks of the people or vehicles, in the folder masks/'
@@ -63,17 +77,18 @@ def _add_render(subparsers) -> None:
 
 
 def _render(args: argparse.Namespace) -> None:
-    from msinet_timm.render import render_dataset, render_video
+    from msinet_timm.render import render_dataset, render_scenes, render_video
 
-    options = {k: v for k, v in vars(args).items() if k not in ('run', 'output', 'video') and v is not False}
-    render = render_video if args.video else render_dataset
-    if args.video:
+    options = {k: v for k, v in vars(args).items() if k not in ('run', 'output', 'video', 'scenes') and v is not False}
+    render, kind = render_dataset, None
+    if args.video or args.scenes:
+        render, kind = (render_video, '--video') if args.video else (render_scenes, '--scenes')
         for name, only in (('objects', 'people'), ('renderer', 'raster')):
             if (given := options.pop(name, only)) != only:
-                raise InputError(f'--video draws people by the raster renderer: leave out --{name} {given}')
+                raise InputError(f'{kind} draws people by the raster renderer: leave out --{name} {given}')
     for name in [name for name in options if name not in inspect.signature(render).parameters]:
         flag = f'--{name.replace("_", "-")}'
-        raise InputError(f'{flag} is not for --video: leave it out' if args.video else f'{flag} is for --video: add it')
+        raise InputError(f'{flag} is not for {kind}: leave it out' if kind else f'{flag} is for --video: add it')
     counts = render(args.output, **options)
     print(f'{args.output}: ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
 
@@ -84,9 +99,9 @@ def _add_list(subparsers) -> None:
 
 
 def _list(args: argparse.Namespace) -> None:
-    for name in list_datasets():
+    for name in sorted(list_datasets() + list_scenes()):
         reader = get_reader(name)
-        print(f'{name:13} {reader.about}\n    expects  {reader.layout}')
+        print(f'{name:16} {reader.about}\n    expects  {reader.layout}')
         for option in reader.options:
             print(f'    option   {option}')
         for choice, known in reader.known.items():

@@ -1,4 +1,5 @@
-"""Data sets by name: `create_dataset` gives the records, `msinet_timm.datasets.images` the images."""
+"""Data sets by name: `create_dataset` gives records, `create_scenes` whole images to search people in,
+`msinet_timm.datasets.images` the images themselves."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
@@ -10,6 +11,7 @@ from msinet_timm.datasets.readers.market1501 import MARKET1501, RENDERED, SAMPLE
 from msinet_timm.datasets.readers.msmt17 import MSMT17
 from msinet_timm.datasets.readers.people import CLONEDPERSON, CUHK03, PERSONX, RANDPERSON
 from msinet_timm.datasets.readers.reader import Option, Reader, add_data_option, parse_options
+from msinet_timm.datasets.readers.scenes import CUHK_SYSU, PRW, RENDERED_SCENES
 from msinet_timm.datasets.readers.table import TABLE
 from msinet_timm.datasets.readers.vehicles import VEHICLEID, VERI776, VERIWILD
 from msinet_timm.datasets.shards.index import SHARDS
@@ -17,16 +19,22 @@ from msinet_timm.errors import InputError
 
 from .archive import Remote, typed_root
 from .records import Protocol, Record, ReIDDataset
+from .scenes import Scene, SceneQuery, SceneSet
 
 __all__ = [
     'Protocol',
     'ReIDDataset',
     'Record',
     'Remote',
+    'Scene',
+    'SceneQuery',
+    'SceneSet',
     'add_data_option',
     'create_dataset',
+    'create_scenes',
     'get_reader',
     'list_datasets',
+    'list_scenes',
     'parse_options',
     'read_datasets',
     'typed_root',
@@ -50,6 +58,11 @@ _READERS: dict[str, Reader] = {
     'veri776': VERI776,
     'veriwild': VERIWILD,
 }
+_SCENES: dict[str, Reader] = {
+    'cuhk_sysu': CUHK_SYSU,
+    'prw': PRW,
+    'rendered_scenes': RENDERED_SCENES,
+}
 
 
 def list_datasets() -> list[str]:
@@ -57,8 +70,13 @@ def list_datasets() -> list[str]:
     return sorted(_READERS)
 
 
+def list_scenes() -> list[str]:
+    """Names that `create_scenes` knows, sorted."""
+    return sorted(_SCENES)
+
+
 def get_reader(name: str) -> Reader:
-    """What is known of a data set without reading it: its options, layout and published counts.
+    """What is known of a data set, or of scenes, without reading it: its options, layout and published counts.
 
     Raises:
         InputError: unknown name, or a data set that was withdrawn.
@@ -68,9 +86,9 @@ def get_reader(name: str) -> Reader:
             f"data set '{name}': DukeMTMC and what was made of it (DukeMTMC-reID, Occluded-Duke, ...) was withdrawn by "
             'its creators in 2019 and is not read; use market1501, msmt17 or cuhk03'
         )
-    if name not in _READERS:
+    if name not in _READERS and name not in _SCENES:
         raise InputError(f"unknown data set '{name}', choose from: {', '.join(list_datasets())}")
-    return _READERS[name]
+    return _READERS.get(name) or _SCENES[name]
 
 
 def create_dataset(name: str, root: str | Path | None = None, **options) -> ReIDDataset:
@@ -85,7 +103,27 @@ def create_dataset(name: str, root: str | Path | None = None, **options) -> ReID
     Raises:
         InputError: unknown name or option, missing folder, or a folder that is not laid out as the data set.
     """
-    return get_reader(name)(name, root, options)
+    reader = get_reader(name)
+    if name in _SCENES:
+        raise InputError(f"data set '{name}' has whole images, to search people in: it has no crops of them")
+    return reader(name, root, options)
+
+
+def create_scenes(name: str, root: str | Path, **options) -> SceneSet:
+    """Reads a data set of whole images, to search people in; the images themselves are not opened.
+
+    Args:
+        name: one of `list_scenes()`.
+        root: folder of the data set.
+        options: see `get_reader(name).options`; values may be texts.
+
+    Raises:
+        InputError: unknown name or option, missing folder or file, or a folder that is not laid out as the data set.
+        MissingPackageError: scipy is not there, which reads the files of CUHK-SYSU and PRW.
+    """
+    if name not in _SCENES:
+        raise InputError(f"unknown scenes '{name}', choose from: {', '.join(list_scenes())}")
+    return _SCENES[name](name, root, options)
 
 
 def read_datasets(

@@ -188,3 +188,8 @@ class ReIDDataset:
         if tested and all(r.camera is None for r in tested):
             return (*remarks, NO_CAMERAS)
         return remarks
+
+    def check(self) -> None:
+        """Raises `InputError` if a name is not UTF-8."""
+        for part in PARTS:
+            check_names(getattr(self, part))

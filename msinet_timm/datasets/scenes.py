@@ -1,7 +1,7 @@
 """Types of person search: whole images of several people, who is asked for, and where they are looked for."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from msinet_timm.errors import InputError, check_utf8
@@ -123,14 +123,6 @@ class SceneSet:
             return (told, *self.notes)
         return self.notes
 
-    def gallery(self, query: SceneQuery) -> Iterator[Scene]:
-        """The test scenes in which a person is looked for."""
-        if query.gallery is None:
-            yield from (scene for scene in self.test if scene.path != query.scene.path)
-        else:
-            by_path = {scene.path: scene for scene in self.test}
-            yield from (by_path[path] for path in query.gallery)
-
     def check(self) -> None:
         """Raises `InputError` if a path is not UTF-8, or queries and galleries do not fit the test scenes."""
         for scene in (*self.train, *self.test):
@@ -138,9 +130,10 @@ class SceneSet:
         paths = {scene.path for scene in self.test}
         if len(paths) < len(self.test):
             raise InputError(f'{self.root}: {len(self.test) - len(paths)} test scenes are listed twice')
-        for query in self.queries:
-            missing = next((path for path in query.gallery or () if path not in paths), None)
-            if missing is not None:
+        galleries = {id(query.gallery): query for query in self.queries if query.gallery is not None}  # often shared
+        for query in galleries.values():
+            if not paths.issuperset(query.gallery):
+                missing = min(set(query.gallery) - paths)
                 raise InputError(f'{query.scene.path}: its gallery names {missing}, which is no test scene')
 
 

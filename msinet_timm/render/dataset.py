@@ -21,11 +21,12 @@ from .identity import DOMAINS, OUTFITS, STRANGERS, generator
 from .image import RENDERERS, load, render_image
 from .work import begin, check_range, count_workers, spread
 
-__all__ = ['Planned', 'plan', 'render_dataset']
+__all__ = ['MIXED', 'Planned', 'domain_of', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
 _SAMPLES = 4
-_MIXED = 'mixed'  # places of all domains in turn
+#: Places of all domains in turn.
+MIXED = 'mixed'
 #: Of what people or vehicles, places and cameras look like: a folder holds those of one kind.
 _LOOK = {'people': 2, 'vehicles': 1}
 #: Settings of folders that are older than these settings' names.
@@ -107,11 +108,11 @@ def plan(
         camera += place * cameras
         path = f'{part}/{name(label, camera, frame, rng, outfit if outfits > 1 else None)}'
         index, identity = frame if index is None else index, identity + outfit * OUTFITS
-        out.append(Planned(path, _domain(domain, place), identity, camera, index, kind))
+        out.append(Planned(path, domain_of(domain, place), identity, camera, index, kind))
 
     for identity in range(1, identities + 1):
         place = (identity - 1) // 2 % places
-        rng = generator(seed, _domain(domain, place), 5, identity)
+        rng = generator(seed, domain_of(domain, place), 5, identity)
         train = identity % 2 == 1 or identity > 2 * tests
         views = _views(identity, images if train else max(4, (2 * images + 2) // 3), cameras, rng)
         asking = max(1, len(set(views[: len(views) // 2])) // 2)
@@ -132,14 +133,14 @@ def plan(
     return sorted(out, key=lambda p: (p.camera - 1) // cameras)
 
 
-def _domain(domain: str, place: int) -> str:
+def domain_of(domain: str, place: int) -> str:
     """What kind of place a place is, by its number from 0."""
-    return DOMAINS[place % len(DOMAINS)] if domain == _MIXED else domain
+    return DOMAINS[place % len(DOMAINS)] if domain == MIXED else domain
 
 
 def _check(domain: str, renderer: str, objects: str) -> None:
-    if domain not in (*DOMAINS, _MIXED):
-        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, _MIXED))}')
+    if domain not in (*DOMAINS, MIXED):
+        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, MIXED))}')
     if renderer not in RENDERERS:
         raise InputError(f'--renderer {renderer} is unknown: choose one of {", ".join(RENDERERS)}')
     if renderer == 'mitsuba' and objects != 'people':

@@ -21,7 +21,7 @@ from .identity import DOMAINS, generator
 from .image import load
 from .work import begin, check_range, count_workers, spread
 
-__all__ = ['render_video']
+__all__ = ['inside', 'render_video']
 
 _logger = logging.getLogger(__name__)
 _LOOK = 2  # of people, places, cameras and walks: a folder holds films of one kind
@@ -231,18 +231,24 @@ def _draw_task(
     sequence: _Sequence, world: World, settings: dict, frames: range, visits: list[Visit], tell: Callable[[int], None]
 ) -> list[_Row]:
     """Draws some frames of a camera where they are missing; returns who is in them."""
-    film, rows, size = _film(sequence, world, settings), [], np.array([settings['width'], settings['height']])
+    film, rows, size = _film(sequence, world, settings), [], (settings['width'], settings['height'])
     for frame in frames:
         path = sequence.image(frame)
         seen, image = film.frame((frame - 1) / settings['fps'], frame - 1, visits, not path.exists())
         if image:
             replace_file(path, lambda draft, image=image: draft.write_bytes(image), swept=True)
         for somebody in seen:
-            low, high = np.clip(somebody.box[:2], 0, size), np.clip(somebody.box[2:], 0, size)
-            if np.prod(high - low) >= _INSIDE * np.prod(somebody.box[2:] - somebody.box[:2]):
+            if (box := inside(somebody.box, size)) is not None:
+                low, high = box[:2], box[2:]
                 rows.append(_Row(frame, somebody.person, *low, *(high - low), somebody.pixels / somebody.alone))
         tell(1)
     return rows
+
+
+def inside(box: np.ndarray, size: tuple[int, int]) -> np.ndarray | None:
+    """The part of a box [4] that is in a frame of some width and height; None where that is less than a quarter."""
+    low, high = np.clip(box[:2], 0, size), np.clip(box[2:], 0, size)
+    return np.concatenate([low, high]) if np.prod(high - low) >= _INSIDE * np.prod(box[2:] - box[:2]) else None
 
 
 def _detect(rows: list[_Row], frames: int, sequence: _Sequence, settings: dict) -> str:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from msinet_timm.commands import not_negative
-from msinet_timm.datasets.records import PARTS, UNFINISHED, Counts, ReIDDataset, check_names
+from msinet_timm.datasets.records import UNFINISHED, Counts, ReIDDataset
+from msinet_timm.datasets.scenes import SceneSet
 from msinet_timm.errors import InputError, check_utf8
 
 from .layout import telling_skipped
@@ -62,7 +63,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Reader:
-    """A data set that `create_dataset` knows.
+    """A data set that `create_dataset` knows, or `create_scenes`.
 
     Attributes:
         read: takes the root and the options as keywords.
@@ -73,14 +74,14 @@ class Reader:
         needs_root: False if the data set is found without.
     """
 
-    read: Callable[..., ReIDDataset]
+    read: Callable[..., ReIDDataset | SceneSet]
     about: str
     layout: str
     options: tuple[Option, ...] = ()
     known: Mapping[str, Counts] = field(default_factory=dict)
     needs_root: bool = True
 
-    def __call__(self, name: str, root: str | Path | None, options: Mapping) -> ReIDDataset:
+    def __call__(self, name: str, root: str | Path | None, options: Mapping) -> ReIDDataset | SceneSet:
         """Reads the data set.
 
         Raises:
@@ -107,8 +108,7 @@ class Reader:
         except OSError as e:
             raise InputError(f'{e.filename or root}: cannot read it ({e.strerror or e})') from e
         check_utf8(dataset.root)
-        for part in PARTS:
-            check_names(getattr(dataset, part))
+        dataset.check()
         return replace(dataset, options=dict(options))
 
 
