@@ -24,7 +24,7 @@ __all__ = ['main']
 def _add_render(subparsers) -> None:
     p = subparsers.add_parser(
         'render',
-        help="render people in the layout of Market-1501, vehicles in that of VeRi-776, films in MOTChallenge's, or scenes",
+        help="render people in the layout of Market-1501, vehicles in VeRi-776's, films in MOTChallenge's, or scenes",
         description='Renders clothed, walking people, or vehicles, under several cameras. Interrupted, it goes on '
         'where it stopped.',
     )

@@ -38,8 +38,7 @@ class Scene:
         if len(self.boxes) != len(self.identities):
             raise InputError(f'{self.path}: {len(self.boxes)} boxes, but {len(self.identities)} identities')
         for box, identity in zip(self.boxes, self.identities, strict=True):
-            if not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
-                raise InputError(f'{self.path}: box {_shown(box)} must be left, top, right and bottom, not empty')
+            _check_box(self.path, box)
             if identity < UNNAMED:
                 raise InputError(f'{self.path}: identity {identity} must be 0 or larger, or {UNNAMED} if not known')
 
@@ -82,6 +81,9 @@ class SceneQuery:
     box: Box
     identity: int
     gallery: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        _check_box(self.scene.path, self.box)
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,11 @@ class SceneSet:
             if not paths.issuperset(query.gallery):
                 missing = min(set(query.gallery) - paths)
                 raise InputError(f'{query.scene.path}: its gallery names {missing}, which is no test scene')
+
+
+def _check_box(path: str, box: Box) -> None:
+    if not all(map(math.isfinite, box)) or box[0] >= box[2] or box[1] >= box[3]:
+        raise InputError(f'{path}: box {_shown(box)} must be left, top, right and bottom, not empty')
 
 
 def _shown(box: Box) -> str:

@@ -1,4 +1,4 @@
-"""Rendered data sets: people, whose bodies are of anny, clothed and walking before cameras; vehicles; films, and scenes of crowds."""
+"""Rendered data sets: people, whose bodies are of anny, clothed and walking before cameras; vehicles; films; scenes."""
 
 from .dataset import render_dataset
 from .identity import DOMAINS

@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from msinet_timm.commands import progress
 from msinet_timm.datasets.readers.scenes import ROWS
 from msinet_timm.datasets.scenes import SCENE_PARTS, UNNAMED

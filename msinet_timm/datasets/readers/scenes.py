@@ -2,9 +2,9 @@
 
 Both real sets come as MATLAB files, which scipy reads. In CUHK-SYSU (Xiao et al., CVPR 2017) a box is left, top, width
 and height; `Images.mat` has all of them, `Train.mat` those of each training identity, and `TestG50.mat` to
-`TestG4000.mat` the queries, each with a gallery of its own: all images of the person, and so many more. In PRW (Zheng et
-al., CVPR 2017) each frame has a file of its own with identity, left, top, width and height of each box, and identity -2
-for who was not named; a query is looked for in all other test frames.
+`TestG4000.mat` the queries, each with a gallery of its own: all images of the person, filled up with others. In PRW
+(Zheng et al., CVPR 2017) each frame has a file of its own with identity, left, top, width and height of each box, and
+identity -2 for who was not named; a query is looked for in all other test frames.
 """
 
 import os
@@ -207,15 +207,15 @@ def _read_prw(root: str, multi_view: bool = False) -> SceneSet:
     for number, line in read_lines(path):
         try:
             identity, *sides, name = line.split()
-            box = _sides([float(side) for side in sides])
-            queries.append(SceneQuery(test[name.removesuffix('.jpg')], box, int(identity)))
-        except KeyError:
-            raise InputError(f"{path}, line {number}: '{name}' is not in frame_test.mat") from None
+            identity, box = int(identity), _sides([float(side) for side in sides])
         except ValueError:
             expected = '479 811 303 117 239 c1s3_016471'
             raise InputError(f"{path}, line {number}: expected a line like '{expected}', got '{line}'") from None
+        if name.removesuffix('.jpg') not in test:
+            raise InputError(f"{path}, line {number}: '{name}' is not in frame_test.mat")
         if box is None:
             raise InputError(f"{path}, line {number}: the box of '{line}' has no area")
+        queries.append(SceneQuery(test[name.removesuffix('.jpg')], box, identity))
     scenes = SceneSet('prw', str(folder), tuple(train.values()), tuple(test.values()), tuple(queries), known=_PRW_KNOWN)
     return _other_views(scenes) if multi_view else scenes
 
