@@ -15,7 +15,7 @@ from .scene import Scene
 from .sensor import develop_frame
 from .shaders import WHO
 
-__all__ = ['Film', 'Seen']
+__all__ = ['Film', 'Seen', 'fineness']
 
 _SHADOWS = (1024, 768)  # pixels of the shadow maps: people stand farther apart than those of an image
 _ROUGH = (0.04, 0.12)  # metres between vertices of what casts their shadows, see `raster`
@@ -50,9 +50,14 @@ class Film:
         size: width and height of a frame, pixels.
         seed, domain: see `dataset.render_dataset`.
         alike: by the number of a person, that of whom they are dressed like.
+        fine: how fine people are made, see `fineness`, which is taken where this is None; films that have the same
+            share them.
     """
 
-    def __init__(self, world: World, number: int, size: tuple[int, int], seed: int, domain: str, alike: dict[int, int]):
+    def __init__(
+        self, world: World, number: int, size: tuple[int, int], seed: int, domain: str, alike: dict[int, int],
+        fine: int | None = None,
+    ):  # fmt: skip
         self.gl, self.world, self.number, self.size, self.seed, self.domain = (
             load_renderer(), world, number, size, seed, domain
         )  # fmt: skip
@@ -64,12 +69,7 @@ class Film:
         self.scene = Scene(None, [], at, world.field, sun, size[1], 1.0, 0, rng)
         self.sight = look(self.scene, view, size[0] / size[1])
         self.matrix = self.sight[2]
-        # So many pixels high is somebody in front of the middle: no finer mesh is needed.
-        self.fine = int(
-            np.clip(
-                1.8 / (2 * np.tan(np.deg2rad(world.field) / 2) * (0.7 * view.near + 0.3 * view.far)) * size[1], 48, 512
-            )
-        )
+        self.fine = fineness(world, size[1]) if fine is None else fine
         self.still = self.gl.surfaces(*size)
         draw_still(self.gl, self.still, self.place, self.sight[2])
         self.moving, self.targets = self.gl.surfaces(*size), self.gl.targets(*size)[1:]
@@ -87,10 +87,10 @@ class Film:
         deep = deep.reshape(size[1], 2, size[0], 2, 4)[::-1, ..., 3]
         self.before = standing & (deep < view.far + 1.0).any((1, 3))
         self.hiding = self.solid if self.before.any() else []
-        self.person = functools.lru_cache(maxsize=_KEPT)(self._dress)
 
-    def _dress(self, person: int) -> tuple:
-        return dressed(self.seed, self.domain, self.fine, person, self.alike.get(person), _ROUGH)
+    def person(self, person: int) -> tuple:
+        """Somebody dressed, see `raster.dressed`."""
+        return _dressed(self.seed, self.domain, self.fine, person, self.alike.get(person), _ROUGH)
 
     def frame(self, time: float, index: int, visits: list[Visit], image: bool = True) -> tuple[list[Seen], bytes]:
         """Draws a frame.
@@ -189,9 +189,10 @@ class Film:
             Pass(self.gl.over, self.moving, self.still, corners[2:]),
         )
         light = self._light([around, over], crowd)
-        share = Image.fromarray(changed.repeat(_TILE, 0).repeat(_TILE, 1).astype(np.uint8) * 255)
-        share = np.asarray(share.filter(ImageFilter.BoxBlur(_FADE)), np.float32)[: self.size[1], : self.size[0]]
-        share = np.clip(share / 127.5 - 1, 0, 1)[..., None]
+        drawn = Image.fromarray(changed.repeat(_TILE, 0).repeat(_TILE, 1).astype(np.uint8) * 255)
+        share = np.asarray(drawn.filter(ImageFilter.BoxBlur(_FADE)), np.float32)
+        # where tiles meet in an inner corner, it reaches beyond them, to what earlier frames have left
+        share = (np.clip(share / 127.5 - 1, 0, 1) * (np.asarray(drawn) > 0))[: self.size[1], : self.size[0], None]
         return self.empty + share * (light - self.empty)
 
     def _quarters(self, box: np.ndarray) -> tuple:
@@ -222,6 +223,16 @@ class Film:
             draw.line([tuple(start), tuple(end)], 1, int(np.ceil(right[0] - left[0])) + 1)
         there = np.asarray(bodies)
         return there, _wider(np.asarray(tiles) | there)
+
+
+def fineness(world: World, rows: int) -> int:
+    """How high somebody in front of the middle is in frames of so many rows, in pixels: no finer mesh is needed."""
+    view = world.camera
+    away = 0.7 * view.near + 0.3 * view.far
+    return int(np.clip(1.8 / (2 * np.tan(np.deg2rad(world.field) / 2) * away) * rows, 48, 512))
+
+
+_dressed = functools.lru_cache(maxsize=_KEPT)(dressed)
 
 
 def _wider(tiles: np.ndarray) -> np.ndarray:

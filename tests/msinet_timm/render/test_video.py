@@ -158,6 +158,18 @@ def test_frames_show_what_the_plain_renderer_shows(raster, monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_frame_is_the_same_whatever_was_drawn_before(raster):
+    from msinet_timm.render.film import Film
+
+    world = World.seen(draw_film_camera(3, 'street', 1), 5 / 3)
+    visits = walk([world], 6, 40, 3, 'street')
+    film = Film(world, 1, (160, 96), 3, 'street', {})
+    times = [4.0 * k for k in range(11)]
+    first = [film.frame(time, 0, visits)[1] for time in times]
+    assert [film.frame(time, 0, visits)[1] for time in times[::-1]][::-1] == first
+
+
+@pytest.mark.slow
 def test_the_layout_is_that_of_motchallenge(film):
     folder, counts = film
     assert sorted(p.name for p in folder.iterdir()) == ['render.json', 'street-3-c1', 'street-3-c2']
