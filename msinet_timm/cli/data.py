@@ -10,6 +10,7 @@ from msinet_timm.datasets import (
     ReIDDataset,
     add_data_option,
     create_dataset,
+    create_scenes,
     get_reader,
     list_datasets,
     list_scenes,
@@ -138,6 +139,8 @@ def _check(args: argparse.Namespace) -> int:
     from msinet_timm.datasets.tools.check import check_dataset, summarize
     from msinet_timm.datasets.tools.contact_sheet import write_contact_sheet
 
+    if args.name in list_scenes():
+        return _check_scenes(args)
     dataset = _open(args)
     if args.contact_sheet:
         make_folder(Path(args.contact_sheet).parent, '--contact-sheet')
@@ -146,7 +149,24 @@ def _check(args: argparse.Namespace) -> int:
         print(f'  {remark}')
     if args.contact_sheet:
         write_contact_sheet(args.contact_sheet, dataset)
-    findings = check_dataset(dataset)
+    return _tell(check_dataset(dataset))
+
+
+def _check_scenes(args: argparse.Namespace) -> int:
+    from msinet_timm.datasets.tools.check_scenes import check_scenes, summarize_scenes
+
+    if args.contact_sheet:
+        raise InputError(f'--contact-sheet shows crops, and {args.name} has whole images: leave it out')
+    if args.root is None:
+        raise InputError(f"ROOT: data set '{args.name}' needs its folder: give it after the name")
+    scenes = create_scenes(args.name, args.root, **parse_options(args.data_option))
+    print(f'{scenes.name}: {scenes.root}\n{summarize_scenes(scenes)}')
+    for remark in scenes.remarks:
+        print(f'  {remark}')
+    return _tell(check_scenes(scenes))
+
+
+def _tell(findings: list) -> int:
     for finding in findings:
         print(finding)
     if not findings:

@@ -2,6 +2,7 @@
 
 import functools
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ from msinet_timm.files import locked, refusing, replace_file, replace_text, swee
 
 from .body import load_rig
 from .cameras import draw_film_camera
-from .crowd import Visit, World, walk
+from .crowd import World, walk
 from .dataset import MIXED, domain_of
 from .identity import DOMAINS, generator
 from .image import load
@@ -163,21 +164,13 @@ def _groups(settings: dict) -> list[_Group]:
 
 def _draw(root: Path, settings: dict, workers: int) -> dict[str, list[dict]]:
     """Draws the images that are missing; returns what is in all of them, by part."""
-    groups = sorted(_groups(settings), key=lambda group: group.place)
-    cameras = range(1, settings['cameras'] + 1)
-    # those of one camera in a row: its place is lit once
-    tasks = [
-        (root, settings, group, camera)
-        for place in range(settings['places'])
-        for camera in cameras
-        for group in groups
-        if group.place == place
-    ]
+    # those of one place in a row: it is lit once
+    tasks = [(root, settings, group) for group in sorted(_groups(settings), key=lambda group: group.place)]
     there = sum(len(os.listdir(root / part)) for part in SCENE_PARTS[:2])
     if there:
         _logger.info('%s: %d images are there already', root, there)
     rows: dict[str, list[dict]] = {'train': [], 'test': []}
-    with progress(total=len(tasks) * settings['images'], unit='image', desc='render') as bar:
+    with progress(total=len(tasks) * settings['cameras'] * settings['images'], unit='image', desc='render') as bar:
         for part, found in spread(_draw_task, tasks, workers, bar):
             rows[part] += found
     return {part: sorted(found, key=lambda row: row['image']) for part, found in rows.items()}
@@ -190,32 +183,25 @@ def _place(settings: dict, place: int) -> tuple[int, str]:
 
 
 @functools.lru_cache(maxsize=1)
-def _film(place: tuple[int, str], camera: int, size: tuple[int, int]):
-    """This process's camera: one is kept."""
-    from .film import Film
+def _films(place: tuple[int, str], cameras: int, size: tuple[int, int]) -> list:
+    """The cameras of this process's place: one is kept. They share people, who are made once for all of them."""
+    from .film import Film, fineness
 
     seed, domain = place
-    return Film(World.seen(draw_film_camera(seed, domain, camera), size[0] / size[1]), camera, size, seed, domain, {})
+    worlds = [World.seen(draw_film_camera(seed, domain, k), size[0] / size[1]) for k in range(1, cameras + 1)]
+    fine = max(fineness(world, size[1]) for world in worlds)
+    return [Film(world, k, size, seed, domain, {}, fine) for k, world in enumerate(worlds, start=1)]
 
 
-@functools.lru_cache(maxsize=32)
-def _walk(group: _Group, place: tuple[int, str], cameras: int, aspect: float, seconds: float) -> list[Visit]:
-    seed, domain = place
-    worlds = [World.seen(draw_film_camera(seed, domain, camera), aspect) for camera in range(1, cameras + 1)]
-    own = int(generator(seed, domain, 19, group.number).integers(2**31))
-    return walk(worlds, group.people, seconds, own, domain)
-
-
-def _draw_task(
-    root: Path, settings: dict, group: _Group, camera: int, tell: Callable[[int], object]
-) -> tuple[str, list[dict]]:
-    """Draws the images of a group that one camera takes where they are missing; returns what is in them."""
+def _draw_task(root: Path, settings: dict, group: _Group, tell: Callable[[int], object]) -> tuple[str, list[dict]]:
+    """Draws the images of a group where they are missing; returns its part, and what is in them."""
     (seed, domain), size = _place(settings, group.place), (settings['width'], settings['height'])
-    walks = _walk(group, (seed, domain), settings['cameras'], size[0] / size[1], settings['images'] * _EVERY)
-    visits = [visit._replace(person=visit.person + group.first - 1) for visit in walks if visit.camera == camera - 1]
-    film, rows = _film((seed, domain), camera, size), []
-    for index in range(settings['images']):
-        name = f'{group.part}/p{group.place + 1}c{camera}_g{group.number + 1:02d}_{index + 1:04d}.jpg'
+    films = _films((seed, domain), settings['cameras'], size)
+    walks = generator(seed, domain, 19, group.number).integers(2**31)
+    visits = walk([film.world for film in films], group.people, settings['images'] * _EVERY, int(walks), domain)
+    visits, rows = [visit._replace(person=visit.person + group.first - 1) for visit in visits], []
+    for film, index in itertools.product(films, range(settings['images'])):
+        name = f'{group.part}/p{group.place + 1}c{film.number}_g{group.number + 1:02d}_{index + 1:04d}.jpg'
         missing = not (root / name).exists()
         seen, image = film.frame(index * _EVERY, group.number * settings['images'] + index, visits, missing)
         shown = [
@@ -230,7 +216,7 @@ def _draw_task(
             rows.append(
                 {
                     'image': name,
-                    'camera': f'{group.place + 1}-{camera}',
+                    'camera': f'{group.place + 1}-{film.number}',
                     'boxes': [[round(float(side), 2) for side in box] for box in boxes],
                     'identities': list(identities),
                     'visible': [round(share, 3) for share in visible],

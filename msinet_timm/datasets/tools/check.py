@@ -12,7 +12,7 @@ from msinet_timm.datasets.records import PARTS, Record, ReIDDataset, sort_names
 
 from .verify import map_images
 
-__all__ = ['Finding', 'check_dataset', 'summarize']
+__all__ = ['Finding', 'check_dataset', 'found', 'summarize']
 
 #: Images with a shorter side below this, in pixels, show too little of anybody.
 TINY = 16
@@ -24,7 +24,8 @@ class Finding:
     """Something that is wrong with a data set.
 
     Attributes:
-        kind: in a word: counts, single, camera, mixed, query, unreadable, tiny or duplicate.
+        kind: in a word: counts, single, camera, mixed, query, unreadable, tiny or duplicate; of scenes, too, outside or
+            empty.
         text: what is wrong, in a line.
         examples: the identities or files concerned, all of them.
     """
@@ -76,16 +77,17 @@ def _check_identities(dataset: ReIDDataset) -> Iterable[Finding]:
         images: dict[str, list[Record]] = defaultdict(list)
         for record in records:
             images[record.identity].append(record)
-        yield from _found('single', f'{part}: identities with one image', [i for i, r in images.items() if len(r) == 1])
+        yield from found('single', f'{part}: identities with one image', [i for i, r in images.items() if len(r) == 1])
         one = [i for i, r in images.items() if len(r) > 1 and len({p.camera for p in r} - {None}) == 1]
-        yield from _found('camera', f'{part}: identities under one camera', one)
-    yield from _found('mixed', 'identities in both train and test', dataset.shared)
+        yield from found('camera', f'{part}: identities under one camera', one)
+    yield from found('mixed', 'identities in both train and test', dataset.shared)
     if not drawn:
         lost = asked - {r.identity for r in dataset.gallery}
-        yield from _found('query', 'identities that ask but are not in the gallery', lost)
+        yield from found('query', 'identities that ask but are not in the gallery', lost)
 
 
-def _found(kind: str, text: str, identities: Iterable[str]) -> list[Finding]:
+def found(kind: str, text: str, identities: Iterable[str]) -> list[Finding]:
+    """The identities of which something is wrong, if there are any."""
     names = tuple(f'identity {identity}' for identity in sort_names(identities))
     return [Finding(kind, f'{text}: {len(names):,}', names)] if names else []
 

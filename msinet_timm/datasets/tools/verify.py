@@ -14,7 +14,7 @@ from msinet_timm.errors import InputError
 
 __all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images', 'problem_of', 'require_readable']
 
-T = TypeVar('T')
+S, T = TypeVar('S'), TypeVar('T')
 
 _logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def require_readable(dataset: ReIDDataset, parts: Sequence[str]) -> None:
                 raise InputError(f'{problem}, or leave out what is broken by --skip-broken')
 
 
-def map_images(function: Callable[[Record], T], records: Sequence[Record], description: str) -> Iterator[T]:
+def map_images(function: Callable[[S], T], records: Sequence[S], description: str) -> Iterator[T]:
     """What a function gives for each image, in order; threads help since decoding and hashing release Python's lock."""
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,

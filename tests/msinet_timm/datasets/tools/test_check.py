@@ -174,6 +174,6 @@ def test_what_cannot_be_read(capsys, argv, message):
 def test_list(capsys):
     assert main(['list']) == 0
     out = capsys.readouterr().out
-    assert out.count('    expects  ') == 16
+    assert out.count('    expects  ') == 19
     assert '    option   split=trainval|train  images to train on; default trainval' in out
     assert '    images train 12,936 of 751 identities, query 3,368 of 750 identities, gallery 15,913 of 751' in out
