@@ -74,6 +74,11 @@ def _add_render(subparsers) -> None:
         '--clock-error', type=float, metavar='S', help="seconds by which a camera's clock is wrong at most (default: 0)"
     )
     films.add_argument('--mp4', action='store_true', help='also write an MP4 file of each camera')
+    scenes = p.add_argument_group('scenes, with --scenes')
+    scenes.add_argument(
+        '--crowd', type=int, metavar='N', default=argparse.SUPPRESS,
+        help='people who walk together, a quarter of them named nowhere, 4 to 64 (default: 24)',
+    )  # fmt: skip
     p.set_defaults(run=_render)
 
 
@@ -89,7 +94,8 @@ def _render(args: argparse.Namespace) -> None:
                 raise InputError(f'{kind} draws people by the raster renderer: leave out --{name} {given}')
     for name in [name for name in options if name not in inspect.signature(render).parameters]:
         flag = f'--{name.replace("_", "-")}'
-        raise InputError(f'{flag} is not for {kind}: leave it out' if kind else f'{flag} is for --video: add it')
+        needed = '--scenes' if name == 'crowd' else '--video'
+        raise InputError(f'{flag} is not for {kind}: leave it out' if kind else f'{flag} is for {needed}: add it')
     counts = render(args.output, **options)
     print(f'{args.output}: ' + ', '.join(f'{n} {name}' for name, n in counts.items()))
 

@@ -39,8 +39,10 @@ class Scene:
             raise InputError(f'{self.path}: {len(self.boxes)} boxes, but {len(self.identities)} identities')
         for box, identity in zip(self.boxes, self.identities, strict=True):
             _check_box(self.path, box)
-            if identity < UNNAMED:
-                raise InputError(f'{self.path}: identity {identity} must be 0 or larger, or {UNNAMED} if not known')
+            if not UNNAMED <= identity < 2**31:
+                raise InputError(
+                    f'{self.path}: identity {identity} must be 0 to {2**31 - 1}, or {UNNAMED} if not known'
+                )
 
     @property
     def named(self) -> dict[int, tuple[Box, ...]]:

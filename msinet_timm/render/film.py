@@ -21,7 +21,7 @@ _SHADOWS = (1024, 768)  # pixels of the shadow maps: people stand farther apart 
 _ROUGH = (0.04, 0.12)  # metres between vertices of what casts their shadows, see `raster`
 _ABOUT = 1.0  # metres around somebody where less of the sky is seen
 _TILE, _FADE = 8, 6  # pixels: of what is drawn again as a whole, and over which this passes into what is not
-_KEPT = 24  # people, dressed
+_KEPT = 64  # people, dressed
 
 
 class Seen(NamedTuple):

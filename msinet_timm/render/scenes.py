@@ -29,7 +29,6 @@ __all__ = ['render_scenes']
 
 _logger = logging.getLogger(__name__)
 _LOOK = 1  # of people, places, cameras and walks: a folder holds scenes of one kind
-_NAMED = 18  # people, at most, who walk at a place together; and for three of them one who only passes by
 _EVERY = 12.0  # seconds between two images of a camera: about as long as somebody is in view
 _VISIBLE = 0.2  # share of somebody's pixels that nothing hides, at least, of those who have a box
 _CLEAR = 0.6  # the same, of queries
@@ -55,6 +54,7 @@ class _Group(NamedTuple):
 
     @property
     def people(self) -> int:
+        """How many walk: for three who are named there is one who passes by."""
         return len(self.named) + -(-len(self.named) // 3)
 
     def identity(self, person: int) -> int:
@@ -70,6 +70,7 @@ def render_scenes(
     cameras: int = 4,
     images: int = 12,
     places: int = 1,
+    crowd: int = 24,
     domain: str = 'street',
     seed: int = 0,
     width: int = 640,
@@ -78,9 +79,9 @@ def render_scenes(
 ) -> dict[str, int]:
     """Renders crowds before several cameras, for person search; or completes what was interrupted.
 
-    People walk as in films, in groups of at most 18 who are named and 6 who pass by and are named nowhere. From time
-    to time all cameras of a place take an image of a group; images that show nobody are left out. Groups that train
-    and groups that are searched for walk before the same cameras, and nobody is in both.
+    People walk as in films, in groups of which a quarter passes by and is named nowhere. From time to time all cameras
+    of a place take an image of a group; images that show nobody are left out. Groups that train and groups that are
+    searched for walk before the same cameras, and nobody is in both.
 
     `train.jsonl` and `test.jsonl` have a line for each image: its path, its camera's name, and the boxes, identities
     (-1: passes by) and visible shares of all who are in it by a quarter of their box and whose pixels others hide by
@@ -96,6 +97,7 @@ def render_scenes(
         cameras: of each place, 2 to 9.
         images: how often all cameras of a place take an image of a group, 2 to 1,000.
         places: 1 to 999, each with cameras and people of its own; at most as many as there are test identities.
+        crowd: people of a group, at most, 4 to 64: they are spread over the cameras of their place.
         domain: one of `DOMAINS`, or mixed, of all in turn.
         seed: from 0; of everything random.
         width, height: of the images in pixels, 64 to 1920.
@@ -116,8 +118,9 @@ def render_scenes(
     check_range(
         {
             'test-identities': (tests, 1, identities - 1), 'cameras': (cameras, 2, 9), 'images': (images, 2, 1000),
-            'places': (places, 1, min(999, tests, identities - tests)), 'seed': (seed, 0, 2**31 - 1),
-            'width': (width, 64, 1920), 'height': (height, 64, 1920), 'workers': (workers, 1, 1024),
+            'places': (places, 1, min(999, tests, identities - tests)), 'crowd': (crowd, 4, 64),
+            'seed': (seed, 0, 2**31 - 1), 'width': (width, 64, 1920), 'height': (height, 64, 1920),
+            'workers': (workers, 1, 1024),
         }
     )  # fmt: skip
     versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow', 'anny')}
@@ -125,7 +128,7 @@ def render_scenes(
     load_rig()
     settings = dict(
         scenes=True, identities=identities, test_identities=tests, cameras=cameras, images=images, places=places,
-        domain=domain, seed=seed, width=width, height=height, look=_LOOK,
+        crowd=crowd, domain=domain, seed=seed, width=width, height=height, look=_LOOK,
     )  # fmt: skip
     root = Path(root)
     if root.exists() and not root.is_dir():
@@ -147,12 +150,12 @@ def render_scenes(
 def _groups(settings: dict) -> list[_Group]:
     """Who walks where: identities go to the places in equal shares, those who train first."""
     tests, places = settings['test_identities'], settings['places']
-    training = settings['identities'] - tests
+    training, most = settings['identities'] - tests, settings['crowd'] * 3 // 4
     out, walking, counts = [], [0] * places, [0] * places
     for part, first, count in (('train', 0, training), ('test', training, tests)):
         for place in range(places):
             start, end = (first + count * k // places for k in (place, place + 1))
-            parts = -(-(end - start) // _NAMED)
+            parts = -(-(end - start) // most)
             for k in range(parts):
                 named = range(start + (end - start) * k // parts, start + (end - start) * (k + 1) // parts)
                 group = _Group(part, place, counts[place], named, walking[place] + 1)

@@ -7,6 +7,7 @@ and height; `Images.mat` has all of them, `Train.mat` those of each training ide
 identity -2 for who was not named; a query is looked for in all other test frames.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def _parsed(path: Path, parse: Callable):
         return parse()
     except InputError:
         raise
-    except (KeyError, ValueError, TypeError, IndexError, AttributeError) as e:
+    except (KeyError, ValueError, TypeError, IndexError, AttributeError, OverflowError) as e:
         raise InputError(f'{path}: not as expected of this data set ({one_line(e)})') from e
 
 
@@ -257,9 +258,10 @@ def _field(where: str, row: dict, name: str, kind: type, what: str):
 
 
 def _parse_box(where: str, box) -> Box:
-    if not isinstance(box, list) or len(box) != 4 or any(type(side) not in (int, float) for side in box):
-        raise InputError(f'{where}: a box must be [left, top, right, bottom], got {box!r}')
-    return tuple(map(float, box))
+    with contextlib.suppress(OverflowError):
+        if isinstance(box, list) and len(box) == 4 and all(type(side) in (int, float) for side in box):
+            return tuple(map(float, box))
+    raise InputError(f'{where}: a box must be [left, top, right, bottom], got {str(box)[:80]}')
 
 
 def _parse_scene(folder: Path, where: str, row: dict) -> Scene:

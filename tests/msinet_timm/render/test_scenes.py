@@ -28,7 +28,7 @@ def contents(folder):
 
 @pytest.mark.parametrize(('identities', 'tests', 'places'), [(8, 4, 1), (100, 50, 1), (181, 40, 3), (37, 1, 1)])
 def test_everybody_walks_in_one_group(identities, tests, places):
-    groups = _groups(dict(identities=identities, test_identities=tests, places=places))
+    groups = _groups(dict(identities=identities, test_identities=tests, places=places, crowd=24))
     named = {part: [i for g in groups if g.part == part for i in g.named] for part in ('train', 'test')}
     assert sorted(named['train'] + named['test']) == list(range(identities)) and len(named['test']) == tests
     assert max(named['train']) < min(named['test'])
@@ -41,6 +41,12 @@ def test_everybody_walks_in_one_group(identities, tests, places):
         assert 1 <= len(group.named) <= 18 and len(group.named) / group.people == pytest.approx(0.75, abs=0.26)
         assert [group.identity(k + 1) for k in range(len(group.named))] == list(group.named)
         assert group.identity(group.people) == UNNAMED
+
+
+def test_crowds_are_as_large_as_is_asked_for():
+    for crowd in range(4, 65):
+        groups = _groups(dict(identities=400, test_identities=200, places=1, crowd=crowd))
+        assert 0.75 * crowd <= max(group.people for group in groups) <= crowd
 
 
 @pytest.mark.slow
@@ -122,6 +128,7 @@ def test_the_command(raster, tmp_path, capsys):
         (dict(test_identities=8), '--test-identities 8 is out of range: give 1 to 7'),
         (dict(cameras=1), '--cameras 1 is out of range'),
         (dict(places=5), '--places 5 is out of range: give 1 to 4'),
+        (dict(crowd=3), '--crowd 3 is out of range: give 4 to 64'),
         (dict(width=8), '--width 8 is out of range'),
         (dict(images=1), '--images 1 is out of range'),
     ],
