@@ -64,6 +64,8 @@ SHORTER = {
     'msinet-hub adapt': '--crops 2 --workers 0',
     'msinet-data render --video': '--identities 4 --cameras 2 --seconds 0.2 --width 160 --height 96 --workers 1',
     'msinet-data render --video --output street': '--identities 6 --seconds 2 --width 160 --height 96 --workers 1',
+    'msinet-data render --scenes': '--identities 8 --test-identities 4 --places 1 --cameras 2 --images 4 --width 320 '
+    '--height 180 --workers 1',
     'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1 '
     '--test-identities 1 --places 2',
 }
@@ -78,6 +80,7 @@ SLOW = (
     'msinet-hub export',
     'load_exported',
     'msinet-data render',
+    'rendered_scenes',  # of which is read what was rendered
     'msinet-track',
     'tracks/crops',
     'python -m',

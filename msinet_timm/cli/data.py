@@ -77,7 +77,7 @@ def _add_render(subparsers) -> None:
     scenes = p.add_argument_group('scenes, with --scenes')
     scenes.add_argument(
         '--crowd', type=int, metavar='N', default=argparse.SUPPRESS,
-        help='people who walk together, a quarter of them named nowhere, 4 to 64 (default: 24)',
+        help='people who walk together, a quarter of them named nowhere, 4 to 64 (default: 40)',
     )  # fmt: skip
     p.set_defaults(run=_render)
 

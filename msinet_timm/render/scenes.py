@@ -70,7 +70,7 @@ def render_scenes(
     cameras: int = 4,
     images: int = 12,
     places: int = 1,
-    crowd: int = 24,
+    crowd: int = 40,
     domain: str = 'street',
     seed: int = 0,
     width: int = 640,
