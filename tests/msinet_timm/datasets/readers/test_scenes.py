@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scene_files import paint, write_cuhk, write_prw
 
 from msinet_timm.datasets import create_dataset, create_scenes, list_datasets, list_scenes
 from msinet_timm.datasets.scenes import UNNAMED, Scene
-from msinet_timm.errors import InputError
+from msinet_timm.errors import InputError, MissingPackageError
 
 pytest.importorskip('scipy')
 
@@ -150,6 +151,13 @@ def test_files_that_are_no_matlab_files(tmp_path):
     savemat(write_cuhk(tmp_path / 'c') / 'annotation' / 'Images.mat', {'Img': np.zeros(3)})
     with pytest.raises(InputError, match=r'Images\.mat: not as expected'):
         create_scenes('cuhk_sysu', tmp_path / 'c')
+
+
+def test_without_scipy(tmp_path, monkeypatch):
+    write_prw(tmp_path)
+    monkeypatch.setitem(sys.modules, 'scipy.io', None)
+    with pytest.raises(MissingPackageError, match=r'needs scipy: pip install "msinet-timm\[scenes\]"'):
+        create_scenes('prw', tmp_path)
 
 
 def test_rendered_scenes(tmp_path):
