@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets.images import UnreadableImageError, load_image
@@ -14,7 +14,7 @@ from msinet_timm.errors import InputError
 
 __all__ = ['SKIP_BROKEN', 'drop_broken', 'map_images', 'problem_of', 'require_readable']
 
-S, T = TypeVar('S'), TypeVar('T')
+T = TypeVar('T')
 
 _logger = logging.getLogger(__name__)
 
@@ -81,8 +81,8 @@ def require_readable(dataset: ReIDDataset, parts: Sequence[str]) -> None:
                 raise InputError(f'{problem}, or leave out what is broken by --skip-broken')
 
 
-def map_images(function: Callable[[S], T], records: Sequence[S], description: str) -> Iterator[T]:
-    """What a function gives for each image, in order; threads help since decoding and hashing release Python's lock."""
+def map_images(function: Callable[[Any], T], records: Sequence, description: str) -> Iterator[T]:
+    """What a function gives for each record or scene, in order; threads help since decoding releases Python's lock."""
     with (
         ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
         progress(total=len(records), desc=description, unit='img') as bar,
