@@ -39,6 +39,7 @@ class Camera:
         quality: of the compression, as of JPEG files.
         soft: smooths between pixels where an image is enlarged, or not.
         seed: of the background.
+        pan: radians by which its axis is turned to the right of +y; barrel: distortion of its lens, see `lens.Lens`.
         road: vehicles drive here.
     """
 
@@ -63,19 +64,24 @@ class Camera:
     quality: int
     soft: bool
     seed: int
+    pan: float = 0.0
+    barrel: float = 0.0
     road: bool = False
 
 
 def draw_film_camera(seed: int, domain: str, number: int) -> Camera:
     """The camera with a number (from 1) that films people: at the same hour as the others, above all heads.
 
-    The ground is seen from `near`, and people go as far as `far`.
+    The ground is seen from `near`, and people go as far as `far`. Its lens has no distortion.
     """
     rng = generator(seed, domain, 10, number)
     hour = choice(generator(seed, domain, 10), {name: p for name, p in HOURS[domain].items() if name != 'infrared'})
     camera = draw_camera(seed, domain, number, hour=hour)
     height, near, far = rng.uniform([2.8, 3.6, 13], [4.8, 5.2, 19])
-    return replace(camera, height=height, near=near, far=far, comb=0.0, quality=max(camera.quality, 60))
+    return replace(
+        camera, height=height, near=near, far=far, comb=0.0, pan=0.0, barrel=0.0,
+        quality=max(camera.quality, 60),
+    )  # fmt: skip
 
 
 def draw_camera(seed: int, domain: str, number: int, road: bool = False, hour: str | None = None) -> Camera:
@@ -134,6 +140,8 @@ def draw_camera(seed: int, domain: str, number: int, road: bool = False, hour: s
         quality=int(spread(28, 88)),
         soft=bool(rng.random() < 0.8),
         seed=int(rng.integers(1 << 30)),
+        pan=spread(-0.32, 0.32),
+        barrel=max(0.0, spread(-0.08, 0.26)),
     )
     if not road:
         return camera

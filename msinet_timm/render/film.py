@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from .crowd import Visit, World
 from .identity import generator
+from .lens import upright
 from .meshes import Mesh
 from .people import stride
 from .raster import Crowd, Pass, around, draw_moving, draw_still, dressed, gather, load_renderer, look, shine
@@ -63,10 +64,10 @@ class Film:
         )  # fmt: skip
         self.alike, self.place = alike, around(self.gl, world.camera, domain)
         view = world.camera
-        at = np.array([0, np.cos(world.tilt), view.height - np.sin(world.tilt)])
+        axes = upright(np.array([0, np.cos(world.tilt), -np.sin(world.tilt)]))
         rng = generator(seed, domain, 13, number)
         sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)
-        self.scene = Scene(None, [], at, world.field, sun, size[1], 1.0, 0, rng)
+        self.scene = Scene(None, [], axes, world.field, sun, size[1], 1.0, 0, rng)
         self.sight = look(self.scene, view, size[0] / size[1])
         self.matrix = self.sight[2]
         self.fine = fineness(world, size[1]) if fine is None else fine

@@ -5,6 +5,8 @@ import importlib
 from types import ModuleType
 from typing import NamedTuple
 
+import numpy as np
+
 from .scene import compose
 from .sensor import develop
 
@@ -57,7 +59,13 @@ def render_image(
     module = load(renderer)
     view, place = module.place(seed, domain, camera, objects == 'vehicles')
     maker = functools.partial(module.MAKERS[objects], seed, domain, height)
-    scene = compose(maker, view, seed, domain, identity, camera, index, kind, objects)
+    scene = compose(maker, view, seed, domain, identity, camera, index, kind, objects, width / height)
     # A box of another shape than the image's is squeezed into it.
-    radiance, alpha = module.render(scene, view, place, max(8, round(width * scene.stretch)), height, samples)
-    return Rendered(*develop(radiance, view, (width, height), scene.rows, scene.rng, alpha if mask else None))
+    size = max(8, round(width * scene.stretch)), height
+    if samples is None and scene.rows <= height / 2:  # the sensor has no more rows than half of the image
+        size = max(8, size[0] // 2), max(16, height // 2)
+    radiance, alpha = module.render(scene, view, place, *size, samples)
+    layers = radiance if alpha is None else np.concatenate([radiance, alpha[..., None]], 2)
+    layers = scene.crop.bend(layers, scene.axes, scene.field)
+    alpha = layers[..., 3] if mask else None
+    return Rendered(*develop(layers[..., :3], view, (width, height), scene.rows, scene.rng, alpha))

@@ -430,10 +430,7 @@ def look(scene: Scene, view: Camera, aspect: float) -> tuple[np.ndarray, np.ndar
     """The camera's place [3]; its axes [3, 3], right, up (as long as half an image, a metre away) and forward; and its
     projection [4, 4]."""
     eye, near, far = np.array([0, 0, view.height]), 0.2, 150.0
-    forward = (scene.at - eye) / np.linalg.norm(scene.at - eye)
-    right = np.cross(forward, [0, 0, 1.0])
-    right /= np.linalg.norm(right)
-    up, tall = np.cross(right, forward), np.tan(np.deg2rad(scene.field) / 2)
+    (right, up, forward), tall = scene.axes, np.tan(np.deg2rad(scene.field) / 2)
     wide = tall * aspect
     matrix = np.zeros((4, 4))
     matrix[:, :3] = right / wide, up / tall, forward * (far + near) / (far - near), forward

@@ -9,6 +9,7 @@ import numpy as np
 from . import people, traffic
 from .cameras import Camera
 from .identity import generator
+from .lens import Crop, Lens, upright
 from .meshes import Mesh
 
 __all__ = ['KINDS', 'OBJECTS', 'PASSERS', 'Maker', 'Scene', 'compose', 'keep_made']
@@ -29,24 +30,26 @@ class Scene(NamedTuple):
     Attributes:
         target: the person or vehicle that the image is of; None for a place.
         others: who pass by, and what hides a part of it.
-        at: point [3] that the camera looks at.
-        field: vertical field of view, degrees.
+        axes: [3, 3] of the view that is drawn: right, up and forward.
+        field: its vertical field of view, degrees.
         sun: irradiance [3] of the camera's sun, as clouds leave it.
         rows: of the camera's sensor that the image shows.
         stretch: width of what is seen, by that of an image of the same height: the image squeezes it.
         noise: seed of the renderer's rays.
         rng: for what the camera does to the image.
+        crop: what the lens shows of the view; None for all of it.
     """
 
     target: Mesh | None
     others: list[Mesh]
-    at: np.ndarray
+    axes: np.ndarray
     field: float
     sun: np.ndarray
     rows: float
     stretch: float
     noise: int
     rng: np.random.Generator
+    crop: Crop | None = None
 
     @property
     def moving(self) -> list[Mesh]:
@@ -70,25 +73,22 @@ def keep_made(make: Callable[[int, str, int, int], tuple[Any, Mesh]]) -> Callabl
 
 
 def _frame(
-    points: np.ndarray, eye: np.ndarray, kind: str, rng: np.random.Generator, boxed: Callable = people.boxed
-) -> tuple[np.ndarray, float, float]:
-    """What a detector's box around `points` shows to a camera at `eye`.
+    points: np.ndarray,
+    eye: np.ndarray,
+    kind: str,
+    rng: np.random.Generator,
+    boxed: Callable = people.boxed,
+    lens: Lens | None = None,
+) -> tuple[Crop, float]:
+    """What a detector's box around `points` shows to a camera at `eye`; without a `lens`, it looks straight at them.
 
     Returns:
-        Where the camera looks, its vertical field of view in degrees, and the box's width by that of an image.
+        The box, and its width by that of an image.
     """
-    axis = points.mean(0) - eye
-    axis /= np.linalg.norm(axis)
-    right = np.cross(axis, [0, 0, 1.0])
-    right /= np.linalg.norm(right)
-    up = np.cross(right, axis)
-    away = points - eye
-    depth = away @ axis
-    x, y = away @ right / depth, away @ up / depth
-    sides = np.array([x.min(), x.max(), y.min(), y.max()])
-    sides, tall, stretch = boxed(sides, kind, rng)
-    at = eye + axis + right * sides[:2].mean() + up * sides[2:].mean()
-    return at, float(np.rad2deg(2 * np.arctan(tall / 2))), stretch
+    lens = lens or Lens(upright(points.mean(0) - eye))
+    x, y = lens.seen(points - eye).T
+    sides, tall, stretch = boxed(np.array([x.min(), x.max(), y.min(), y.max()]), kind, rng)
+    return Crop(lens, sides.reshape(2, 2).mean(1), tall), stretch
 
 
 def compose(
@@ -101,6 +101,7 @@ def compose(
     index: int,
     kind: str,
     objects: str = 'people',
+    aspect: float = 0.5,
 ) -> Scene:
     """Draws who stands where in an image, and how the camera sees them; the same for the same arguments.
 
@@ -114,6 +115,7 @@ def compose(
         index: number of the image of this one under this camera.
         kind: one of `KINDS`.
         objects: one of `OBJECTS`.
+        aspect: width of the image by its height.
     """
     rng = generator(seed, domain, 4, identity, camera, index, KINDS.index(kind))
     distance = rng.uniform(view.near, view.far)
@@ -121,7 +123,8 @@ def compose(
     points, target, others = whose.cast(
         lambda: maker(identity), lambda: maker(PASSERS[rng.integers(len(PASSERS))]), view, kind, distance, rng
     )
-    at, field, stretch = _frame(points, np.array([0, 0, view.height]), kind, rng, whose.boxed)
-    rows = max(2 * np.tan(np.deg2rad(field) / 2) * view.rows, _LEAST_ROWS)
+    crop, stretch = _frame(points, np.array([0, 0, view.height]), kind, rng, whose.boxed, Lens.of(view))
+    rows = max(crop.tall * view.rows, _LEAST_ROWS)
     sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)  # clouds
-    return Scene(target, others, at, field, sun, rows, stretch, int(rng.integers(1 << 31)), rng)
+    noise = int(rng.integers(1 << 31))
+    return Scene(target, others, *crop.sight(aspect * stretch), sun, rows, stretch, noise, rng, crop)

@@ -104,7 +104,8 @@ def _denoise(radiance: np.ndarray, colour: np.ndarray, normal: np.ndarray) -> np
 def render(scene: Scene, view: Camera, shapes: dict, width: int, height: int, samples: int) -> tuple[np.ndarray, None]:
     """Radiance [height, width, 3] of a scene at a `place`, by `samples` rays for each pixel; and no mask."""
     mi = load_renderer()
-    to_world = mi.ScalarTransform4f().look_at(origin=[0, 0, view.height], target=scene.at.tolist(), up=[0, 0, 1])
+    eye, (_, up, forward) = np.array([0, 0, view.height]), scene.axes
+    to_world = mi.ScalarTransform4f().look_at(eye.tolist(), (eye + forward).tolist(), up.tolist())
     film = {'type': 'hdrfilm', 'pixel_format': 'rgb', 'rfilter': {'type': 'box'}, 'width': width, 'height': height}
     moving = {'moving': _shape(merge(scene.moving), smooth=True)} if scene.moving else {}
     whole = {
