@@ -4,9 +4,10 @@ import numpy as np
 
 from .body import Body
 from .identity import Identity
-from .meshes import Mesh, box, ellipsoid
-from .poses import arm
+from .meshes import Mesh, box, ellipsoid, turned
+from .poses import arm, ground_of
 from .shells import solid
+from .wheels import bicycle, skateboard, stroller
 
 __all__ = ['add_straps', 'make_bag']
 
@@ -53,7 +54,27 @@ def make_bag(body: Body, identity: Identity, back: float) -> list[Mesh]:
         roof.data['position'][:, 2] = np.maximum(roof.position[:, 2], top[2] - 0.01)
         stick = box(top - [0, 0, 0.4], [0.02, 0.02, 0.8])
         return [solid(roof, {'spine01': 1}, colour), solid(stick, {'spine01': 1}, np.full(3, 0.03))]
+    if identity.bag in ('stroller', 'bicycle', 'cycling', 'skating', 'skateboard'):
+        return [_rolling(body, identity)]
     return []
+
+
+def _rolling(body: Body, identity: Identity) -> Mesh:
+    """What somebody rides, pushes, or carries under an arm."""
+    colour, (place, scale) = identity.bag_colour, ground_of(body, identity.bag)
+    if identity.bag == 'stroller':
+        made = stroller(colour, identity.seed)
+    elif identity.bag in ('bicycle', 'cycling'):
+        made = bicycle(colour, identity.seed)
+    else:
+        made = skateboard(colour)
+    if identity.bag == 'skating':
+        made = turned(made, np.pi / 2)
+    if identity.bag == 'skateboard':
+        made.data['position'] = made.position[:, [2, 1, 0]] * [-1, 1, 1] + [0.05, 0.0, -0.02]
+        return _in_hand(body, made, made.data['colour'])
+    made.data['position'] = made.position * scale + place
+    return solid(made, {'root': 1}, made.data['colour'])
 
 
 def add_straps(body: Body, identity: Identity, mesh: Mesh) -> None:

@@ -27,6 +27,7 @@ class Body:
         parents: number of each bone's parent in `BONES`, -1 for the root. Parents come before children.
         eyes: middle between the two eyes.
         carries: a bag, which decides what the arms can do; None for none.
+        beside: of all that is worn, parts from this number on are not on the body, see `garments.dress`.
     """
 
     mesh: Mesh
@@ -34,6 +35,7 @@ class Body:
     parents: list[int]
     eyes: np.ndarray
     carries: str | None = None
+    beside: int = 1 << 30
 
     def weight(self, *names: str) -> np.ndarray:
         """Summed skinning weight [V] of all bones whose names start with one of `names`."""

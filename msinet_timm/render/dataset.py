@@ -28,7 +28,7 @@ _SAMPLES = 4
 #: Places of all domains in turn.
 MIXED = 'mixed'
 #: Of what people or vehicles, places and cameras look like: a folder holds those of one kind.
-_LOOK = {'people': 2, 'vehicles': 1}
+_LOOK = {'people': 3, 'vehicles': 2}
 #: Settings of folders that are older than these settings' names.
 _FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1, 'objects': 'people'}
 

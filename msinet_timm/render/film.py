@@ -91,7 +91,7 @@ class Film:
 
     def person(self, person: int) -> tuple:
         """Somebody dressed, see `raster.dressed`."""
-        return _dressed(self.seed, self.domain, self.fine, person, self.alike.get(person), _ROUGH)
+        return _dressed(self.seed, self.domain, self.fine, person, self.alike.get(person), _ROUGH, True)
 
     def frame(self, time: float, index: int, visits: list[Visit], image: bool = True) -> tuple[list[Seen], bytes]:
         """Draws a frame.

@@ -5,7 +5,7 @@ import numpy as np
 from .bags import add_straps, make_bag
 from .body import BONES, Body
 from .hair import make_face, make_hair, make_hat
-from .identity import Identity
+from .identity import BESIDE, Identity
 from .meshes import Mesh, ellipsoid, loft, merge, normals, submesh
 from .patterns import paint, value_noise
 from .shells import measure, quilt, shell, solid, wrinkle
@@ -223,6 +223,8 @@ def dress(body: Body, identity: Identity) -> Mesh:
     parts += make_hair(body, identity) + make_hat(body, identity) + make_face(body, identity)
     if (identity.outer or identity.top).hood:
         parts.append(_hood(body, identity.outer or identity.top, back, identity.hat == 'hood'))
+    if identity.bag in BESIDE:
+        body.beside = len(parts)
     parts += make_bag(body, identity, back)
     for number, part in enumerate(parts):
         part.data.setdefault('normal', normals(part.position, part.faces))

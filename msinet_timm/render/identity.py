@@ -7,7 +7,8 @@ import numpy as np
 
 from .wardrobe import OUTER, Garment, choice, draw_bottom, draw_shoes, draw_top, pick, uniform
 
-__all__ = ['BAGS', 'DOMAINS', 'FACES', 'HAIR', 'HATS', 'OUTFITS', 'STRANGERS', 'Identity', 'draw_identity', 'generator']
+__all__ = ['BAGS', 'BESIDE', 'DOMAINS', 'FACES', 'HAIR', 'HATS', 'OUTFITS', 'RIDDEN', 'STRANGERS', 'Identity']
+__all__ += ['draw_identity', 'generator']
 
 DOMAINS = ('street', 'mall')
 #: A person's number and a multiple of this is the same person, dressed otherwise; up to the numbers of strangers.
@@ -16,6 +17,10 @@ _WORN = ('top', 'outer', 'bottom', 'shoes', 'hat', 'hat_colour', 'bag', 'bag_col
 HAIR = ('bald', 'buzz', 'receding', 'short', 'parted', 'fringe', 'curly', 'afro', 'bob', 'long', 'bun', 'ponytail')
 HATS = (None, 'cap', 'beanie', 'sunhat', 'helmet', 'headscarf', 'hood')
 BAGS = (None, 'backpack', 'shoulder', 'crossbody', 'handbag', 'tote', 'briefcase', 'trolley', 'umbrella')
+BAGS += ('stroller', 'bicycle', 'cycling', 'skateboard', 'skating')
+#: Of these, what stands on the ground beside or below somebody, which not all detectors' boxes hold; and who goes on
+#: wheels, and what these have where they walk.
+BESIDE, RIDDEN = ('stroller', 'bicycle', 'cycling', 'skating'), {'cycling': 'bicycle', 'skating': 'skateboard'}
 #: What is worn on a face or about the neck.
 FACES = (None, 'glasses', 'sunglasses', 'beard', 'mask', 'scarf')
 _SKINS = np.array(
@@ -158,6 +163,9 @@ def _draw(rng: np.random.Generator, seed: int, domain: str, woman: bool | None =
     faces |= {'mask': 0.03, 'scarf': 0.1 if cold else 0.03}
     bags = {None: 0.48, 'backpack': 0.17, 'shoulder': 0.09, 'crossbody': 0.07, 'handbag': 0.06 if woman else 0.005}
     bags |= {'tote': 0.08, 'briefcase': 0.03, 'trolley': 0.025, 'umbrella': 0.015}
+    grown, young = phenotype['age'] > 0.5, phenotype['age'] < 0.75
+    bags |= {'stroller': 0.016 * grown, 'bicycle': 0.008, 'cycling': 0.012 if cold else 0.003}
+    bags |= {'skateboard': 0.006 * young, 'skating': 0.008 * young}
     leather = {'black': 0.5, 'brown': 0.13, 'tan': 0.08, 'navy': 0.09, 'grey': 0.08, 'red': 0.03, 'teal': 0.02}
     leather |= {'beige': 0.05, 'white': 0.03, 'olive': 0.03}
     return Identity(

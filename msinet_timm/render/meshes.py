@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 __all__ = ['Mesh', 'box', 'clip', 'ellipsoid', 'loft', 'merge', 'normals', 'simplify', 'smooth', 'submesh']
-__all__ += ['split', 'subdivide']
+__all__ += ['split', 'subdivide', 'tube', 'turned', 'tyre']
 
 
 @dataclass
@@ -150,6 +150,33 @@ def ellipsoid(centre, radii, power: float = 1.0, segments: int = 20) -> Mesh:
         2,
     )
     return loft(rings * np.asarray(radii) + np.asarray(centre))
+
+
+def tube(start, end, radius: float, sides: int = 6) -> Mesh:
+    """A closed tube from one point to another."""
+    start, end = np.asarray(start, float), np.asarray(end, float)
+    along = (end - start) / np.linalg.norm(end - start)
+    side = np.cross(along, [1.0, 0, 0] if abs(along[0]) < 0.7 else [0, 1.0, 0])
+    side /= np.linalg.norm(side)
+    angle = np.linspace(0, 2 * np.pi, sides, endpoint=False)[:, None]
+    ring = radius * (np.cos(angle) * side + np.sin(angle) * np.cross(along, side))
+    return loft(np.stack([start + 0 * ring, start + ring, end + ring, end + 0 * ring]))
+
+
+def tyre(centre, radius: float, thick: float) -> Mesh:
+    """A wheel's tyre, which rolls along y."""
+    turn = np.linspace(0, 2 * np.pi, 25)[:, None, None]
+    angle = np.linspace(0, 2 * np.pi, 6, endpoint=False)[None, :, None]
+    out = radius - thick + thick * np.cos(angle)
+    rings = [thick * np.sin(angle) + 0 * turn, out * np.cos(turn), out * np.sin(turn)]
+    return loft(np.concatenate(rings, 2) + np.asarray(centre))
+
+
+def turned(mesh: Mesh, heading: float, place=(0.0, 0.0, 0.0)) -> Mesh:
+    """The mesh turned about the upright axis by `heading` radians, then moved by `place`."""
+    c, s = np.cos(heading), np.sin(heading)
+    position = mesh.position @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T + np.asarray(place)
+    return Mesh(mesh.faces, mesh.data | {'position': position})
 
 
 def box(centre, size) -> Mesh:

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 
 from .backgrounds import coloured, leaves
-from .meshes import Mesh, box, ellipsoid, merge
+from .meshes import Mesh, box, ellipsoid, merge, turned
+from .wheels import bicycle
 
-__all__ = ['OCCLUDERS', 'occluder']
+__all__ = ['OCCLUDERS', 'bench', 'occluder']
 
 OCCLUDERS = ('post', 'box', 'wall', 'leaves', 'car', 'rail', 'bicycle', 'person')
 
@@ -42,7 +43,23 @@ def occluder(rng: np.random.Generator, passer: Callable[[np.ndarray, float], Mes
         bars = [box(front + [x, 0, 0.5], [0.03, 0.03, 1.0]) for x in np.arange(-2, 2, rng.uniform(0.14, 0.5))]
         return merge([coloured(b, colour) for b in [*bars, box(front + [0, 0, 1.0], [4, 0.05, 0.05])]])
     if kind == 'bicycle':
-        wheels = [ellipsoid(front + 2 * side + [x, 0, 0.34], [0.34, 0.02, 0.34], 1.0) for x in (-0.55, 0.55)]
-        bars = [box(front + 2 * side + [0, 0, z], [w, 0.04, 0.04]) for z, w in ((0.55, 0.9), (0.85, 0.5), (0.4, 0.6))]
-        return merge([coloured(w, 0.03) for w in wheels] + [coloured(b, colour) for b in bars])
+        return turned(bicycle(colour, int(rng.integers(30))), rng.choice([-1, 1]) * np.pi / 2, front + 2 * side)
     return passer(place * rng.uniform(0.75, 0.9) + side * 1.6, rng.uniform(0, 2 * np.pi))
+
+
+def bench(rng: np.random.Generator, height: float, y: float) -> Mesh:
+    """A bench, chair or low wall to sit on at (0, y), facing -y: its seat is `height` metres high."""
+    kind, wood = rng.integers(4), np.clip(rng.uniform(0.05, 0.35) * np.array([1, 0.75, 0.5]), 0.02, 0.6)
+    wide = rng.uniform(0.45, 0.55) if kind == 0 else rng.uniform(1.3, 2.0)
+    aside, y = (wide / 2 - 0.25) * rng.uniform(-1, 1), y + 0.02
+    if kind == 3:
+        return coloured(box([aside, y + 0.1, height / 2], [wide, 0.5, height]), rng.uniform(0.1, 0.4))
+    boards = [box([aside, y + d, height - 0.025], [wide, 0.12, 0.05]) for d in (-0.16, -0.02, 0.12)]
+    if kind < 2:
+        boards += [box([aside, y + 0.27, height + z], [wide, 0.03, 0.1]) for z in (0.16, 0.32, 0.44)[: 2 + kind]]
+    feet = [
+        box([aside + x * (wide / 2 - 0.06), y + d, height / 2], [0.05, 0.05, height])
+        for x in (-1, 1)
+        for d in (-0.18, 0.22)
+    ]
+    return merge([coloured(b, wood) for b in boards] + [coloured(f, 0.04) for f in feet])

@@ -9,24 +9,27 @@ from .body import Body, load_body, pose_transforms, skin
 from .cameras import Camera
 from .crowd import Moment
 from .garments import dress
-from .identity import draw_identity
-from .meshes import Mesh, box
-from .occluders import occluder
-from .poses import pose
+from .identity import BESIDE, RIDDEN, draw_identity
+from .meshes import Mesh, box, turned
+from .occluders import bench, occluder
+from .poses import pose, sit
 
 __all__ = ['boxed', 'cast', 'make_person', 'stride']
 
 _STRETCHES = (0.7, 0.85, 1.0, 1.25)
 _SWING = np.deg2rad(24)  # of a leg, forwards and back, see `pose`
 _EVEN = 0.8
+_UPRIGHT = (*BESIDE, 'trolley', 'umbrella', 'skateboard')  # who has these does not sit
 
 
 def make_person(
-    seed: int, domain: str, number: int, exact: type = np.float64, like: int | None = None
+    seed: int, domain: str, number: int, exact: type = np.float64, like: int | None = None, afoot: bool = False
 ) -> tuple[Body, Mesh]:
     """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`;
-    `like`: see `draw_identity`."""
+    `like`: see `draw_identity`. `afoot`, they push or carry what they would ride."""
     identity = draw_identity(seed, domain, number, like)
+    if afoot:
+        identity = dataclasses.replace(identity, bag=RIDDEN.get(identity.bag, identity.bag))
     body = load_body(identity.phenotype, exact)
     body.carries = identity.bag
     return body, dress(body, identity)
@@ -39,6 +42,16 @@ def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.ra
     position -= [*position.mean(0)[:2], position[:, 2].min()]
     posed['position'] = position + place
     return dataclasses.replace(mesh, data=posed | {'colour': mesh.data['colour']})
+
+
+def _sit(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.random.Generator) -> tuple[Mesh, Mesh]:
+    """The same of somebody who sits; and on what."""
+    turns, level = sit(rng.spawn(1)[0], body)
+    posed = _turned(mesh, body, turns, heading)
+    shift = place - [*posed['position'].mean(0)[:2], posed['position'][:, 2].min()]
+    posed['position'] += shift
+    seat = turned(bench(rng, level + shift[2], body.heads['upperleg01.L'][1]), heading, shift * [1, 1, 0])
+    return dataclasses.replace(mesh, data=posed | {'colour': mesh.data['colour']}), seat
 
 
 def _turned(mesh: Mesh, body: Body, pose: dict[str, np.ndarray], heading: float) -> dict[str, np.ndarray]:
@@ -116,9 +129,16 @@ def cast(
     heading = view.heading + rng.choice([0, np.pi]) + rng.normal(0, 0.45)
     if rng.random() < 0.2:
         heading = rng.uniform(0, 2 * np.pi)
-    target, others = None, []
+    target, others, shown = None, [], slice(None)
     if kind != 'place':
-        target = _stand(*person(), place, heading, rng)
+        body, mesh = person()
+        if body.carries not in _UPRIGHT and rng.random() < 0.03:
+            target, seat = _sit(body, mesh, place, heading, rng)
+            others.append(seat)
+        else:
+            target = _stand(body, mesh, place, heading, rng)
+        if body.carries in BESIDE and rng.random() < 0.65:  # the box is around the person alone
+            shown = mesh.data['part'] < body.beside
 
     def passer(there: np.ndarray, facing: float) -> Mesh:
         return _stand(*passing(), there, facing, rng)
@@ -128,7 +148,7 @@ def cast(
     if rng.random() < 0.15:  # somebody passes behind
         behind = place * rng.uniform(1.1, 1.35) + [rng.choice([-1, 1]) * rng.uniform(0.25, 0.6), 0, 0]
         others.append(passer(behind, rng.uniform(0, 2 * np.pi)))
-    framed = target or box(place + [0, 0, 0.85], [0.5, 0.3, 1.7])
+    framed = target.position[shown] if target else box(place + [0, 0, 0.85], [0.5, 0.3, 1.7]).position
     if rng.random() < 0.08:  # somebody goes along
         side = rng.choice([-1, 1]) * rng.uniform(0.5, 0.7)
         along = place + [side * np.cos(heading), side * np.sin(heading), 0]
@@ -136,5 +156,5 @@ def cast(
         if kind == 'person' and rng.random() < 0.3:  # one box for most of two
             there = others[-1].position
             close = np.abs(there[:, 0] - place[0])
-            return np.concatenate([framed.position, there[close < np.median(close)]]), target, others
-    return framed.position, target, others
+            return np.concatenate([framed, there[close < np.median(close)]]), target, others
+    return framed, target, others

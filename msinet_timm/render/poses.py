@@ -2,16 +2,18 @@
 
 import numpy as np
 
-from .body import Body
+from .body import BONES, Body, pose_transforms
+from .identity import RIDDEN
+from .wheels import BICYCLE
 
-__all__ = ['POSES', 'arm', 'pose']
+__all__ = ['POSES', 'arm', 'ground_of', 'pose', 'sit']
 
 #: What people do, and how often.
 POSES = {
     'walk': 0.58, 'stand': 0.15, 'pockets': 0.07, 'phone': 0.07, 'call': 0.04, 'strap': 0.04, 'crossed': 0.015,
     'behind': 0.015, 'run': 0.02,
 }  # fmt: skip
-_HANGING = ('tote', 'briefcase', 'handbag', 'trolley')
+_HANGING = ('tote', 'briefcase', 'handbag', 'trolley', 'skateboard')
 
 
 def _rotation(axis: str, degrees: float) -> np.ndarray:
@@ -51,6 +53,102 @@ def arm(
     shoulder, at, wrist = (body.heads[f'{name}.{side}'] for name in ('upperarm01', 'lowerarm01', 'wrist'))
     first = _turning(at - shoulder, upper)
     return first, _turning(wrist - at, first.T @ lower)
+
+
+def _reach(body: Body, side: str, target: np.ndarray, bend: np.ndarray, names: tuple[str, str, str]) -> tuple:
+    """Rotations [3, 3] of the upper and the lower part of a limb that ends at `target`, or reaches for it.
+
+    Args:
+        body: whose rest pose counts, and in whose axes before the limb turns all is given.
+        side: L or R.
+        target: [3] where its third joint goes.
+        bend: direction to which its second joint goes.
+        names: of the bones that start at its joints.
+    """
+    first, second, third = (body.heads[f'{name}.{side}'] for name in names)
+    long, short = np.linalg.norm(second - first), np.linalg.norm(third - second)
+    away = target - first
+    far = float(np.clip(np.linalg.norm(away), abs(long - short) + 0.05, long + short - 0.004))
+    along = away / np.linalg.norm(away)
+    aside = bend - along * (along @ bend)
+    cosine = (long**2 + far**2 - short**2) / (2 * long * far)
+    joint = long * (cosine * along + np.sqrt(1 - cosine**2) * aside / np.linalg.norm(aside))
+    upper = _turning(second - first, joint)
+    return upper, _turning(third - second, upper.T @ (far * along - joint))
+
+
+def ground_of(body: Body, thing: str | None) -> tuple[np.ndarray, float]:
+    """Where something on wheels stands [3] in a body's rest pose, and its size by that of an adult's."""
+    hip, floor = body.heads['upperleg01.L'][2], body.mesh.position[:, 2].min()
+    scale, back = (hip - floor) / 0.87, body.heads['upperleg01.L'][1]
+    if thing == 'cycling':  # a leg is straight where its pedal is low
+        return np.array([0, back + 0.03, hip - 0.07]) - scale * BICYCLE.saddle, scale
+    if thing == 'bicycle':
+        return np.array([0.46, back - 0.1, floor]), scale
+    if thing == 'stroller':
+        return np.array([0, back - 0.42, floor]), 0.95 + 0.05 * scale
+    return np.array([0, back, floor]), 1.0
+
+
+def _hold(body: Body, out: dict[str, np.ndarray], side: str, grip: np.ndarray) -> None:
+    """Lets a hand hold something at `grip` [3], whatever the back does."""
+    parent = pose_transforms(body, out)[BONES.index(f'shoulder01.{side}')]
+    target = parent[:, :3].T @ (grip + [0, 0.06, 0.03] - parent[:, 3])
+    bend = parent[:, :3].T @ np.array([0.5 if side == 'L' else -0.5, 0.4, -1.0])
+    turns = _reach(body, side, target, bend, ('upperarm01', 'lowerarm01', 'wrist'))
+    out[f'upperarm01.{side}'], out[f'lowerarm01.{side}'] = turns
+
+
+def _step_on(body: Body, out: dict[str, np.ndarray], side: str, ankle: np.ndarray, aside: float, toes: float) -> None:
+    """Puts a foot somewhere, its toes `toes` degrees down; the knee goes forwards, and aside."""
+    bend = np.array([aside if side == 'L' else -aside, -1.0, 0.2])
+    turns = _reach(body, side, ankle, bend, ('upperleg01', 'lowerleg01', 'foot'))
+    out[f'upperleg01.{side}'], out[f'lowerleg01.{side}'] = turns
+    out[f'foot.{side}'] = (turns[0] @ turns[1]).T @ _rotation('x', toes)
+
+
+def _ride(rng: np.random.Generator, body: Body, out: dict[str, np.ndarray]) -> None:
+    """Sits on a bicycle, or stands on a skateboard."""
+    place, scale = ground_of(body, body.carries)
+    if body.carries == 'skating':
+        wide, lean = rng.uniform(0.14, 0.24), rng.uniform(5, 22)
+        for side, sign in (('L', 1), ('R', -1)):
+            ankle = body.heads[f'foot.{side}']
+            _step_on(body, out, side, np.array([sign * wide, ankle[1], ankle[2] + 0.1]), 0.3, 0)
+            turns = arm(body, side, rng.uniform(-10, 25), rng.uniform(15, 45), rng.uniform(10, 50), 10)
+            out[f'upperarm01.{side}'], out[f'lowerarm01.{side}'] = turns
+        out['spine05'] = _rotation('x', lean)
+        out['neck02'] = _rotation('z', rng.choice([-1, 1]) * rng.uniform(20, 60))
+        return
+    turn, lean = rng.uniform(0, 2 * np.pi), rng.uniform(4, 16)
+    out['spine05'], out['spine03'] = _rotation('x', lean), _rotation('x', lean)
+    out['spine01'] = np.eye(3)
+    out['neck02'] = _rotation('z', rng.normal(0, 15)) @ _rotation('x', -lean)
+    for side, sign in (('L', 1), ('R', -1)):
+        pedal = BICYCLE.crank + BICYCLE.pedal * sign * np.array([0, np.cos(turn), np.sin(turn)])
+        ankle = place + scale * (pedal + [0, 0.09, 0.1])
+        _step_on(body, out, side, np.array([sign * 0.1 * scale, *ankle[1:]]), 0.15, rng.uniform(0, 15))
+        if side == 'L' or rng.random() < 0.85:
+            _hold(body, out, side, place + scale * BICYCLE.grips * [sign, 1, 1])
+
+
+def sit(rng: np.random.Generator, body: Body) -> tuple[dict[str, np.ndarray], float]:
+    """Somebody who sits: rotations as of `pose`, and how high the seat is in rest pose."""
+    out = pose(rng, body, (0.0, 0.0))
+    hip, ankle = body.heads['upperleg01.L'], body.heads['foot.L']
+    drop = np.linalg.norm(body.heads['lowerleg01.L'] - ankle) * rng.uniform(0.94, 1.0)
+    wide, crossed = rng.uniform(0.07, 0.2), rng.random() < 0.2
+    for side, sign in (('L', 1), ('R', -1)):
+        away = np.linalg.norm(body.heads['lowerleg01.L'] - hip) + rng.uniform(-0.2, 0.15)
+        foot = np.array([sign * wide, hip[1] - away, hip[2] - drop])
+        if crossed and side == 'R':
+            foot = np.array([0.16, hip[1] - away - 0.12, hip[2] - 0.55 * drop])
+        _step_on(body, out, side, foot, 0.25, 10 * (crossed and side == 'R'))
+    if rng.random() < 0.7:  # hands on thighs
+        for side in 'LR':
+            turns = arm(body, side, rng.uniform(15, 40), rng.uniform(4, 14), rng.uniform(35, 60), rng.uniform(0, 30))
+            out[f'upperarm01.{side}'], out[f'lowerarm01.{side}'] = turns
+    return out, hip[2] - 0.1
 
 
 def _arms(rng: np.random.Generator, body: Body, what: str, swings: dict[str, float]) -> dict[str, tuple]:
@@ -120,4 +218,13 @@ def pose(rng: np.random.Generator, body: Body, step: tuple[float, float] | None 
     out['spine01'] = _rotation('z', twist / 2) @ _rotation('x', stoop / 2)
     down = rng.uniform(18, 34) if what == 'phone' else rng.normal(6, 7)
     out['neck02'] = _rotation('z', rng.normal(0, 16)) @ _rotation('x', down)
+    if body.carries in RIDDEN:
+        _ride(rng, body, out)
+    elif body.carries in ('stroller', 'bicycle'):
+        place, scale = ground_of(body, body.carries)
+        for side, sign in (('L', 1), ('R', -1)):
+            if body.carries == 'stroller':
+                _hold(body, out, side, place + scale * np.array([0.2 * sign, 0, 1.0]))
+            elif side == 'L':
+                _hold(body, out, side, place + scale * BICYCLE.grips * [-1, 1, 1])
     return out

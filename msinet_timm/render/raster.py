@@ -38,6 +38,7 @@ _ROUGH = (0.03, 0.08)  # metres between vertices of what casts the shadows of th
 _ROUGH_VEHICLE = (0.06, 0.16)
 _FINE = 1.8  # vertices of skin are this many metres, by an image's height in pixels, apart; those of clothes
 _COARSE = 3.0  # so many: smaller triangles than pixels cost time alone
+_THIN = 0.002  # metres: of what has thin tubes
 _ASIDE = 12.0  # metres to each side of a camera where its place's sun casts shadows
 _PLACES = 16  # places kept
 _STILL, _MOVING, _TARGET = 0.5, 0.75, 1.0
@@ -263,11 +264,19 @@ def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh
 
 
 def dressed(
-    seed: int, domain: str, height: int, number: int, like: int | None = None, rough: tuple = _ROUGH
+    seed: int,
+    domain: str,
+    height: int,
+    number: int,
+    like: int | None = None,
+    rough: tuple = _ROUGH,
+    afoot: bool = False,
 ) -> tuple[Body, Mesh]:
-    """What `person` keeps; `like`: see `identity.draw_identity`, `rough`: `Crowd.cells`."""
-    body, mesh = make_person(seed, domain, number, np.float32, like)
-    mesh = simplify(mesh, np.where(mesh.data['part'] == 0, _FINE, _COARSE) / height)
+    """What `person` keeps; `like`, `afoot`: see `people.make_person`, `rough`: `Crowd.cells`."""
+    body, mesh = make_person(seed, domain, number, np.float32, like, afoot)
+    part = mesh.data['part']
+    cell = np.where(part == 0, _FINE, _COARSE) / height
+    mesh = simplify(mesh, np.where(part < body.beside, cell, _THIN))
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     faces = np.concatenate([mesh.faces, inner])
     return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in rough), rough)
