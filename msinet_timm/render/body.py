@@ -47,8 +47,17 @@ def load_rig():
     """anny's model; its triangles; its bones and their parents; weights [V, len(BONES)] of `BONES` on its vertices."""
     with needs('render', 'rendering'):
         import anny
+        import torch
+        from anny.skinning.skinning import apply_linear_blendshape as blend
     model = anny.Anny(skinning_method='lbs')
-    model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices  # `skin` poses people, later
+    # `skin` poses people, later: how bones are turned is not asked for.
+    still = torch.eye(4)[None]
+    model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices
+    model.get_bone_transforms = lambda *_, **options: (still, still)
+    model.get_rest_model = lambda shares: {
+        'rest_vertices': model.get_rest_vertices(shares), 'rest_bone_poses': still,
+        'rest_bone_heads': blend(model.template_bone_heads, model.bone_heads_blendshapes, shares),
+    }  # fmt: skip
     labels, parents = list(model.bone_labels), list(model.bone_parents)
     indices, values = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
     merged, weights = [], np.zeros((len(indices), len(BONES)))

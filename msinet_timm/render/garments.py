@@ -23,6 +23,7 @@ _FINE = (
     'lettering',
     'heather',
 )  # patterns that need small triangles
+_TRIANGLE = 0.02  # metres: of a body
 _SEEN_INSIDE = 0.05  # metres from an edge, how far one sees into a garment
 _NEVER = 9.0  # metres: a field value for 'this edge of the garment does not matter here'
 
@@ -44,6 +45,11 @@ def _top_field(body: Body, garment: Garment, hem: float) -> np.ndarray:
         front = (p[:, 1] < heads['spine03'][1]) & (data['arm'] < 0.5)
         field = np.minimum(field, np.where(front, np.abs(p[:, 0]) - garment.open, _NEVER))
     return field
+
+
+def _splits(most: int, fine: float) -> int:
+    """How often to split a body's triangles for a garment: until they are `fine` metres wide, or `most` times."""
+    return int(np.clip(np.ceil(np.log2(_TRIANGLE / max(fine, 1e-6))), 0, most))
 
 
 def _finish(mesh: Mesh, garment: Garment, folds: float) -> Mesh:
@@ -77,13 +83,13 @@ def _cloth(garment: Garment, data: dict[str, np.ndarray], colour: np.ndarray) ->
     return colour
 
 
-def _top(body: Body, garment: Garment, layer: float) -> Mesh:
+def _top(body: Body, garment: Garment, layer: float, fine: float) -> Mesh:
     root = body.heads['root'][2]
     field = _top_field(body, garment, root + max(garment.length, -0.15))
     # A loose top falls from the chest instead of following the waist; smoothing does the rest.
     waist = np.exp(-(((body.mesh.position[:, 2] - body.heads['spine04'][2]) / 0.13) ** 2))
     offset = layer + garment.loose * np.where(body.mesh.data['arm'] < 0.5, 1 + waist, 0.8)
-    splits = 2 if garment.pattern in _FINE or garment.fabric == 'knit' else 1
+    splits = _splits(2 if garment.pattern in _FINE or garment.fabric == 'knit' else 1, fine)
     upper = _finish(shell(body, field, offset, garment.smooth, splits), garment, 0.006 + 0.2 * garment.loose)
     upper.data['inside'] = upper.data['field'] < _SEEN_INSIDE * (2 if garment.open else 1)
     if garment.length > -0.15:
@@ -91,14 +97,14 @@ def _top(body: Body, garment: Garment, layer: float) -> Mesh:
     return merge([upper, _hang(body, garment, root + 0.06, root + garment.length, layer + 1.1 * garment.loose)])
 
 
-def _legs(body: Body, garment: Garment) -> Mesh:
+def _legs(body: Body, garment: Garment, fine: float) -> Mesh:
     data, heads, p = body.mesh.data, body.heads, body.mesh.position
     waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
     bottom = waist + (ankle - waist) * garment.length
     field = np.where(data['arm'] > 0.3, -1.0, np.minimum(waist - p[:, 2], p[:, 2] - bottom))
     down = np.clip((heads['root'][2] - p[:, 2]) / (heads['root'][2] - ankle), 0, 1)
     width = 0.12 + 0.88 * np.minimum(4 * down, 1) + garment.flare * np.maximum(down - 0.3, 0)
-    legs = shell(body, field, 0.01 + garment.loose * width, 6 if garment.kind == 'leggings' else 14, 1)
+    legs = shell(body, field, 0.01 + garment.loose * width, 6 if garment.kind == 'leggings' else 14, _splits(1, fine))
     return _finish(legs, garment, 0.008 + 0.15 * garment.loose)
 
 
@@ -123,7 +129,7 @@ def _hang(body: Body, garment: Garment, top: float, bottom: float, gap: float) -
     q = mesh.position
     follow = 0.75 * np.clip((heads['root'][2] - q[:, 2]) / (heads['root'][2] - heads['foot.L'][2]) * 2.2, 0, 1)
     left = np.clip(0.5 + q[:, 0] / 0.2, 0, 1)
-    weights = np.zeros((len(q), len(BONES)))
+    weights = np.zeros((len(q), len(BONES)), np.float32)
     weights[:, BONES.index('root')] = 1 - follow
     weights[:, BONES.index('upperleg01.L')], weights[:, BONES.index('upperleg01.R')] = (
         follow * left,
@@ -196,29 +202,34 @@ def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
     return Mesh(mesh.faces, {k: mesh.data[k] for k in ('position', 'normal', 'weights')} | {'colour': colour})
 
 
-def dress(body: Body, identity: Identity) -> Mesh:
-    """Everything of a person in one mesh in rest pose.
+def dress(body: Body, identity: Identity, fine: float = 0.0) -> Mesh:
+    """Everything of a person in one mesh in rest pose, of triangles that need not be smaller than `fine` metres.
 
     Its arrays: `normal` [V, 3], `weights` [V, len(BONES)], `colour` [V, 3], `part` [V], a number for each garment, and
     `inside` [V], 1 where the side that faces the body can be seen.
     """
     measure(body)
-    layers = [_top(body, identity.top, 0.014)]
+    layers = [_top(body, identity.top, 0.014, fine)]
     if identity.outer:
-        layers.append(_top(body, identity.outer, 0.026))
+        layers.append(_top(body, identity.outer, 0.026, fine))
     add_straps(body, identity, layers[-1])
     p, heads = body.mesh.position, body.heads
     hidden = _top_field(body, identity.top, heads['root'][2] + identity.top.length) > 0.025
     waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
     bottom = waist + (ankle - waist) * identity.bottom.length
     hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > bottom + 0.03)
+    for worn in (identity.top, identity.outer):
+        if worn and worn.length <= -0.15 and not worn.open:  # legs would come through where they swing
+            hidden |= (
+                (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > heads['root'][2] + worn.length + 0.03)
+            )
     if identity.shoes.kind != 'sandals':
         hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
     back = layers[-1].position[layers[-1].data['arm'] < 0.3][:, 1].max()
     if identity.bottom.kind == 'skirt':
         lower = _hang(body, identity.bottom, waist, bottom, 0.018)
     else:
-        lower = _legs(body, identity.bottom)
+        lower = _legs(body, identity.bottom, fine)
     parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes, identity.skin)]
     parts += make_hair(body, identity) + make_hat(body, identity) + make_face(body, identity)
     if (identity.outer or identity.top).hood:

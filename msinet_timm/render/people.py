@@ -23,16 +23,22 @@ _UPRIGHT = (*BESIDE, 'trolley', 'umbrella', 'skateboard')  # who has these does 
 
 
 def make_person(
-    seed: int, domain: str, number: int, exact: type = np.float64, like: int | None = None, afoot: bool = False
+    seed: int,
+    domain: str,
+    number: int,
+    exact: type = np.float64,
+    like: int | None = None,
+    afoot: bool = False,
+    fine: float = 0.0,
 ) -> tuple[Body, Mesh]:
     """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`;
-    `like`: see `draw_identity`. `afoot`, they push or carry what they would ride."""
+    `like`: see `draw_identity`. `fine`: see `dress`. `afoot`, they push or carry what they would ride."""
     identity = draw_identity(seed, domain, number, like)
     if afoot:
         identity = dataclasses.replace(identity, bag=RIDDEN.get(identity.bag, identity.bag))
     body = load_body(identity.phenotype, exact)
     body.carries = identity.bag
-    return body, dress(body, identity)
+    return body, dress(body, identity, fine)
 
 
 def _stand(body: Body, mesh: Mesh, place: np.ndarray, heading: float, rng: np.random.Generator) -> Mesh:

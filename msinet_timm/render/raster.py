@@ -273,7 +273,7 @@ def dressed(
     afoot: bool = False,
 ) -> tuple[Body, Mesh]:
     """What `person` keeps; `like`, `afoot`: see `people.make_person`, `rough`: `Crowd.cells`."""
-    body, mesh = make_person(seed, domain, number, np.float32, like, afoot)
+    body, mesh = make_person(seed, domain, number, np.float32, like, afoot, _COARSE / height)
     part = mesh.data['part']
     cell = np.where(part == 0, _FINE, _COARSE) / height
     mesh = simplify(mesh, np.where(part < body.beside, cell, _THIN))

@@ -89,7 +89,7 @@ def shell(body: Body, field: np.ndarray, offset: np.ndarray, rounds: int, splits
 
 def solid(mesh: Mesh, weights: dict[str, float], colour) -> Mesh:
     """The mesh in one `colour` [3], or one for each vertex, that follows bones by these weights."""
-    w = np.zeros((len(mesh.position), len(BONES)))
+    w = np.zeros((len(mesh.position), len(BONES)), np.float32)
     for bone, value in weights.items():
         w[:, BONES.index(bone)] = value
     colours = np.broadcast_to(colour, (len(w), 3)).copy()
