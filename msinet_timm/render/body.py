@@ -48,16 +48,18 @@ def load_rig():
     with needs('render', 'rendering'):
         import anny
         import torch
-        from anny.skinning.skinning import apply_linear_blendshape as blend
     model = anny.Anny(skinning_method='lbs')
+    still, flat = torch.eye(4)[None], [s.flatten(1) for s in (model.blendshapes, model.bone_heads_blendshapes)]
+
+    def rest(shares: torch.Tensor) -> dict[str, torch.Tensor]:
+        points, heads = ((shares @ shapes).reshape(1, -1, 3) for shapes in flat)
+        vertices, heads = model.template_vertices + points, model.template_bone_heads + heads
+        return {'rest_vertices': vertices, 'rest_bone_heads': heads, 'rest_bone_poses': still}
+
     # `skin` poses people, later: how bones are turned is not asked for.
-    still = torch.eye(4)[None]
-    model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices
+    model.get_rest_model = rest
     model.get_bone_transforms = lambda *_, **options: (still, still)
-    model.get_rest_model = lambda shares: {
-        'rest_vertices': model.get_rest_vertices(shares), 'rest_bone_poses': still,
-        'rest_bone_heads': blend(model.template_bone_heads, model.bone_heads_blendshapes, shares),
-    }  # fmt: skip
+    model.get_skinned_vertices = lambda rest_vertices, bone_transforms: rest_vertices
     labels, parents = list(model.bone_labels), list(model.bone_parents)
     indices, values = model.vertex_bone_indices.numpy(), model.vertex_bone_weights.numpy()
     merged, weights = [], np.zeros((len(indices), len(BONES)))

@@ -59,10 +59,13 @@ def render_image(
     module = load(renderer)
     view, place = module.place(seed, domain, camera, objects == 'vehicles')
     maker = functools.partial(module.MAKERS[objects], seed, domain, height)
-    scene = compose(maker, view, seed, domain, identity, camera, index, kind, objects, width / height)
+    # Where the sensor has no more rows than half of the image, half of its pixels are drawn.
+    least = height / 2 if samples is None else 0.0
+    fewer = least if objects == 'people' else 0.0
+    scene = compose(maker, view, seed, domain, identity, camera, index, kind, objects, width / height, fewer)
     # A box of another shape than the image's is squeezed into it.
     size = max(8, round(width * scene.stretch)), height
-    if samples is None and scene.rows <= height / 2:  # the sensor has no more rows than half of the image
+    if scene.rows <= least:
         size = max(8, size[0] // 2), max(16, height // 2)
     radiance, alpha = module.render(scene, view, place, *size, samples)
     layers = radiance if alpha is None else np.concatenate([radiance, alpha[..., None]], 2)

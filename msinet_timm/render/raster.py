@@ -258,8 +258,11 @@ def _columns(mesh: Mesh) -> np.ndarray:
 
 
 @keep_made
-def person(seed: int, domain: str, height: int, number: int) -> tuple[Body, Mesh]:
-    """The person with a number, in rest pose, no finer than images of a `height` in pixels can show."""
+def person(seed: int, domain: str, height: int, number: int, half: bool = False) -> tuple[Body, Mesh]:
+    """The person with a number, in rest pose, no finer than images of a `height` in pixels, or of half of it, show."""
+    if half:
+        body, mesh = person(seed, domain, height, number)
+        return body, _coarser(body, mesh, height / 2, mesh.cells)
     return dressed(seed, domain, height, number)
 
 
@@ -274,12 +277,15 @@ def dressed(
 ) -> tuple[Body, Mesh]:
     """What `person` keeps; `like`, `afoot`: see `people.make_person`, `rough`: `Crowd.cells`."""
     body, mesh = make_person(seed, domain, number, np.float32, like, afoot, _COARSE / height)
-    part = mesh.data['part']
-    cell = np.where(part == 0, _FINE, _COARSE) / height
-    mesh = simplify(mesh, np.where(part < body.beside, cell, _THIN))
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
-    faces = np.concatenate([mesh.faces, inner])
-    return body, _Made(faces, mesh.data, *(_rough(mesh, cell) for cell in rough), rough)
+    return body, _coarser(body, Mesh(np.concatenate([mesh.faces, inner]), mesh.data), height, rough)
+
+
+def _coarser(body: Body, mesh: Mesh, height: float, rough: tuple) -> Mesh:
+    """Somebody in no finer a mesh than images of a `height` in pixels can show."""
+    part = mesh.data['part']
+    mesh = simplify(mesh, np.where(part < body.beside, np.where(part == 0, _FINE, _COARSE) / height, _THIN))
+    return _Made(mesh.faces, mesh.data, *(_rough(mesh, cell) for cell in rough), rough)
 
 
 @keep_made

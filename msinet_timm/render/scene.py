@@ -20,8 +20,10 @@ OBJECTS = {'people': people, 'vehicles': traffic}
 PASSERS = range(900_000_000, 900_000_020)
 KINDS = ('person', 'place', 'partial', 'small', 'vehicle')
 _LEAST_ROWS = 28.0  # a detector finds nobody smaller
-#: Gives for the number of a person or vehicle what it is, and all that is seen of it: of people, in rest pose.
-Maker = Callable[[int], tuple[Any, Mesh]]
+#: Gives for the number of a person or vehicle what it is, and all that is seen of it: of people, in rest pose, and of
+#: triangles twice as large if that is asked for.
+Maker = Callable[..., tuple[Any, Mesh]]
+_TALL = 1.8  # metres
 
 
 class Scene(NamedTuple):
@@ -56,13 +58,14 @@ class Scene(NamedTuple):
         return [mesh for mesh in (self.target, *self.others) if mesh is not None]
 
 
-def keep_made(make: Callable[[int, str, int, int], tuple[Any, Mesh]]) -> Callable:
-    """Keeps what a renderer makes, by seed, domain, height and number: of all that pass by, and of few others."""
-    passers, others = functools.lru_cache(maxsize=len(PASSERS))(make), functools.lru_cache(maxsize=4)(make)
+def keep_made(make: Callable[..., tuple[Any, Mesh]]) -> Callable[..., tuple[Any, Mesh]]:
+    """Keeps what a renderer makes, by seed, domain, height, number and what else it is asked for: of all that pass by,
+    and of few others."""
+    passers, others = functools.lru_cache(maxsize=2 * len(PASSERS))(make), functools.lru_cache(maxsize=8)(make)
 
     @functools.wraps(make)
-    def kept(seed: int, domain: str, height: int, number: int) -> tuple[Any, Mesh]:
-        return (passers if number in PASSERS else others)(seed, domain, height, number)
+    def kept(seed: int, domain: str, height: int, number: int, *how) -> tuple[Any, Mesh]:
+        return (passers if number in PASSERS else others)(seed, domain, height, number, *how)
 
     def forget() -> None:
         passers.cache_clear()
@@ -102,6 +105,7 @@ def compose(
     kind: str,
     objects: str = 'people',
     aspect: float = 0.5,
+    least: float = 0.0,
 ) -> Scene:
     """Draws who stands where in an image, and how the camera sees them; the same for the same arguments.
 
@@ -116,13 +120,17 @@ def compose(
         kind: one of `KINDS`.
         objects: one of `OBJECTS`.
         aspect: width of the image by its height.
+        least: rows of the sensor from which people are not made of larger triangles.
     """
     rng = generator(seed, domain, 4, identity, camera, index, KINDS.index(kind))
     distance = rng.uniform(view.near, view.far)
     whose = OBJECTS[objects]
-    points, target, others = whose.cast(
-        lambda: maker(identity), lambda: maker(PASSERS[rng.integers(len(PASSERS))]), view, kind, distance, rng
-    )
+    how = (True,) if _TALL / distance * view.rows < least else ()
+
+    def passing() -> tuple[Any, Mesh]:
+        return maker(PASSERS[rng.integers(len(PASSERS))], *how)
+
+    points, target, others = whose.cast(lambda: maker(identity, *how), passing, view, kind, distance, rng)
     crop, stretch = _frame(points, np.array([0, 0, view.height]), kind, rng, whose.boxed, Lens.of(view))
     rows = max(crop.tall * view.rows, _LEAST_ROWS)
     sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)  # clouds
