@@ -16,6 +16,8 @@ _SIDED += ('clavicle', 'shoulder01', 'upperarm01', 'upperarm02', 'lowerarm01', '
 BONES = ('root', 'spine05', 'spine04', 'spine03', 'spine02', 'spine01', 'neck01', 'neck02', 'neck03', 'head')
 BONES += tuple(f'{name}.{side}' for name in _SIDED for side in 'LR')
 
+_CLOSED = 0.25
+
 
 @dataclass
 class Body:
@@ -92,6 +94,9 @@ def load_body(phenotype: dict[str, float], exact: type = np.float64) -> Body:
     torch.set_num_threads(threads)
     position = out['rest_vertices'][0].numpy().astype(exact)
     head = dict(zip(labels, out['rest_bone_heads'][0].numpy(), strict=True))
+    for side in 'LR':  # anny spreads its fingers: a hand that is half closed is smaller
+        hand = _CLOSED * weights[:, BONES.index(f'wrist.{side}'), None].astype(exact)
+        position = position - hand * (position - head[f'wrist.{side}'].astype(exact))
     up = [parents[labels.index(b)] for b in BONES]
     data = {'position': position, 'normal': normals(position, faces), 'weights': weights.astype(exact)}
     return Body(

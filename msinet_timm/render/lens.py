@@ -87,16 +87,16 @@ class Crop(NamedTuple):
     def bend(self, layers: np.ndarray, axes: np.ndarray, field: float) -> np.ndarray:
         """What the lens makes of `layers` [H, W, C], which such a view shows: those of the crop, as large.
 
-        What bends is straight within each of 4 x 8 parts, which is right to a twentieth of a pixel or so.
+        What bends is straight within each of 4 x 4 parts, which is right to a small part of a pixel.
         """
         height, width = layers.shape[:2]
-        across, down = (np.linspace(0, size, parts + 1).astype(int) for size, parts in ((width, 4), (height, 8)))
+        across, down = (np.linspace(0, size, parts + 1).astype(int) for size, parts in ((width, 4), (height, 4)))
         at = np.stack(np.broadcast_arrays(2 * across - width, (height - 2 * down)[:, None]), -1) / height
         right, up, forward = np.moveaxis(self._rays(at) @ axes.T, -1, 0)
         near = height / 2 / np.tan(np.deg2rad(field) / 2) / forward  # the pixels of a metre
         from_ = np.stack([width / 2 + near * right, height / 2 - near * up], -1)
         mesh = []
-        for i, j in np.ndindex(8, 4):
+        for i, j in np.ndindex(4, 4):
             corners = from_[i, j], from_[i + 1, j], from_[i + 1, j + 1], from_[i, j + 1]
             box = across[j], down[i], across[j + 1], down[i + 1]
             mesh.append((tuple(map(int, box)), tuple(np.concatenate(corners).tolist())))

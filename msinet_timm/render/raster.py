@@ -262,7 +262,7 @@ def person(seed: int, domain: str, height: int, number: int, half: bool = False)
     """The person with a number, in rest pose, no finer than images of a `height` in pixels, or of half of it, show."""
     if half:
         body, mesh = person(seed, domain, height, number)
-        return body, _coarser(body, mesh, height / 2, mesh.cells)
+        return body, _coarser(body, mesh, height / 2, (1.4 * mesh.cells[0], 1.4 * mesh.cells[1]))
     return dressed(seed, domain, height, number)
 
 
