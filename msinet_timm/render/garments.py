@@ -218,11 +218,10 @@ def dress(body: Body, identity: Identity, fine: float = 0.0) -> Mesh:
     waist, ankle = heads['root'][2] + 0.1, heads['foot.L'][2]
     bottom = waist + (ankle - waist) * identity.bottom.length
     hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > bottom + 0.03)
-    for worn in (identity.top, identity.outer):
-        if worn and worn.length <= -0.15 and not worn.open:  # legs would come through where they swing
-            hidden |= (
-                (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > heads['root'][2] + worn.length + 0.03)
-            )
+    # Under a long top that is closed nothing is seen, but legs would come through where they swing.
+    long = [g.length for g in (identity.top, identity.outer) if g and g.length <= -0.15 and not g.open]
+    under = heads['root'][2] + min(long, default=0.2) + 0.03
+    hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > under)
     if identity.shoes.kind != 'sandals':
         hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
     back = layers[-1].position[layers[-1].data['arm'] < 0.3][:, 1].max()
@@ -230,6 +229,7 @@ def dress(body: Body, identity: Identity, fine: float = 0.0) -> Mesh:
         lower = _hang(body, identity.bottom, waist, bottom, 0.018)
     else:
         lower = _legs(body, identity.bottom, fine)
+        lower = submesh(lower, lower.position[:, 2] < under) if bottom < under - 0.05 else lower
     parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes, identity.skin)]
     parts += make_hair(body, identity) + make_hat(body, identity) + make_face(body, identity)
     if (identity.outer or identity.top).hood:
