@@ -90,13 +90,8 @@ def test_boxes_are_those_of_a_detector():
     points = np.stack([0.25 * np.cos(9 * tall), 8 + 0.15 * np.sin(9 * tall), tall], 1)
     eye, feet, hair, wide, aside, shapes = np.array([0, 0, 3.0]), 0, 0, 0, [], set()
     for _ in range(600):
-        at, field, stretch = _frame(points, eye, 'person', rng)
-        forward = (at - eye) / np.linalg.norm(at - eye)
-        right = np.cross(forward, [0, 0, 1.0])
-        right /= np.linalg.norm(right)
-        up, away = np.cross(right, forward), points - eye
-        half = np.tan(np.deg2rad(field) / 2)
-        x, y = away @ right / (away @ forward) / half, away @ up / (away @ forward) / half
+        crop, stretch = _frame(points, eye, 'person', rng)
+        x, y = ((crop.lens.seen(points - eye) - crop.middle) / (crop.tall / 2)).T
         feet, hair, wide = feet + (y.min() < -1.04), hair + (y.max() > 1.03), wide + (np.ptp(y) < 1.6)
         aside.append((x.max() + x.min()) / 2)
         shapes.add(stretch)

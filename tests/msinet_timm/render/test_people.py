@@ -116,6 +116,111 @@ def test_people_stand_walk_run_and_hold_things():
     assert np.mean(np.array(right) < -0.45) > 0.95
 
 
+@pytest.fixture(scope='module')
+def somebody():
+    pytest.importorskip('anny')
+    from msinet_timm.render.people import make_person
+
+    return make_person(5, 'street', 4, np.float32)
+
+
+def posed(body, turns) -> dict[str, np.ndarray]:
+    """Where the joints are in a pose."""
+    from msinet_timm.render.body import BONES, pose_transforms
+
+    moved = pose_transforms(body, turns)
+    return {name: moved[k] @ np.append(body.heads[name], 1) for k, name in enumerate(BONES)}
+
+
+@pytest.mark.slow
+def test_hands_hold_and_feet_tread_what_is_ridden_and_pushed(somebody):
+    from msinet_timm.render.poses import ground_of, pose
+    from msinet_timm.render.wheels import BICYCLE
+
+    body = dataclasses.replace(somebody[0])
+    for seed in range(8):
+        for thing in ('cycling', 'bicycle', 'stroller', 'skating'):
+            body.carries = thing
+            joints = posed(body, pose(np.random.default_rng(seed), body))
+            place, scale = ground_of(body, thing)
+            if thing == 'skating':
+                low = [joints[f'foot.{side}'][2] - body.heads[f'foot.{side}'][2] for side in 'LR']
+                assert np.allclose(low, 0.1, atol=0.01)  # on the deck
+                assert joints['foot.L'][0] > 0.1 and joints['foot.R'][0] < -0.1
+                continue
+            grips = {side: place + scale * BICYCLE.grips * [sign, 1, 1] for side, sign in (('L', 1), ('R', -1))}
+            if thing == 'stroller':
+                grips = {side: place + scale * np.array([0.2 * sign, 0, 1]) for side, sign in (('L', 1), ('R', -1))}
+            if thing == 'bicycle':
+                grips = {'L': grips['R']}  # it stands to the left
+            if thing == 'cycling':
+                grips.pop('R')  # some wave
+                crank = place + scale * BICYCLE.crank
+                feet = [joints[f'foot.{side}'] - crank for side in 'LR']
+                assert all(abs(np.hypot(*(f[1:] / scale - [0.09, 0.1])) - BICYCLE.pedal) < 0.05 for f in feet)
+            for side, grip in grips.items():
+                assert np.linalg.norm(joints[f'wrist.{side}'] - grip) < 0.13, (thing, side)
+
+
+@pytest.mark.slow
+def test_who_sits_has_a_seat_below(somebody):
+    from msinet_timm.render.people import _sit
+
+    body, mesh = somebody
+    for seed in range(6):
+        place = np.array([0.5, 7.0, 0])
+        person, seat = _sit(body, mesh, place, 0.7 * seed, np.random.default_rng(seed))
+        assert abs(person.position[:, 2].min()) < 1e-5 and 1.0 < person.position[:, 2].max() < 1.55
+        low, high = seat.position.min(0), seat.position.max(0)
+        assert abs(low[2]) < 1e-6 and high[2] < 1.2
+        hip = person.position[np.abs(person.position[:, 2] - 0.5) < 0.03][:, :2].mean(0)
+        assert (low[:2] - 0.1 < hip).all() and (hip < high[:2] + 0.1).all()
+        again = _sit(body, mesh, place, 0.7 * seed, np.random.default_rng(seed))[0]
+        assert (again.position == person.position).all()
+
+
+@pytest.mark.slow
+def test_boxes_of_detectors_leave_out_what_stands_beside(somebody, monkeypatch):
+    from msinet_timm.render import people
+    from msinet_timm.render.cameras import draw_camera
+
+    pytest.importorskip('anny')
+    identity = dataclasses.replace(draw_identity(5, 'street', 4), bag='cycling')
+    monkeypatch.setattr(people, 'draw_identity', lambda *_: identity)
+    body, mesh = people.make_person(5, 'street', 4, np.float32)
+    beside = mesh.data['part'] >= body.beside
+    assert 0 < beside.sum() < len(beside) / 2
+    view, counts = draw_camera(5, 'street', 2), []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        points, target, _ = people.cast(lambda: (body, mesh), lambda: somebody, view, 'partial', 6.0, rng)
+        assert len(target.position) == len(beside)
+        counts.append(len(points))
+    assert set(counts) == {len(beside), int((~beside).sum())}
+    assert 0.4 < np.mean(np.array(counts) < len(beside)) < 0.9
+
+
+@pytest.mark.slow
+def test_nobody_rides_in_a_film(monkeypatch):
+    from msinet_timm.render import people
+
+    pytest.importorskip('anny')
+    for bag, walking in (('cycling', 'bicycle'), ('skating', 'skateboard'), ('tote', 'tote')):
+        identity = dataclasses.replace(draw_identity(5, 'street', 4), bag=bag)
+        monkeypatch.setattr(people, 'draw_identity', lambda *_, identity=identity: identity)
+        assert people.make_person(5, 'street', 4, np.float32)[0].carries == bag
+        assert people.make_person(5, 'street', 4, np.float32, afoot=True)[0].carries == walking
+
+
+@pytest.mark.slow
+def test_clothes_are_no_finer_than_is_asked_for():
+    from msinet_timm.render.people import make_person
+
+    pytest.importorskip('anny')
+    sizes = [len(make_person(5, 'street', 4, np.float32, fine=fine)[1].position) for fine in (0.0, 0.012, 0.05)]
+    assert sizes[0] >= sizes[1] > 1.2 * sizes[2]
+
+
 def test_stripes_run_down_the_outer_side_of_legs():
     from msinet_timm.render.patterns import paint
 
