@@ -2,6 +2,8 @@
 
 import functools
 import io
+import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -131,6 +133,22 @@ def test_each_renderer_keeps_its_own_things(raster, monkeypatch):
     monkeypatch.undo()
     assert render() == first
     assert len(set(first)) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir('/proc/self/task'), reason='looks at the threads of a process')
+def test_mesa_draws_without_threads_of_its_own(raster):
+    """One of them may write to what another has freed, and nothing is gained by them."""
+    code = (
+        'import glob\n'
+        'from msinet_timm.render.image import render_image\n'
+        "render_image(0, 'street', 4, 1, 0, 'person', 32, 64, renderer='raster')\n"
+        "print(*(open(path).read().strip() for path in glob.glob('/proc/self/task/*/comm')))\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != 'LP_NUM_THREADS'}
+    ran = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, env=environment, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert 'llvmpipe' not in ran.stdout
 
 
 @pytest.mark.parametrize('missing', ['moderngl', 'EGL', 'driver'])
