@@ -89,7 +89,8 @@ def _top(body: Body, garment: Garment, layer: float, fine: float) -> Mesh:
     # A loose top falls from the chest instead of following the waist; smoothing does the rest.
     waist = np.exp(-(((body.mesh.position[:, 2] - body.heads['spine04'][2]) / 0.13) ** 2))
     offset = layer + garment.loose * np.where(body.mesh.data['arm'] < 0.5, 1 + waist, 0.8)
-    splits = _splits(2 if garment.pattern in _FINE or garment.fabric == 'knit' else 1, fine)
+    detailed = garment.pattern in _FINE or garment.fabric == 'knit'
+    splits = _splits(2, fine / 2) if detailed else _splits(1, fine)
     upper = _finish(shell(body, field, offset, garment.smooth, splits), garment, 0.006 + 0.2 * garment.loose)
     upper.data['inside'] = upper.data['field'] < _SEEN_INSIDE * (2 if garment.open else 1)
     if garment.length > -0.15:
