@@ -68,7 +68,7 @@ def render_image(
     if scene.rows <= least:
         size = max(8, size[0] // 2), max(16, height // 2)
     radiance, alpha = module.render(scene, view, place, *size, samples)
-    layers = radiance if alpha is None else np.concatenate([radiance, alpha[..., None]], 2)
+    layers = np.concatenate([radiance, alpha[..., None]], 2) if mask else radiance
     layers = scene.crop.bend(layers, scene.axes, scene.field)
     alpha = layers[..., 3] if mask else None
     return Rendered(*develop(layers[..., :3], view, (width, height), scene.rows, scene.rng, alpha))

@@ -32,7 +32,7 @@ def make_person(
     fine: float = 0.0,
 ) -> tuple[Body, Mesh]:
     """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`;
-    `like`: see `draw_identity`. `fine`: see `dress`. `afoot`, they push or carry what they would ride."""
+    `like`: see `draw_identity`, `fine`: see `dress`. When `afoot`, they push or carry what they would ride."""
     identity = draw_identity(seed, domain, number, like)
     if afoot:
         identity = dataclasses.replace(identity, bag=RIDDEN.get(identity.bag, identity.bag))
