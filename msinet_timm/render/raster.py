@@ -97,8 +97,8 @@ def _open():
     except ImportError as e:
         raise MissingPackageError(f'the raster renderer needs {e.name}: {_HELP}') from e
     # Mesa on the CPU draws in this thread: whole images are spread over processes instead. A thread of its own may be
-    # unlocking a fence still when this one frees it (llvmpipe's `lp_fence_signalled` asks without the lock): long
-    # renderings ended with a segmentation fault.
+    # unlocking a fence still when this one frees it (llvmpipe's `lp_fence_signalled` asks without the lock): where
+    # a long rendering crashed once, a freed chunk had four zero bytes where that writes them.
     os.environ.setdefault('LP_NUM_THREADS', '0')
     library, problem = ctypes.util.find_library('EGL') or 'libEGL.so.1', None
     for device in range(8):
