@@ -17,7 +17,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torchvision.ops import box_convert
 
-from msinet_timm.datasets.images import load_image, rgb_image, rgb_pixels
+from msinet_timm.datasets.images import ImageLike, any_image, rgb_pixels
 from msinet_timm.datasets.records import cover_pixels
 from msinet_timm.hub.adapt import check_norms, find_cameras, save_cameras, share_out
 from msinet_timm.hub.calibration import find_calibration
@@ -32,7 +32,6 @@ from .forms import create_form
 
 __all__ = ['Embedder']
 
-ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 Images = Sequence[ImageLike] | torch.Tensor | np.ndarray
 
 _logger = logging.getLogger(__name__)
@@ -392,26 +391,11 @@ class Embedder:
 
     def _prepare(self, image: ImageLike, name: str) -> torch.Tensor:
         """An image as [3, height, width] uint8."""
-        if isinstance(image, torch.Tensor):
-            known = image.dtype in (torch.uint8, torch.uint16)
-            if not known or image.ndim != 3 or len(image) != 3 or not image.numel():
-                raise InputError(
-                    f'{name} must be a tensor [3, H, W] uint8, or uint16 of all 16 bits, got {list(image.shape)} '
-                    f'{image.dtype}'
-                )
-            as_it_is = image.shape[1:] == (self._height, self._width) and self.data_config['crop_pct'] == 1
-            if as_it_is and image.dtype == torch.uint8:
-                return image
-            image = image.permute(1, 2, 0).cpu().numpy()
-        if isinstance(image, np.ndarray):
-            image = Image.fromarray(np.ascontiguousarray(rgb_pixels(image, name)))
-        elif isinstance(image, (str, Path)):
-            image = load_image(str(image))
-        elif isinstance(image, Image.Image):
-            image = rgb_image(image, name)
-        else:
-            raise InputError(f'{name} must be a file, a PIL image, an array or a tensor, got {type(image).__name__}')
-        return self._transform(image)
+        size = self._height, self._width
+        ready = isinstance(image, torch.Tensor) and image.dtype == torch.uint8 and image.shape == (3, *size)
+        if ready and self.data_config['crop_pct'] == 1:
+            return image
+        return self._transform(any_image(image, name))
 
     def _embed(self, cameras: Sequence[str | None], prepare: Callable[[int], torch.Tensor]) -> np.ndarray:
         """Embeds prepared images of cameras, those of one camera together."""

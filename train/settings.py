@@ -31,7 +31,7 @@ from msinet_timm.settings import check, document, setting
 
 from .recipe import load_recipe
 
-__all__ = ['NAMED', 'SOURCES', 'Settings', 'TrainSettings']
+__all__ = ['NAMED', 'SOURCES', 'CropSettings', 'Settings', 'TrainSettings']
 
 
 S = TypeVar('S', bound='Settings')
@@ -74,7 +74,7 @@ def _resize(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What trainings and searches have in common, by default as published."""
+    """What all trainings and searches have in common, by default as published."""
 
     #: What an error calls it, and headings of the help, in their order.
     NOUN: ClassVar[str] = 'run'
@@ -90,47 +90,11 @@ class Settings:
     wandb_project: str = _run('msinet-timm', 'project there', of='log_wandb', metavar='NAME')
 
     dataset: list[str] = _data(['market1501'], SOURCES, short='-ds', metavar='NAME')
-    target: list[str] = _data(
-        [], 'more data sets to be measured on (cross-domain)', short='-dt', nargs='*', metavar='NAME'
-    )
     data_dir: list[str] | None = _data(
         None, 'folder of all data sets, or of each of -ds and -dt', metavar='DIR', type=typed_root
     )
     data_option: list[str] = _data(
         [], 'options of the data set, see msinet-data list', key_value, extends=True, metavar='KEY=VALUE'
-    )
-    skip_broken: bool = _data(False, SKIP_BROKEN)
-    cache: str = _data('none', CACHE, metavar='none|memory|DIR')
-    draft: bool = _data(
-        False,
-        'decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
-    )
-    height: int = _data(256, 'of the input', pixels, metavar='PIXELS')
-    width: int = _data(128, 'of the input', pixels, metavar='PIXELS')
-    batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', whole(2))
-    num_instance: int = _data(4, 'images of each identity in a batch', positive, metavar='K')
-    all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
-
-    padding: int = _images(10, 'border from which a random crop is taken', whole(0, 1024), metavar='PIXELS')
-    color_jitter: list[float] = _images(
-        [], 'of brightness, contrast, saturation, hue', fraction, nargs='*', metavar='RANGE'
-    )
-    erasing: float = _images(0.5, 'probability of random erasing', fraction, metavar='P')
-    miscrop: float = _images(
-        0.0,
-        "probability of a careless detector's crop: off-centre, cut at head or feet, too wide",
-        fraction,
-        metavar='P',
-    )
-    camera_tone: float = _images(
-        0.0, "probability of another camera's light, gamma, black and saturation", fraction, metavar='P'
-    )
-    camera_quality: float = _images(
-        0.0, "probability of a worse camera's blur, pixels, noise, grey and JPEG", fraction, metavar='P'
-    )
-
-    background: float = _images(
-        0.0, 'probability that rendered people stand before the background of another image', fraction, metavar='P'
     )
 
     opt: str = _optimizer('momentum', "timm optimizer; 'momentum' is plain SGD, 'sgd' is Nesterov's")
@@ -151,16 +115,12 @@ class Settings:
     amp: bool = _speed(False, 'mixed precision')
     amp_dtype: str = _speed('bf16', 'its lower one; float16 on CUDA only', amp_name, choices=AMP, of='amp')
     amp_start: int = _speed(0, 'how many epochs to compute in float32 first', not_negative, metavar='EPOCH')
-    grad_checkpointing: bool = _speed(False, 'less memory for more time')
 
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, check(f, getattr(self, f.name)))
         if not self.dataset:
             raise InputError('dataset: name at least one')
-        if len(self.color_jitter) > 4 or self.color_jitter[3:] > [0.5]:
-            told = ' '.join(map(str, self.color_jitter))
-            raise InputError(f'color_jitter {told}: give brightness, contrast, saturation and hue, this up to 0.5')
 
     @classmethod
     def from_recipe(cls: type[S], recipe: str, **changes: Any) -> S:
@@ -221,9 +181,59 @@ class Settings:
         return values | {'data_dir': self.data_dir and [str(root) for root in self.data_dir]}
 
 
+@dataclass(frozen=True, kw_only=True)
+class CropSettings(Settings):
+    """What those have in common that learn from images of one person or vehicle each."""
+
+    target: list[str] = _data(
+        [], 'more data sets to be measured on (cross-domain)', short='-dt', nargs='*', metavar='NAME'
+    )
+    skip_broken: bool = _data(False, SKIP_BROKEN)
+    cache: str = _data('none', CACHE, metavar='none|memory|DIR')
+    draft: bool = _data(
+        False,
+        'decode training JPEGs of twice the input size and more at a lower resolution: faster, not quite the same',
+    )
+    height: int = _data(256, 'of the input', pixels, metavar='PIXELS')
+    width: int = _data(128, 'of the input', pixels, metavar='PIXELS')
+    batch_size: int = _data(64, 'images at once in each process: identities times --num-instance', whole(2))
+    num_instance: int = _data(4, 'images of each identity in a batch', positive, metavar='K')
+    all_images: bool = _data(False, 'epochs in which every image has its turn; the published ones leave some out')
+
+    padding: int = _images(10, 'border from which a random crop is taken', whole(0, 1024), metavar='PIXELS')
+    color_jitter: list[float] = _images(
+        [], 'of brightness, contrast, saturation, hue', fraction, nargs='*', metavar='RANGE'
+    )
+    erasing: float = _images(0.5, 'probability of random erasing', fraction, metavar='P')
+    miscrop: float = _images(
+        0.0,
+        "probability of a careless detector's crop: off-centre, cut at head or feet, too wide",
+        fraction,
+        metavar='P',
+    )
+    camera_tone: float = _images(
+        0.0, "probability of another camera's light, gamma, black and saturation", fraction, metavar='P'
+    )
+    camera_quality: float = _images(
+        0.0, "probability of a worse camera's blur, pixels, noise, grey and JPEG", fraction, metavar='P'
+    )
+
+    background: float = _images(
+        0.0, 'probability that rendered people stand before the background of another image', fraction, metavar='P'
+    )
+
+    grad_checkpointing: bool = _speed(False, 'less memory for more time')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.color_jitter) > 4 or self.color_jitter[3:] > [0.5]:
+            told = ' '.join(map(str, self.color_jitter))
+            raise InputError(f'color_jitter {told}: give brightness, contrast, saturation and hue, this up to 0.5')
+
+
 @document
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings(Settings):
+class TrainSettings(CropSettings):
     """What a training is set to; the defaults are the recipe `scratch`, the published training from random weights.
 
     Raises:

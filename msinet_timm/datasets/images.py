@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +20,10 @@ __all__ = [
     'FORMATS',
     'Change',
     'IMAGE_SUFFIXES',
+    'ImageLike',
     'ReIDImages',
     'UnreadableImageError',
+    'any_image',
     'load_image',
     'load_mask',
     'rgb_image',
@@ -38,6 +41,8 @@ IMAGE_SUFFIXES = (
 
 #: From the index of an image, and what reads the RGB image with an index, to an RGB image.
 Change = Callable[[int, Callable[[int], Image.Image]], Image.Image]
+#: What programs may give as an image, see `any_image`.
+ImageLike = str | Path | Image.Image | np.ndarray | torch.Tensor
 
 
 class UnreadableImageError(InputError):
@@ -154,6 +159,33 @@ def rgb_pixels(pixels: np.ndarray, name: str) -> np.ndarray:
     if not pixels.size:
         raise InputError(f'{name} has no pixels')
     return pixels if pixels.itemsize == 1 else _upper(pixels, f'{name}: ')
+
+
+def any_image(image: ImageLike, name: str) -> Image.Image:
+    """Whatever a program has for an image, as RGB.
+
+    Args:
+        image: a file; a PIL image of any mode; an array [H, W, 3] or a tensor [3, H, W], both uint8 or uint16.
+        name: what a message calls it.
+
+    Raises:
+        InputError: it cannot be read, or is none of these.
+    """
+    if isinstance(image, torch.Tensor):
+        known = image.dtype in (torch.uint8, torch.uint16)
+        if not known or image.ndim != 3 or len(image) != 3 or not image.numel():
+            raise InputError(
+                f'{name} must be a tensor [3, H, W] uint8, or uint16 of all 16 bits, got {list(image.shape)} '
+                f'{image.dtype}'
+            )
+        image = image.permute(1, 2, 0).cpu().numpy()
+    if isinstance(image, np.ndarray):
+        return Image.fromarray(np.ascontiguousarray(rgb_pixels(image, name)))
+    if isinstance(image, str | Path):
+        return load_image(str(image))
+    if isinstance(image, Image.Image):
+        return rgb_image(image, name)
+    raise InputError(f'{name} must be a file, a PIL image, an array or a tensor, got {type(image).__name__}')
 
 
 def through_jpeg(image: Image.Image, quality: int) -> Image.Image:

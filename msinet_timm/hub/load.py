@@ -18,9 +18,12 @@ from msinet_timm.models.checkpoints import check_loaded, fill
 
 from .folder import CONFIG, WEIGHTS, check_config, find_folder, read_config
 
-__all__ = ['load_folder', 'load_model', 'resolve_name', 'without_classifiers']
+__all__ = ['SEARCH_ARCHITECTURE', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
 
 _logger = logging.getLogger(__name__)
+
+#: What the configuration of a network of person search names, which no function of timm makes.
+SEARCH_ARCHITECTURE = 'person_search'
 
 
 def resolve_name(name: str | Path, also: Iterable[str] = ()) -> str:
@@ -83,7 +86,7 @@ def load_model(
     size = None
     if name.startswith('local-dir:'):
         folder = Path(name.removeprefix('local-dir:'))
-        read_config(folder)
+        _refuse_search(name, read_config(folder))
         if reason := pointer(folder / WEIGHTS):
             raise InputError(f'{folder / WEIGHTS}: {reason}')
     try:
@@ -120,6 +123,13 @@ def load_model(
             'trained model', name,
         )  # fmt: skip
     return model
+
+
+def _refuse_search(name: str, config: Mapping[str, Any]) -> None:
+    if config['architecture'] == SEARCH_ARCHITECTURE:
+        raise InputError(
+            f'{name}: this network finds people in whole frames: msinet_timm.person_search.PersonSearch takes it'
+        )
 
 
 def _weights_of(cfg: Mapping[str, Any]) -> Path | None:

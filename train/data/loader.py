@@ -9,7 +9,7 @@ from msinet_timm.datasets.shards.pk_stream import PKStream
 from msinet_timm.datasets.shards.stream import StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.processes import Processes
-from msinet_train.settings import Settings
+from msinet_train.settings import CropSettings
 
 from .augment import PixelAugmentation, RandomErasing, training_transform
 from .backgrounds import Backgrounds
@@ -20,7 +20,7 @@ __all__ = ['create_loader']
 
 
 def create_loader(
-    settings: Settings,
+    settings: CropSettings,
     data: TrainingData,
     data_config: dict,
     device: torch.device,
@@ -73,7 +73,7 @@ def create_loader(
 
 
 def _create_sampler(
-    settings: Settings, data: TrainingData, streamed: bool, processes: Processes
+    settings: CropSettings, data: TrainingData, streamed: bool, processes: Processes
 ) -> PKSampler | PKStream:
     size = settings.batch_size // settings.num_instance, settings.num_instance, settings.seed
     share = {'num_replicas': processes.count, 'rank': processes.rank}

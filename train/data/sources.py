@@ -12,7 +12,7 @@ from msinet_timm.datasets.records import sort_names
 from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.datasets.trained import TRAINED_ON, Learnt, TrainedOn, find_trained
 from msinet_timm.errors import InputError
-from msinet_train.settings import Settings
+from msinet_train.settings import CropSettings
 
 __all__ = ['TrainingData', 'camera_labels', 'class_labels', 'load_data', 'union']
 
@@ -65,7 +65,7 @@ def camera_labels(records: Sequence[Record]) -> torch.Tensor:
     return cameras
 
 
-def load_data(settings: Settings) -> TrainingData:
+def load_data(settings: CropSettings) -> TrainingData:
     """Reads the lists of images that settings name.
 
     Args:
@@ -111,7 +111,7 @@ def load_data(settings: Settings) -> TrainingData:
     return TrainingData(train, labels, measured, tuple(remarks), trained_on)
 
 
-def _known_before(settings: Settings) -> TrainedOn:
+def _known_before(settings: CropSettings) -> TrainedOn:
     """What the weights were trained on that a run began with; of one that goes on, it has kept that itself."""
     own = settings.folder / TRAINED_ON
     if settings.resume and own.is_file():

@@ -7,7 +7,7 @@ import torch.nn as nn
 from msinet_timm.processes import Processes
 from msinet_train.data.sources import TrainingData
 from msinet_train.run.folder import RunFolder
-from msinet_train.run.measure import Measurement
+from msinet_train.run.measure import Measurement, check_measurable, columns
 from msinet_train.settings import Settings
 
 __all__ = ['Experiment']
@@ -56,6 +56,15 @@ class Experiment(ABC):
     def measures_average(self) -> bool:
         """Whether the averaged weights are measured beside the others."""
         return len(self.models) > 1
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of what is measured, as a measurement's `metrics` gives them."""
+        return columns(list(self.data.measured) or [''], self.measures_average)
+
+    def check(self) -> None:
+        """Looks before the first epoch whether there can be an evaluation after the last one."""
+        check_measurable(self.data.measured, self.settings)
 
     @abstractmethod
     def run_epoch(self, epoch: int) -> dict[str, float]:

@@ -19,7 +19,7 @@ from msinet_timm.files import locked, pointer
 from msinet_timm.memory import keep_memory
 from msinet_timm.processes import Processes, is_primary, start_processes
 from msinet_train.run.folder import CHECKPOINT, UNMEASURED, RunFolder
-from msinet_train.run.measure import Measurement, check_measurable, columns
+from msinet_train.run.measure import Measurement
 from msinet_train.run.people import check_people
 from msinet_train.run.trackers import create_trackers
 from msinet_train.settings import Settings, TrainSettings
@@ -110,7 +110,7 @@ def run(settings: Settings, create: Callable[[Processes], E]) -> tuple[E, Measur
         folder = None
         with contextlib.ExitStack() as held:
             if is_primary():
-                check_measurable(experiment.data.measured, settings)
+                experiment.check()
                 held.enter_context(locked(settings.folder, f'output {settings.folder}: cannot write there'))
                 folder = RunFolder(settings.folder, settings.to_dict(), resume=settings.resume is not None)
                 held.enter_context(folder.log())
@@ -128,7 +128,7 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
         _logger.info(remark)
     if not start and measured:
         experiment.begin()
-    names = columns(list(data.measured) or [''], experiment.measures_average)
+    names = experiment.columns
     measurement, began = None, time.perf_counter()
     drawn, undrawn = -float('inf'), False
     try:
@@ -157,7 +157,7 @@ def _run_epochs(experiment: Experiment, folder: RunFolder | None) -> Measurement
             left = datetime.timedelta(seconds=round((epochs - done) * (time.perf_counter() - began) / (done - start)))
             count = f'epoch {done:{len(str(epochs))}}/{epochs}'
             told = experiment.describe(metrics) if metrics else 'measured'
-            _logger.info(f'{count}  {told}  left {left}{describe(measurement)}')
+            _logger.info(f'{count}  {told}  left {left}{measurement or ""}')
             if due and (remark := experiment.remark()):
                 _logger.info(remark)
             if folder and due and done < epochs and time.monotonic() - drawn > DRAWING:
@@ -242,19 +242,6 @@ def load_checkpoint(path: Path) -> dict:
     if type(state.get('epoch')) is not int or state['epoch'] < 0:
         raise InputError(f'{path}: tells no epoch, and so no run has written it')
     return state
-
-
-def describe(measurement: Measurement | None) -> str:
-    """How a model did, for the end of a line of the log."""
-    if measurement is None:
-        return ''
-    line, found = '', measurement.evaluations
-    for name, evaluation in found.items():
-        line += f'  {name} ' if len(found) > 1 else '  '
-        line += f'mAP {100 * evaluation.ranking.mAP:.1f} %  Rank-1 {100 * evaluation.ranking.cmc[0]:.1f} %'
-    if measurement.average:
-        line += f'  averaged weights: mAP {100 * measurement.main.ranking.mAP:.1f} %'
-    return line
 
 
 def _draw(experiment: Experiment, folder: RunFolder) -> None:

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from timm.optim import create_optimizer_v2, get_optimizer_class, get_optimizer_info, list_optimizers
@@ -21,12 +22,15 @@ from msinet_train.settings import Settings, TrainSettings
 __all__ = ['Stepper', 'create_optimizer', 'create_scaler', 'create_schedule', 'precision']
 
 
-def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim.Optimizer:
+def create_optimizer(
+    settings: TrainSettings, task: TrainingTask, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
     """timm's optimizer of that name, with weight decay on every parameter, as in the published training.
 
     Args:
         settings: `opt`, `lr`, `momentum`, `weight_decay`, `opt_eps`, `opt_betas` and `layer_decay` count.
         task: whose parameters are trained, those of losses and alignment among them.
+        groups: of these parameters, as timm's optimizers take them; None makes them by `layer_decay`.
 
     Raises:
         InputError: timm has no such optimizer, this machine or a training cannot use it, or it has no such setting.
@@ -55,7 +59,7 @@ def create_optimizer(settings: TrainSettings, task: TrainingTask) -> torch.optim
     if 'fused' in parameters:
         options['fused'] = task.device.type in ('cpu', 'cuda') or None
     return create_optimizer_v2(
-        _parameter_groups(settings, task),
+        groups or _parameter_groups(settings, task),
         opt=settings.opt,
         lr=settings.lr,
         weight_decay=settings.weight_decay,

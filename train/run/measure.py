@@ -13,7 +13,7 @@ from msinet_timm.datasets.shards.stream import in_shards
 from msinet_timm.datasets.tools.verify import require_readable
 from msinet_timm.errors import InputError
 from msinet_timm.hub.calibration import FILE_NAME, Calibration
-from msinet_train.settings import Settings
+from msinet_train.settings import CropSettings
 
 __all__ = ['Measurement', 'calibrate', 'check_measurable', 'columns', 'measure']
 
@@ -36,6 +36,16 @@ class Measurement:
     def main(self) -> EvaluationResult:
         """By which models are compared: on the first data set, with averaged weights where there are any."""
         return next(iter((self.average or self.evaluations).values()))
+
+    def __str__(self) -> str:
+        """For the end of a line of the log."""
+        line = ''
+        for name, evaluation in self.evaluations.items():
+            line += f'  {name} ' if len(self.evaluations) > 1 else '  '
+            line += f'mAP {100 * evaluation.ranking.mAP:.1f} %  Rank-1 {100 * evaluation.ranking.cmc[0]:.1f} %'
+        if self.average:
+            line += f'  averaged weights: mAP {100 * self.main.ranking.mAP:.1f} %'
+        return line
 
     def metrics(self) -> dict[str, float]:
         """mAP, Rank-1 and mINP, each 0 to 1, by the names that `columns` gives."""
@@ -78,7 +88,7 @@ def columns(names: list[str], average: bool) -> list[str]:
     ]
 
 
-def check_measurable(datasets: dict[str, ReIDDataset], settings: Settings) -> None:
+def check_measurable(datasets: dict[str, ReIDDataset], settings: CropSettings) -> None:
     """Looks before a training whether it can be evaluated after it.
 
     Args:

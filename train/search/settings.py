@@ -16,7 +16,7 @@ from msinet_timm.commands import (
 )
 from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.settings import document, setting
-from msinet_train.settings import SOURCES, Settings
+from msinet_train.settings import SOURCES, CropSettings
 
 __all__ = ['SearchSettings']
 
@@ -27,7 +27,7 @@ _steps = functools.partial(setting, 'steps')
 
 @document
 @dataclass(frozen=True, kw_only=True)
-class SearchSettings(Settings):
+class SearchSettings(CropSettings):
     """What a search is set to; the defaults are the published search.
 
     Raises:

@@ -1,0 +1,126 @@
+"""Folders of networks of person search: `config.json` and `model.safetensors`, as the Hub has them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+from msinet_timm.errors import InputError, explained, one_line
+from msinet_timm.files import drafts, pointer, replace_text
+from msinet_timm.hub.folder import CONFIG, WEIGHTS, download, find_folder, read_config
+from msinet_timm.hub.load import SEARCH_ARCHITECTURE
+from msinet_timm.models.entries import check_preprocessing
+from msinet_timm.models.genotype import find_genotype
+
+from .network import SearchNetwork, create_search_network
+
+__all__ = ['is_search_folder', 'load_search', 'save_search']
+
+#: What `SearchNetwork.config` consists of.
+_FIELDS = {
+    'backbone': str, 'genotype': list, 'input_size': list, 'min_size': int, 'max_size': int, 'frozen_norm': bool,
+    'mean': list, 'std': list,
+}  # fmt: skip
+#: Pixels of a frame's side.
+_LEAST_SIZE, _MOST_SIZE = 64, 10_000
+
+
+def save_search(network: SearchNetwork, folder: str | Path, **facts: Any) -> None:
+    """Writes a network.
+
+    Args:
+        network: as `create_search_network` or `load_search` gives it.
+        folder: made where it is missing.
+        facts: what else `config.json` tells, such as its metrics.
+
+    Raises:
+        InputError: nothing can be written there.
+    """
+    with drafts(folder, f'{folder}: cannot write the model', last=CONFIG) as draft:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(state, draft / WEIGHTS, metadata={'format': 'pt'})
+        config = {'architecture': SEARCH_ARCHITECTURE, 'num_classes': 0, SEARCH_ARCHITECTURE: network.config, **facts}
+        replace_text(draft / CONFIG, json.dumps(config, indent=2) + '\n')
+
+
+def is_search_folder(folder: str | Path) -> bool:
+    """Whether a folder of a model, or of a run, holds a network of person search."""
+    try:
+        return read_config(find_folder(folder))['architecture'] == SEARCH_ARCHITECTURE
+    except InputError:
+        return False
+
+
+def load_search(name: str | Path) -> SearchNetwork:
+    """Reads what `save_search` has written.
+
+    Args:
+        name: folder of a model, or of a run, which stands for its best one; or `hf-hub:OWNER/NAME`.
+
+    Returns:
+        The network in evaluation mode on the CPU.
+
+    Raises:
+        InputError: no such folder, one of another kind of model, or weights that are missing, broken or do not fit.
+    """
+    folder = _download(str(name)) if str(name).startswith('hf-hub:') else find_folder(name)
+    config = read_config(folder)
+    if config['architecture'] != SEARCH_ARCHITECTURE:
+        raise InputError(
+            f'{name}: holds {config["architecture"]}, which embeds images of one person: Embedder takes it; a network '
+            'that finds people, too, is what msinet-train --task search trains'
+        )
+    told = _checked(folder / CONFIG, config.get(SEARCH_ARCHITECTURE))
+    weights = folder / WEIGHTS
+    if reason := pointer(weights):
+        raise InputError(f'{weights}: {reason}')
+    sizes = {side: told[side] for side in ('min_size', 'max_size')}
+    with explained(f'{folder / CONFIG}: cannot be built'):
+        network = create_search_network(
+            told['backbone'],
+            pretrained=False,
+            genotype=told['genotype'],
+            frozen_norm=told['frozen_norm'],
+            preprocessing={name: tuple(told[name]) for name in ('input_size', 'mean', 'std')},
+            **sizes,
+        )
+    with explained(f'{weights}: does not fit {folder / CONFIG}'):
+        network.load_state_dict(load_file(weights))
+    for key, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f'{weights}: {key} holds values that are not finite')
+    return network
+
+
+def _download(name: str) -> Path:
+    """The folder of the Hub's cache that holds a repository's files."""
+    place = name.removeprefix('hf-hub:')
+    found = [download(place, file) for file in (CONFIG, WEIGHTS)]
+    if None in found:
+        raise InputError(f'{name}: has no {(CONFIG, WEIGHTS)[found.index(None)]}')
+    return found[0].parent
+
+
+def _checked(place: Path, told: Any) -> dict[str, Any]:
+    """What a configuration says of the network, which may be anybody's."""
+    if not isinstance(told, dict):
+        raise InputError(f'{place}: {SEARCH_ARCHITECTURE}: expected named values, got a {type(told).__name__}')
+    for name, kind in _FIELDS.items():
+        if type(told.get(name)) is not kind:
+            raise InputError(f'{place}: {SEARCH_ARCHITECTURE}.{name}: expected a {kind.__name__}')
+    try:
+        check_preprocessing({name: told[name] for name in ('input_size', 'mean', 'std')})
+        find_genotype(told['genotype'])
+    except ValueError as e:
+        raise InputError(f'{place}: {SEARCH_ARCHITECTURE}: {one_line(e)}') from e
+    if not told['backbone'].startswith('msinet_') or not timm.is_model(told['backbone']):
+        raise InputError(f'{place}: {SEARCH_ARCHITECTURE}.backbone: {told["backbone"][:80]!r} is no MSINet')
+    if not _LEAST_SIZE <= told['min_size'] <= told['max_size'] <= _MOST_SIZE:
+        raise InputError(
+            f'{place}: {SEARCH_ARCHITECTURE}: min_size {told["min_size"]} and max_size {told["max_size"]} must be '
+            f'{_LEAST_SIZE} to {_MOST_SIZE}, the first not above the second'
+        )
+    return told

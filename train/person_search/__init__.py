@@ -1,0 +1,1 @@
+"""Training of person search: `msinet-train --task search`."""
