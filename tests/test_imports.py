@@ -18,6 +18,7 @@ msinet_train.benchmark_search  msinet_train.search_cli
 msinet_train.benchmark
 msinet_train.search
 msinet_train.demo  msinet_train.cli
+msinet_train.person_search
 msinet_train.engine
 msinet_train.losses
 msinet_train.data  msinet_train.run  msinet_train.grouping
@@ -28,7 +29,7 @@ msinet_train.curves  msinet_train.recipe  msinet_train.models  msinet_train.dist
 msinet_eval.__main__
 msinet_eval.cli
 msinet_eval.commands
-msinet_eval.evaluation
+msinet_eval.evaluation  msinet_eval.scenes
 msinet_eval.report  msinet_eval.benchmark
 msinet_eval.breakdown
 msinet_eval.settings
@@ -41,6 +42,7 @@ msinet_eval.metrics
 msinet_timm.cli  msinet_timm.benchmark
 msinet_timm.gallery
 msinet_timm.embedder  msinet_timm.tracking
+msinet_timm.person_search
 msinet_timm.hub  msinet_timm.export  msinet_timm.render  msinet_timm.detection
 msinet_timm.datasets.tools
 msinet_timm.datasets.shards

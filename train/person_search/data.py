@@ -1,5 +1,6 @@
 """Frames of a set of scenes as a detector and a memory of identities learn from them."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -104,7 +105,7 @@ class _Sampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-self.count // self.batch_size)
+        return math.ceil(self.count / self.batch_size)
 
     def __iter__(self) -> Iterator[list[tuple[int, bool]]]:
         generator = np.random.default_rng((self.seed, self.epoch))

@@ -12,27 +12,28 @@ from timm.scheduler.scheduler import Scheduler
 from timm.utils import CheckpointSaver, random_seed
 from torch.utils.data import DataLoader
 
+from msinet_eval.scenes import evaluate_scenes
 from msinet_timm.commands import progress
 from msinet_timm.errors import InputError
 from msinet_timm.files import drafts
 from msinet_timm.hub.load import resolve_name
 from msinet_timm.person_search import PersonSearch, SearchNetwork, create_search_network, load_search, save_search
 from msinet_timm.person_search.folder import is_search_folder
-from msinet_timm.processes import Processes
+from msinet_timm.processes import Processes, start_processes
 from msinet_train.curves import write_curves
 from msinet_train.engine.experiment import Experiment
-from msinet_train.engine.loop import TrainingResult, run
+from msinet_train.engine.loop import TrainingResult, resume, run
 from msinet_train.engine.optim import Stepper, create_optimizer, create_scaler, create_schedule, precision
 from msinet_train.losses.oim import OIMLoss
 from msinet_train.models import keep_frozen
 from msinet_train.run.folder import RunFolder, check_saver, holds_run
 
 from .data import Batch, SceneData, create_loader, load_scenes
-from .measure import COLUMNS, SceneMeasurement, measure_scenes
+from .measure import COLUMNS, SceneMeasurement
 from .settings import PersonSearchSettings
 from .task import PersonSearchTask
 
-__all__ = ['PersonSearchTraining', 'prepare', 'train_person_search']
+__all__ = ['PersonSearchTraining', 'evaluate_only', 'prepare', 'train_person_search']
 
 _logger = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ class PersonSearchTraining(Experiment):
 
     @property
     def columns(self) -> list[str]:
-        return COLUMNS
+        return list(COLUMNS)
 
     def check(self) -> None:
         """Every frame is read in training, and an error names it."""
@@ -161,8 +162,9 @@ class PersonSearchTraining(Experiment):
         return metrics | {'images_per_second': count / (time.perf_counter() - began)}
 
     def measure(self) -> SceneMeasurement | None:
-        search = PersonSearch(self.network, self.task.device, score=0.05)
-        return measure_scenes(search, self.data.measured)
+        if not self.data.measured:
+            return None
+        return SceneMeasurement(evaluate_scenes(PersonSearch(self.network, self.task.device), self.data.scenes))
 
     def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
         self.saver.save_unmeasured(folder.unmeasured, epoch)
@@ -199,6 +201,21 @@ def train_person_search(settings: PersonSearchSettings) -> TrainingResult:
     training, measurement = run(settings, lambda processes: prepare(settings, processes))
     saver = training.saver
     return TrainingResult(settings.folder, saver.best_metric or 0.0, saver.best_epoch or 0, measurement)
+
+
+def evaluate_only(settings: PersonSearchSettings) -> SceneMeasurement:
+    """Measures the network that a training would start from, or the newest checkpoint of the run to resume.
+
+    Raises:
+        InputError: see `train_person_search`; or there is nothing to measure on.
+    """
+    with start_processes(settings.device) as processes:
+        training = prepare(settings, processes)
+        resume(training, None)
+        measurement = training.measure()
+    if measurement is None:
+        raise InputError(f'{", ".join(settings.dataset)}: has no queries to measure with')
+    return measurement
 
 
 def prepare(settings: PersonSearchSettings, processes: Processes) -> PersonSearchTraining:

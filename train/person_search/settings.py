@@ -2,7 +2,7 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from msinet_timm.commands import fraction, not_negative, not_negative_float, positive, positive_float, whole
 from msinet_timm.errors import InputError
@@ -31,6 +31,7 @@ class PersonSearchSettings(Settings):
     opt_eps: ClassVar = None
     opt_betas: ClassVar = None
 
+    task: str = setting('run', 'search', 'what is trained', choices=('search',))
     eval_interval: int = setting('run', 0, 'epochs between evaluations; 0: at the end', not_negative)
     dataset: list[str] = setting('data', ['rendered_scenes'], 'what to train on', short='-ds', metavar='NAME')
     batch_size: int = setting('data', 4, 'frames at once', positive)
@@ -91,6 +92,3 @@ class PersonSearchSettings(Settings):
 
     def _name(self) -> str:
         return f'{super()._name()}_{self.model}'
-
-    def to_dict(self) -> dict[str, Any]:
-        return {'task': 'search', **super().to_dict()}

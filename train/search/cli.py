@@ -65,7 +65,7 @@ def parse_comparison(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     args, flags = parser.parse_known_args(argv[len(genotypes) :])
     args.genotypes = genotypes
     given = vars(create_training_parser().parse_args(flags))  # however they are spelled: --seed=1, --res DIR
-    for taken in ('genotype', 'seed', 'resume', 'output', 'evaluate'):
+    for taken in ('task', 'genotype', 'seed', 'resume', 'output', 'evaluate'):
         if given.get(taken, False) is not False:
             raise InputError(f'{flag_of(taken)}: the comparison sets it itself; see msinet-search compare --help')
     return args, flags
