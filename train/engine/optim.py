@@ -84,19 +84,28 @@ def _parameter_groups(settings: TrainSettings, task: TrainingTask) -> list:
     return [*groups, *([dict(params=rest, weight_decay=settings.weight_decay)] if rest else [])]
 
 
-def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings) -> Scheduler:
-    """The learning rate by epoch; milestones are epochs counted from 0, as in the published training."""
+def create_schedule(optimizer: torch.optim.Optimizer, settings: Settings, updates_per_epoch: int = 0) -> Scheduler:
+    """The learning rate by epoch; milestones are epochs counted from 0, as in the published training.
+
+    Args:
+        optimizer: whose rates it sets.
+        settings: `sched`, `epochs` and what belongs to them count.
+        updates_per_epoch: steps of each epoch, so that the rate changes from step to step (`step_update`); 0 for one
+            that stays the same for an epoch (`step`).
+    """
     scheduler, _ = create_scheduler_v2(
         optimizer,
         sched=settings.sched,
         num_epochs=settings.epochs,
         # timm's multistep schedule falls one epoch before its milestones.
-        decay_milestones=[m + 1 for m in sorted(settings.milestones)],
+        decay_milestones=[m + (not updates_per_epoch) for m in sorted(settings.milestones)],
         decay_rate=settings.decay_rate,
         min_lr=settings.min_lr,
         warmup_epochs=settings.warmup_step,
         warmup_lr=optimizer.defaults['lr'] * settings.warmup_factor,
         warmup_prefix=False,
+        step_on_epochs=not updates_per_epoch,
+        updates_per_epoch=updates_per_epoch,
     )
     return scheduler
 

@@ -54,9 +54,8 @@ class OIMLoss(ClassMemory):
         features = F.normalize(features.to(self.features.dtype), dim=1)
         named = labels >= 0
         rows = torch.cat([self.features, self.queue])
-        known = rows.any(1)
-        known[labels[named]] = True  # the right one counts, also at its first time
-        logits = (features[named] @ rows.T / self.temperature).masked_fill(~known, float('-inf'))
+        own = F.one_hot(labels[named], len(rows)).bool()  # counts, also at its first time
+        logits = (features[named] @ rows.T / self.temperature).masked_fill(~(rows.any(1) | own), float('-inf'))
         loss = F.cross_entropy(logits, labels[named], reduction='sum') / named.sum().clamp(min=1)
         if self.training:
             if named.any():

@@ -106,24 +106,6 @@ class PersonSearchTraining(Experiment):
         if state is not None:
             self.saver.load_state_dict(state['saver'])
 
-    def begin(self) -> None:
-        """Fills the memory with what the network makes of everybody before it learns."""
-        self._remember()
-
-    @torch.no_grad()
-    def _remember(self) -> None:
-        """Fills the memory of identities with the directions of their mean embeddings."""
-        self.loader.batch_sampler.set_epoch(0)
-        self.network.eval()
-        features, classes = [], []
-        with precision(self.settings, self.task.device):
-            for images, boxes, labels in progress(self.loader, desc='memory', unit='batch', leave=False):
-                images, boxes, labels = self._to_device((images, boxes, labels))
-                features.append(self.network.embed(images, boxes).float())
-                classes.extend(labels)
-        features, classes = torch.cat(features), torch.cat(classes)
-        self.task.memory.initialize(features[classes >= 0], classes[classes >= 0])
-
     def _to_device(self, batch: Batch) -> Batch:
         device = self.task.device
         images, boxes, labels = ([one.to(device, non_blocking=True) for one in part] for part in batch)
@@ -132,10 +114,7 @@ class PersonSearchTraining(Experiment):
     def run_epoch(self, epoch: int) -> dict[str, float]:
         settings, task, batches = self.settings, self.task, len(self.loader)
         alone = epoch < settings.detector_epochs
-        if epoch == settings.detector_epochs > 0:
-            self._remember()  # anew: the stages that embeddings begin with have learnt to detect
         self.loader.batch_sampler.set_epoch(epoch)
-        self.scheduler.step(epoch)
         self.stepper.amp = precision(settings, self.processes.device, epoch)
         task.train()
         keep_frozen(task)
@@ -143,6 +122,7 @@ class PersonSearchTraining(Experiment):
         began, count = time.perf_counter(), 0
         with progress(self.loader, desc=f'epoch {epoch + 1}/{settings.epochs}', unit='batch', leave=False) as bar:
             for k, batch in enumerate(bar):
+                self.scheduler.step_update(epoch * batches + k)
                 with self.stepper.amp:
                     terms = task(*self._to_device(batch), alone)
                 value = terms['loss'].item()
@@ -235,6 +215,7 @@ def prepare(settings: PersonSearchSettings, processes: Processes) -> PersonSearc
         len(data.classes), network.embedding_size, settings.queue, settings.memory_momentum, settings.temperature
     )
     task = PersonSearchTask(network, memory, settings.identity_weight, settings.box_jitter).to(device)
+    loader = create_loader(settings, data)
     optimizer = create_optimizer(settings, task, _parameter_groups(settings, network))
     return PersonSearchTraining(
         settings=settings,
@@ -248,8 +229,8 @@ def prepare(settings: PersonSearchSettings, processes: Processes) -> PersonSearc
             accumulate=settings.grad_accum_steps,
             clip=settings.clip_grad,
         ),
-        scheduler=create_schedule(optimizer, settings),
-        loader=create_loader(settings, data),
+        scheduler=create_schedule(optimizer, settings, len(loader)),
+        loader=loader,
     )
 
 
