@@ -54,11 +54,20 @@ def is_search_folder(folder: str | Path) -> bool:
         return False
 
 
-def load_search(name: str | Path) -> SearchNetwork:
+def load_search(
+    name: str | Path,
+    *,
+    min_size: int | None = None,
+    max_size: int | None = None,
+    trainable_stages: int | None = None,
+) -> SearchNetwork:
     """Reads what `save_search` has written.
 
     Args:
         name: folder of a model, or of a run, which stands for its best one; or `hf-hub:OWNER/NAME`.
+        min_size: that a frame's shorter side is resized to, in pixels, instead of the network's own.
+        max_size: that its longer side must not exceed then, instead of the network's own.
+        trainable_stages: see `create_search_network`.
 
     Returns:
         The network in evaluation mode on the CPU.
@@ -74,16 +83,17 @@ def load_search(name: str | Path) -> SearchNetwork:
             'that finds people, too, is what msinet-train --task search trains'
         )
     told = _checked(folder / CONFIG, config.get(SEARCH_ARCHITECTURE))
+    sizes = {'min_size': min_size or told['min_size'], 'max_size': max_size or told['max_size']}
     weights = folder / WEIGHTS
     if reason := pointer(weights):
         raise InputError(f'{weights}: {reason}')
-    sizes = {side: told[side] for side in ('min_size', 'max_size')}
     with explained(f'{folder / CONFIG}: cannot be built'):
         network = create_search_network(
             told['backbone'],
             pretrained=False,
             genotype=told['genotype'],
             frozen_norm=told['frozen_norm'],
+            trainable_stages=trainable_stages,
             preprocessing={name: tuple(told[name]) for name in ('input_size', 'mean', 'std')},
             **sizes,
         )

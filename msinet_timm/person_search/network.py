@@ -25,7 +25,10 @@ from msinet_timm.errors import InputError
 from msinet_timm.hub.load import load_model, resolve_name
 from msinet_timm.models.msinet import MSINet
 
-__all__ = ['SearchNetwork', 'create_search_network']
+__all__ = ['MAX_SIZE', 'MIN_SIZE', 'SearchNetwork', 'create_search_network']
+
+#: Pixels of a frame's sides, as torchvision's detectors have them.
+MIN_SIZE, MAX_SIZE = 800, 1333
 
 #: Channels of the pyramid and of the box head: people are one class, so that a few are enough.
 _PYRAMID, _BOX_HEAD = 64, 256
@@ -170,8 +173,8 @@ def create_search_network(
     *,
     pretrained: bool | None = None,
     genotype: Any = None,
-    min_size: int = 800,
-    max_size: int = 1333,
+    min_size: int = MIN_SIZE,
+    max_size: int = MAX_SIZE,
     trainable_stages: int | None = None,
     frozen_norm: bool | None = None,
     preprocessing: Mapping[str, Any] | None = None,
@@ -193,8 +196,10 @@ def create_search_network(
         The network in evaluation mode on the CPU.
 
     Raises:
-        InputError: no MSINet, or one without weights where `pretrained` asks for them.
+        InputError: no MSINet, one without weights where `pretrained` asks for them, or `min_size` above `max_size`.
     """
+    if min_size > max_size:
+        raise InputError(f'min_size {min_size} is above `max_size` {max_size}')
     model, options = resolve_name(model), {} if genotype is None else {'genotype': genotype}
     embedder = load_model(model, pretrained=pretrained, **options)
     if not isinstance(embedder, MSINet):

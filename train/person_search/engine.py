@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from timm.models import is_model_pretrained
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import CheckpointSaver, random_seed
@@ -235,22 +234,25 @@ def prepare(settings: PersonSearchSettings, processes: Processes) -> PersonSearc
 
 
 def _create_network(settings: PersonSearchSettings) -> SearchNetwork:
-    fresh = not (settings.resume and holds_run(settings.folder))
-    name, stages = settings.model, settings.trainable_stages
+    name, sizes = settings.model, {'min_size': settings.min_size, 'max_size': settings.max_size}
+    # of five stages, where none is named, the last three go on learning
+    stages = 3 if settings.trainable_stages is None and settings.pretrained else settings.trainable_stages
     try:
         if is_search_folder(name):
-            return load_search(name)
+            for given, what in ((settings.genotype, 'genotype'), (not settings.pretrained, 'pretrained')):
+                if given:
+                    raise InputError(f'it is a network of person search, which is taken as it is: leave out `{what}`')
+            return load_search(name, trainable_stages=stages, **sizes)
         name = resolve_name(name)
         if settings.pretrained and ':' not in name and not is_model_pretrained(name):
             raise InputError('it has no weights: choose another one, or --no-pretrained to start at random')
         return create_search_network(
             name,
-            pretrained=settings.pretrained and fresh,
+            pretrained=settings.pretrained and not (settings.resume and holds_run(settings.folder)),
             genotype=settings.genotype,
-            min_size=settings.min_size,
-            max_size=settings.max_size,
-            trainable_stages=3 if stages is None and settings.pretrained else stages,
+            trainable_stages=stages,
             frozen_norm=settings.pretrained,
+            **{side: size for side, size in sizes.items() if size},
         )
     except InputError as e:
         raise InputError(f'model {settings.model}: {e}') from e

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 from msinet_timm.commands import fraction, not_negative, not_negative_float, positive, positive_float, whole
 from msinet_timm.errors import InputError
+from msinet_timm.person_search.network import MAX_SIZE, MIN_SIZE
 from msinet_timm.settings import document, setting
 from msinet_train.settings import Settings
 
@@ -43,9 +44,13 @@ class PersonSearchSettings(Settings):
     genotype: str | None = setting('model', None, "interactions (default: the model's own)", metavar='NAME|FILE')
     pretrained: bool = setting('model', True, 'start from the weights that belong to the name')
 
-    min_size: int = _search(800, "that a frame's shorter side is resized to", whole(64, 10_000), metavar='PIXELS')
-    max_size: int = _search(
-        1333, 'that its longer side must not exceed then', whole(64, 10_000), metavar='PIXELS'
+    min_size: int | None = _search(
+        None, f"that a frame's shorter side is resized to (default: {MIN_SIZE}, or the network's own)",
+        whole(64, 10_000), metavar='PIXELS',
+    )  # fmt: skip
+    max_size: int | None = _search(
+        None, f"that its longer side must not exceed then (default: {MAX_SIZE}, or the network's own)",
+        whole(64, 10_000), metavar='PIXELS',
     )  # fmt: skip
     trainable_stages: int | None = _search(
         None, "of the detector's five, how many learn, the last ones first (default: 3 where there are weights)",
@@ -83,7 +88,7 @@ class PersonSearchSettings(Settings):
         super().__post_init__()
         if len(self.dataset) > 1 or len(self.data_dir or ()) > 1:
             raise InputError(f'dataset {" ".join(self.dataset)}: person search learns from one, in one `data_dir`')
-        if self.min_size > self.max_size:
+        if self.min_size and self.max_size and self.min_size > self.max_size:
             raise InputError(f'min_size {self.min_size} is above `max_size` {self.max_size}')
         if self.detector_epochs >= self.epochs:
             raise InputError(
