@@ -34,6 +34,8 @@ from msinet_timm.hub.load import without_classifiers
 from msinet_timm.hub.verify import find_weights, load_weights
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.models.entries import check_file, sha256_of
+from msinet_timm.person_search.export import OUTPUTS, export_search
+from msinet_timm.person_search.folder import is_search_folder, load_search
 
 __all__ = ['Measure', 'add_arguments', 'run', 'speed_ratio']
 
@@ -88,6 +90,9 @@ def run(args: argparse.Namespace, measure: Measure | None) -> None:
     Raises:
         InputError: flags that have no effect or exclude each other, and as `export` and `quantize`.
     """
+    if is_search_folder(args.name):
+        _run_search(args)
+        return
     if args.host in HOSTS:
         args.format = HOSTS[args.host].format
     _check(args)
@@ -173,6 +178,23 @@ def _read_dataset(args: argparse.Namespace) -> ReIDDataset | None:
     if not args.dataset:
         return None
     return create_dataset(args.dataset, args.data_dir, **parse_options(args.data_option))
+
+
+def _run_search(args: argparse.Namespace) -> None:
+    """Exports a network of person search."""
+    if args.format != 'onnx':
+        raise InputError(f'{args.name}: a network of person search is exported as onnx only: give --format onnx')
+    for flag in ('preprocessing', 'camera', 'cameras', 'int8', 'calibration_images', 'calibration_count', 'dataset'):
+        if getattr(args, flag) not in (None, False):
+            raise InputError(f'--{flag.replace("_", "-")} is not for a network of person search: leave it out')
+    if args.precision != 'float32':
+        raise InputError(f'--precision {args.precision}: a network of person search is exported in float32')
+    if args.output:
+        make_folder(Path(args.output).parent, '--output')
+    path = export_search(
+        load_search(args.name), args.output or _default_output(args), images=args.images, force=args.force
+    )
+    print(f'{path}: {file_size(path) / 1e6:.1f} MB, takes uint8 frames [3, height, width], gives {", ".join(OUTPUTS)}')
 
 
 def _default_output(args: argparse.Namespace) -> str:

@@ -195,10 +195,18 @@ def _add_publish(subparsers) -> None:
 
 def _publish(args: argparse.Namespace) -> None:
     from msinet_timm.hub.publish import publish
+    from msinet_timm.person_search.folder import is_search_folder
+    from msinet_timm.person_search.publish import publish_search
 
-    if args.entry:
-        make_folder(Path(args.entry).parent, '--entry')
-    published = publish(args.folder, args.repo, args.private, args.license, args.entry, args.cameras)
+    if is_search_folder(args.folder):
+        for flag in ('entry', 'cameras'):
+            if getattr(args, flag):
+                raise InputError(f'--{flag} is not for a network of person search: leave it out')
+        published = publish_search(args.folder, args.repo, args.private, args.license)
+    else:
+        if args.entry:
+            make_folder(Path(args.entry).parent, '--entry')
+        published = publish(args.folder, args.repo, args.private, args.license, args.entry, args.cameras)
     if published.entry:
         print(f'entry: {published.entry}')
     print(f'commit: {published.revision}')

@@ -20,6 +20,7 @@ from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.files import check_regular
 from msinet_timm.hub.calibration import find_calibration
+from msinet_timm.person_search.found import Found
 from msinet_timm.tracking.tracklets import weigh
 
 from .qdrant import QdrantStore
@@ -222,7 +223,8 @@ class Gallery:
 
         Args:
             frame: [H, W, 3] uint8 or uint16: red, green and blue.
-            boxes: [N, 4] left, top, right and bottom in pixels. What reaches beyond the frame is cut off.
+            boxes: [N, 4] left, top, right and bottom in pixels. What reaches beyond the frame is cut off. Or what
+                `msinet_timm.person_search.PersonSearch` finds, with its own embeddings.
             camera: that the frame is of. If the model knows it, its crops are embedded by its own statistics.
             time: of the frame.
             tracklet: that each box belongs to, or one for all; None gives each a tracklet of its own.
@@ -238,9 +240,15 @@ class Gallery:
             InputError: a frame or boxes of another form, a box outside of the frame, a tracklet of another camera, a
                 time that is older than `keep_days`, or nothing can be written.
         """
+        scores = None
+        if isinstance(boxes, Found):
+            if embeddings is not None:
+                raise InputError('what person search finds has embeddings of its own: leave them out')
+            boxes, scores, embeddings = boxes
         if embeddings is None:
             embeddings = self.embedder.crops(frame, boxes, bgr=bgr, camera=_known(self.embedder, [camera])[0])
         boxes = np.asarray(boxes, float).reshape(-1, 4)
+        scores = np.ones(len(boxes)) if scores is None else scores
         pixels = rgb_pixels(frame, 'the frame')[..., :: -1 if bgr else 1]
         size = pixels.shape[1], pixels.shape[0]
         places = [cover_pixels(box, size) for box in boxes.tolist()]
@@ -257,7 +265,7 @@ class Gallery:
             tracklet=tracklet,
             identity=identity,
             boxes=boxes,
-            quality=weigh(boxes, np.ones(len(boxes)), size) if quality is None else quality,
+            quality=weigh(boxes, scores, size) if quality is None else quality,
         )
 
     def add_crops(

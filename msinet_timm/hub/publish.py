@@ -35,7 +35,7 @@ from .folder import (
 from .load import load_folder, load_model
 from .preview import draw_preview
 
-__all__ = ['Published', 'publish']
+__all__ = ['Published', 'check_repository', 'publish', 'upload']
 
 _logger = logging.getLogger(__name__)
 
@@ -78,8 +78,7 @@ def publish(
         InputError: the folder is no sound model, knows no cameras that are to be uploaded, or the Hub refuses.
     """
     folder = find_folder(folder)
-    if not re.fullmatch(r'[\w.-]+/[\w.-]+', repository):
-        raise InputError(f'--repo {repository}: give OWNER/NAME')
+    check_repository(repository)
     model = load_folder(folder)
     check_model(model, folder)
     known = (folder / FILE_NAME).is_file()
@@ -103,7 +102,7 @@ def publish(
         draw_preview(model, folder / PREVIEW)
     update_card(folder, template, repository, license)
     with _uploaded(folder, cameras or not known) as place:
-        revision = _upload(place, repository, private)
+        revision = upload(place, repository, private, _UPLOADED)
     written = entry_file and _write(Path(entry_file), name, folder, model, repository, revision, template)
     return Published(f"timm.create_model('hf-hub:{repository}', pretrained=True)", revision, written)
 
@@ -145,8 +144,27 @@ def _uploaded(folder: Path, whole: bool) -> Iterator[Path]:
         yield Path(place)
 
 
-def _upload(folder: Path, repository: str, private: bool) -> str:
-    """Creates or updates the repository; returns the commit."""
+def check_repository(name: str) -> None:
+    """Raises an InputError where a name is not `OWNER/NAME`."""
+    if not re.fullmatch(r'[\w.-]+/[\w.-]+', name):
+        raise InputError(f'--repo {name}: give OWNER/NAME')
+
+
+def upload(folder: Path, repository: str, private: bool, names: list[str]) -> str:
+    """Creates or updates a repository.
+
+    Args:
+        folder: whose files are uploaded.
+        repository: `OWNER/NAME`.
+        private: whether a new repository is.
+        names: of the files.
+
+    Returns:
+        The commit.
+
+    Raises:
+        InputError: the Hub refuses, or cannot be reached.
+    """
     api = HfApi(library_name='msinet-timm')
     try:
         api.create_repo(repository, private=private, exist_ok=True)
@@ -157,7 +175,7 @@ def _upload(folder: Path, repository: str, private: bool) -> str:
         commit = api.upload_folder(
             repo_id=repository,
             folder_path=folder,
-            allow_patterns=_UPLOADED,
+            allow_patterns=names,
             delete_patterns=None if (folder / FILE_NAME).is_file() else FILE_NAME,
             commit_message='Upload weights, configuration and card',
         )

@@ -46,10 +46,10 @@ def save_search(network: SearchNetwork, folder: str | Path, **facts: Any) -> Non
         replace_text(draft / CONFIG, json.dumps(config, indent=2) + '\n')
 
 
-def is_search_folder(folder: str | Path) -> bool:
-    """Whether a folder of a model, or of a run, holds a network of person search."""
+def is_search_folder(name: str | Path) -> bool:
+    """Whether a folder of a model or of a run, or `hf-hub:OWNER/NAME`, holds a network of person search."""
     try:
-        return read_config(find_folder(folder))['architecture'] == SEARCH_ARCHITECTURE
+        return read_config(_find(name))['architecture'] == SEARCH_ARCHITECTURE
     except InputError:
         return False
 
@@ -75,7 +75,7 @@ def load_search(
     Raises:
         InputError: no such folder, one of another kind of model, or weights that are missing, broken or do not fit.
     """
-    folder = _download(str(name)) if str(name).startswith('hf-hub:') else find_folder(name)
+    folder = _find(name)
     config = read_config(folder)
     if config['architecture'] != SEARCH_ARCHITECTURE:
         raise InputError(
@@ -85,6 +85,8 @@ def load_search(
     told = _checked(folder / CONFIG, config.get(SEARCH_ARCHITECTURE))
     sizes = {'min_size': min_size or told['min_size'], 'max_size': max_size or told['max_size']}
     weights = folder / WEIGHTS
+    if str(name).startswith('hf-hub:'):
+        weights = download(str(name).removeprefix('hf-hub:'), WEIGHTS) or weights
     if reason := pointer(weights):
         raise InputError(f'{weights}: {reason}')
     with explained(f'{folder / CONFIG}: cannot be built'):
@@ -105,13 +107,14 @@ def load_search(
     return network
 
 
-def _download(name: str) -> Path:
-    """The folder of the Hub's cache that holds a repository's files."""
-    place = name.removeprefix('hf-hub:')
-    found = [download(place, file) for file in (CONFIG, WEIGHTS)]
-    if None in found:
-        raise InputError(f'{name}: has no {(CONFIG, WEIGHTS)[found.index(None)]}')
-    return found[0].parent
+def _find(name: str | Path) -> Path:
+    """The folder of a model, which of the Hub's is in its cache, with the configuration."""
+    if not str(name).startswith('hf-hub:'):
+        return find_folder(name)
+    config = download(str(name).removeprefix('hf-hub:'), CONFIG)
+    if config is None:
+        raise InputError(f'{name}: has no {CONFIG}')
+    return config.parent
 
 
 def _checked(place: Path, told: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from msinet_timm.errors import InputError, explained, needs
+from msinet_timm.person_search.found import Found
 
 from .identities import Event, Identities
 from .tracklets import Lately, Tracklet, unit, weigh
@@ -139,7 +140,8 @@ class Tracker:
 
         Args:
             frame: [H, W, 3] uint8. None where embeddings are given, or nothing is embedded.
-            boxes: [N, 4] left, top, right and bottom in pixels. What reaches beyond the frame is cut off.
+            boxes: [N, 4] left, top, right and bottom in pixels. What reaches beyond the frame is cut off. Or what
+                `msinet_timm.person_search.PersonSearch` finds, with its own scores and embeddings.
             scores: [N] of the detector, 0 to 1; None for 1.
             time: in seconds, later than before; None goes on by the frame rate.
             embeddings: [N, D] of the boxes, where they are known; rows of NaN for boxes that were not embedded.
@@ -153,6 +155,10 @@ class Tracker:
             InputError: boxes, scores or embeddings of another form, a box outside the frame, or a time that does not
                 advance.
         """
+        if isinstance(boxes, Found):
+            if scores is not None or embeddings is not None:
+                raise InputError('what person search finds has scores and embeddings of its own: leave them out')
+            boxes, scores, embeddings = boxes
         boxes, scores = check_boxes(boxes, scores)
         time = self._check_time(time)
         size = size if frame is None else (frame.shape[1], frame.shape[0])

@@ -12,7 +12,7 @@ _PEOPLE = (4, 30, 24, 56), (70, 40, 95, 92), (140, 20, 166, 74)
 
 
 def write_crowds(root, train=6, test=4, boxes=True):
-    """Frames of two who are named and one who is not; four people train, or without `boxes` nobody, and three are asked for."""
+    """Frames of two who are named and a stranger; four people train, or without `boxes` nobody, three are asked for."""
     rng = np.random.default_rng(0)
     crops = {}
     for record in create_dataset('sample').gallery:

@@ -1,11 +1,11 @@
 """A training of person search, from settings to a run."""
 
-import logging
 import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
 from timm.models import is_model_pretrained
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import CheckpointSaver, random_seed
@@ -17,6 +17,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.files import drafts
 from msinet_timm.hub.load import resolve_name
 from msinet_timm.person_search import PersonSearch, SearchNetwork, create_search_network, load_search, save_search
+from msinet_timm.person_search.card import write_search_card
 from msinet_timm.person_search.folder import is_search_folder
 from msinet_timm.processes import Processes, start_processes
 from msinet_train.curves import write_curves
@@ -34,7 +35,8 @@ from .task import PersonSearchTask
 
 __all__ = ['PersonSearchTraining', 'evaluate_only', 'prepare', 'train_person_search']
 
-_logger = logging.getLogger(__name__)
+#: Settings that the card leaves out: where things are.
+_NOT_SHOWN = ('data_dir', 'device', 'workers', 'log_tensorboard', 'log_wandb', 'wandb_project')
 
 
 @dataclass
@@ -156,8 +158,29 @@ class PersonSearchTraining(Experiment):
         self.saver.save_checkpoint(epoch, metric=metric)
 
     def _save_model(self, place: Path, epoch: int, measurement: SceneMeasurement | None) -> None:
+        settings, data = self.settings, self.data
+        ((learnt,), (dataset,)) = data.trained_on.sources, settings.dataset
+        frames = f'{len(data.scenes.train):,} frames, {len(data.classes):,} identities'
+        card = write_search_card(
+            place.parent.absolute().name,
+            f'`{settings.model}`, trained to find people in whole images and to recognise them in others.',
+            self.network.config,
+            {} if measurement is None else {dataset: measurement.result.metrics},
+            training_data=[dataset],
+            facts=[
+                f'Trained on: {dataset} ({frames})',
+                f'State: weights after epoch {epoch + 1} of {settings.epochs}',
+                f'{len(learnt.identities):,} identities, SHA-256 of their names: {learnt.digest}',
+            ],
+            remarks=data.remarks,
+            settings=yaml.safe_dump(
+                {name: value for name, value in settings.to_dict().items() if name not in _NOT_SHOWN},
+                default_flow_style=None,
+            ),
+        )
         with drafts(place, f'{place}: cannot write the model') as draft:
             save_search(self.network, draft)
+            (draft / 'README.md').write_text(card, encoding='utf-8')
 
     def draw(self, folder: RunFolder) -> None:
         write_curves(folder.path / 'summary.csv', folder.path / 'curves.png')
