@@ -18,6 +18,7 @@ from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform, resize_boxes
 from torchvision.ops import MultiScaleRoIAlign, RoIAlign, clip_boxes_to_image
 
 from msinet_timm.detection import fpn_backbone
@@ -37,6 +38,30 @@ _ANCHORS, _SHAPES = (24, 48, 96, 192, 384), (1.0, 2.0, 3.0)
 #: Stride of the map that people are cut out of.
 _STRIDE = 4
 _POSITIONS = 7
+
+
+class _Transform(GeneralizedRCNNTransform):
+    """torchvision's, whose resized sides are whole numbers by whole numbers: rounded alike in every runtime."""
+
+    def resize(
+        self, image: torch.Tensor, target: dict[str, torch.Tensor] | None = None
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor] | None]:
+        """An image [3, H, W] and its boxes with a shorter side of `min_size`, or a longer one of `max_size`."""
+        if torch.jit.is_tracing():
+            height, width = torch._shape_as_tensor(image)[-2:].unbind()
+            low, high = torch.minimum, torch.maximum
+        else:
+            (height, width), low, high = image.shape[-2:], min, max
+        short, long = low(height, width), high(height, width)
+        size = [
+            # not 0, as of lines
+            high(low(side * self.min_size[0] // short, side * self.max_size // long), height // height)
+            for side in (height, width)
+        ]
+        resized = F.interpolate(image[None], size=size, mode='bilinear', align_corners=False)[0]
+        if target is not None:
+            target = {**target, 'boxes': resize_boxes(target['boxes'], image.shape[-2:], resized.shape[-2:])}
+        return resized, target
 
 
 class SearchNetwork(FasterRCNN):
@@ -86,6 +111,7 @@ class SearchNetwork(FasterRCNN):
             box_predictor=FastRCNNPredictor(_BOX_HEAD, 2),
             box_batch_size_per_image=128,
         )
+        self.transform = _Transform(min_size, max_size, list(mean), list(std))
         embedder.stem = embedder.maxpool = embedder.stages[0] = nn.Identity()
         embedder.global_neck = embedder.local_neck = nn.Identity()  # behind which there is no embedding
         self.embedder = embedder
@@ -154,6 +180,9 @@ class SearchNetwork(FasterRCNN):
 
     def _cut(self, stage: torch.Tensor, boxes: list[torch.Tensor]) -> torch.Tensor:
         """The first stage's map [B, C, h, w], and boxes in the pixels of the resized frames, to embeddings [M, D]."""
+        if torch.jit.is_tracing():  # runtimes do not run every layer on nobody: one more box goes along
+            (one,) = boxes
+            return self.embedder(self.cut_out(stage, [torch.cat([one, one.new_tensor([[0.0, 0.0, 8.0, 8.0]])])]))[:-1]
         return self.embedder(self.cut_out(stage, [one.to(stage.dtype) for one in boxes]))
 
     @staticmethod
