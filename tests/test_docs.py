@@ -53,6 +53,7 @@ SHORTER = {
     'msinet-train --recipe rendered': _TRAINING,
     'msinet-train --recipe unlabelled': f'{_TRAINING} --round-epochs 1',
     'msinet-train --resume': '--epochs 2',
+    'msinet-train --task search': '--epochs 2 --min-size 64 --max-size 128 --model msinet_x0_25 --workers 0',
     'torchrun --standalone --nproc-per-node 2 -m msinet_train.cli': f'{_SMALL} --batch-size 32',
     'msinet-search -ds': '--epochs 1 --height 32 --width 16 --workers 0 --variant x0_25 --warmup-step 0 '
     '--batch-size 16',
