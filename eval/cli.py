@@ -16,13 +16,16 @@ from msinet_eval.commands.pair import compare_images
 from msinet_eval.commands.search import search_gallery
 from msinet_eval.evaluation import check_embeddings_settings, evaluate_embeddings
 from msinet_eval.models.load import find_norms
+from msinet_eval.scenes import evaluate_scenes
 from msinet_eval.search.index import BACKENDS, PARAMETERS
 from msinet_eval.settings import EvalSettings
-from msinet_timm.commands import command, make_folder, positive, positive_float, processes, whole
+from msinet_timm.commands import command, find_device, fraction, make_folder, positive, positive_float, processes, whole
 from msinet_timm.datasets import (
     add_data_option,
     create_dataset,
+    create_scenes,
     list_datasets,
+    list_scenes,
     parse_options,
     read_datasets,
     typed_root,
@@ -30,6 +33,7 @@ from msinet_timm.datasets import (
 from msinet_timm.errors import InputError
 from msinet_timm.files import replace_text
 from msinet_timm.memory import keep_memory
+from msinet_timm.person_search import PersonSearch
 from msinet_timm.processes import is_primary, start_processes
 from msinet_timm.settings import add_settings, check_used, flag_of, flags_named, given
 
@@ -263,6 +267,29 @@ def _search(args: argparse.Namespace) -> None:
     search_gallery(**vars(args))
 
 
+def _add_scenes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        'models', nargs='+', metavar='MODEL', help='a run or model folder of msinet-train --task search, or hf-hub:...'
+    )
+    parser.add_argument('-ds', '--dataset', required=True, choices=list_scenes(), help='one of: %(choices)s')
+    parser.add_argument('--data-dir', required=True, metavar='DIR', help='folder of the data set')
+    add_data_option(parser)
+    add_settings(parser, EvalSettings, names=('device',))
+    parser.add_argument(
+        '--min-score', type=fraction, default=0.5, metavar='P', help='that boxes count from (default: %(default)s)'
+    )
+
+
+def _scenes(args: argparse.Namespace) -> None:
+    scenes = create_scenes(args.dataset, args.data_dir, **parse_options(args.data_option))
+    device = find_device(getattr(args, 'device', None))
+    networks = [PersonSearch(name, device, args.min_score) for name in args.models]  # a wrong one should show now
+    for name, network in zip(args.models, networks, strict=True):
+        print(f'{name} on {args.dataset}\n{evaluate_scenes(network, scenes)}')
+    for remark in scenes.remarks:
+        print(f'  {args.dataset}: {remark}')
+
+
 #: What the parameters of the backends of `msinet-eval search` do.
 MEANINGS = {
     'ef': 'hnsw: length of the list of candidates; more finds more',
@@ -283,6 +310,7 @@ COMMANDS: dict[str, tuple[Callable, Callable, str]] = {
         _search,
         'the nearest images of a gallery of any size',
     ),
+    'scenes': (_add_scenes, _scenes, 'how well networks of person search find people in whole images'),
 }
 
 

@@ -105,7 +105,7 @@ ELSEWHERE = {
 WORDS = {
     'msinet-data': ('render', 'list', 'check', 'convert'),
     'msinet-train': (),
-    'msinet-eval': ('compare', 'pair', 'search'),
+    'msinet-eval': ('compare', 'pair', 'search', 'scenes'),
     'msinet-search': ('compare',),
     'msinet-track': (),
     'msinet-gallery': ('add', 'search', 'delete', 'merge', 'stats', 'reembed', 'serve', 'repair'),
