@@ -35,6 +35,7 @@ MAINS = {
 SMALL = '-ds sample --height 32 --width 16 --workers 0 --epochs 1'
 BEFORE = {
     'train': f'msinet-train {SMALL} --model test_resnet --batch-size 4 --num-instance 2',
+    'finder': 'msinet-train --task search --data-dir nowhere --workers 0 --epochs 2',
     'search': f'msinet-search {SMALL} --variant x0_25 --batch-size 6 --num-instance 2',
     'eval': 'msinet-eval color_histogram -ds sample --workers 0',
     'compare': 'msinet-eval compare a b -ds sample',
@@ -92,6 +93,14 @@ def run(line, capsys):
             '--epochs 2 --progressive-resize 8x8:0.5 --model msinet_x0_25 --height 64 --width 32',
             '--progressive-resize 8x8: does not fit msinet_x0_25',
         ),
+        ('finder', '--epochs 0', '--epochs: must be at least 1'),
+        ('finder', '--queue -1', '--queue: must be'),
+        ('finder', '--box-jitter 2', '--box-jitter: must be between 0 and 1'),
+        ('finder', '--trainable-stages 6', '--trainable-stages: must be'),
+        ('finder', '--min-size 2', '--min-size: must be'),
+        ('finder', '--detector-epochs 2', '--detector-epochs 2 leave none of 2 --epochs'),
+        ('finder', '--sam-mode pos', '--sam-mode is for --task reid'),
+        ('train', '--min-size 300', '--min-size is for --task search'),
         ('search', '--camera-tone 2', '--camera-tone: must be between 0 and 1'),
         ('train', '--smoothing 1', '--smoothing: must be at least 0 and below 1, got 1'),
         ('train', '--model-ema --model-ema-decay 1', '--model-ema-decay: must be at least 0 and below 1, got 1'),
