@@ -22,20 +22,16 @@ def frames(*sizes):
 
 @torch.inference_mode()
 def test_embeds_a_crop_as_the_reid_network_does():
-    """A box that is the whole frame, of the size that the network knows: what is cut out is the map itself."""
-    (frame,) = frames((128, 64))
-    network = create_search_network(NAME, min_size=64, max_size=128)
+    """A box of the size that the network knows, in a larger frame: what is cut out is the crop."""
+    frame = F.avg_pool2d(frames((160, 120))[0][None], 5, 1, 2)[0]  # smooth, as it is sampled between pixels
+    network = create_search_network(NAME, min_size=120, max_size=160)
     reid = load_model(NAME)
     mean, std = (torch.tensor(reid.pretrained_cfg[name])[:, None, None] for name in ('mean', 'std'))
-    stages = {}
-    reid.stages[0].register_forward_hook(lambda module, args, out: stages.update(first=out))
-    expected = reid(((frame - mean) / std)[None])
-    cut = network.cut_out(stages['first'], [torch.tensor([[0.0, 0.0, 64.0, 128.0]])])
-    found = network.embed([frame], [torch.tensor([[0.0, 0.0, 64.0, 128.0]])])
-    torch.testing.assert_close(found, network.embedder(cut), rtol=1e-4, atol=1e-5)
-    # sampled at four points of each place, and so a little smoother
-    assert F.cosine_similarity(found, expected).item() > 0.9
-    other = network.embed(frames((128, 64), (128, 64))[1:], [torch.tensor([[0.0, 0.0, 64.0, 128.0]])])
+    box = torch.tensor([[30.0, 20.0, 94.0, 148.0]])
+    expected = reid(((frame - mean) / std)[None, :, 20:148, 30:94])
+    found = network.embed([frame], [box])
+    assert F.cosine_similarity(found, expected).item() > 0.98
+    other = network.embed([frame], [box + torch.tensor([20.0, 8, 20, 8])])
     assert F.cosine_similarity(found, expected) > F.cosine_similarity(other, expected)
 
 
@@ -74,6 +70,7 @@ def test_training_gives_losses_and_embeddings():
     learns = {name for name, p in network.named_parameters() if p.requires_grad}
     assert {name for name, p in network.named_parameters() if p.grad is not None} == learns
     assert not any(name.startswith(('backbone.body.stem', 'backbone.body.stages_0')) for name in learns)
+    assert any(name.startswith('embedder.stem') for name in learns)
     assert network(frames((120, 160)), targets[:1])[1] is None
 
 
