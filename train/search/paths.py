@@ -204,10 +204,10 @@ class SinglePaths(Strategy):
         return format_table(rows, '>><')
 
     def state_dict(self) -> dict[str, Any]:
-        return {'rated': [[list(genotype), *rated] for genotype, rated in self.rated.items()]}
+        return {'rated': [[list(genotype), *rated] for genotype, rated in self.rated.items()], 'costs': self.costs}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch = state['epoch']
+        self.epoch, self.costs = state['epoch'], state['costs']
         self.rated = {Genotype(names): Rated(*rated) for names, *rated in state['rated']}
 
 

@@ -1,6 +1,7 @@
 import csv
 import itertools
 import json
+import shutil
 from random import Random
 
 import pytest
@@ -97,10 +98,11 @@ def test_a_chart_of_what_was_rated(searched):
     assert (searched / 'paths.png').stat().st_size > 5_000
 
 
-def test_a_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path, monkeypatch):
-    """Interrupted in its second epoch's turns, and again among the ratings, of which none is done twice."""
-    folder = tmp_path / 'run'
-    assert main([*tiny, '--epochs', '1', '--objective', 'front', '--output', str(folder)]) == 0
+def test_a_resumed_search_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatch):
+    """Interrupted after its first epoch, and again among the ratings, of which none is done twice."""
+    whole, folder = tmp_path / 'whole', tmp_path / 'run'
+    assert main([*tiny, '--output', str(whole)]) == 0
+    assert main([*tiny, '--epochs', '1', '--output', str(folder)]) == 0
     asked = []
     from msinet_train.search.judge import Judge
 
@@ -118,11 +120,18 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tiny, searched, tmp_path, 
     monkeypatch.setattr(Judge, '__call__', lambda self, genotype: asked.append(genotype) or rate(self, genotype))
     assert main(go_on) == 0
     assert len(asked) == 7 and asked[-1] in asked[:-1]  # six, and the best again for its statistics
-    one, two = (torch.load(f / 'last.pth.tar', weights_only=True) for f in (searched, folder))
+    one, two = (torch.load(f / 'last.pth.tar', weights_only=True) for f in (whole, folder))
     assert one['task'].keys() == two['task'].keys()
-    assert all(torch.equal(tensor, two['task'][name]) for name, tensor in one['task'].items())
-    rated = [[(names, mAP) for names, mAP, _ in state['rated']] for state in (one, two)]
-    assert rated[1] == rated[0]
+    differ = {name for name, tensor in one['task'].items() if not torch.equal(tensor, two['task'][name])}
+    assert not differ
+    assert two['rated'] == one['rated']
+
+
+def test_a_resumed_front_goes_on_with_the_times_it_has_measured(tiny, searched, tmp_path):
+    shutil.copytree(searched, tmp_path / 'run')
+    before = torch.load(searched / 'last.pth.tar', weights_only=True)['costs']
+    assert main(['--resume', str(tmp_path / 'run'), '--epochs', '3']) == 0
+    assert torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=True)['costs'] == before
 
 
 def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
@@ -155,3 +164,11 @@ def exit_of(argv):
         return main(argv)
     except SystemExit as e:
         return e.code
+
+
+def test_a_broken_table_of_ratings(searched, tmp_path, capsys):
+    shutil.copytree(searched, tmp_path / 'run')
+    (tmp_path / 'run' / 'paths.csv').write_text('nonsense\n1\n')
+    assert main(['--resume', str(tmp_path / 'run'), '--epochs', '3']) == 2
+    error = capsys.readouterr().err
+    assert 'paths.csv: no table of rated genotypes' in error and error.endswith('remove it\n'), error
