@@ -44,7 +44,7 @@ def setting(
         about: help text.
         convert: turns a text into a value, and refuses what is out of range; None goes by the field's type.
         choices: all values that are allowed; empty for any.
-        of: name of the setting without which this one has no effect.
+        of: name of the setting without which this one has no effect, or `'name=value'`.
         flag: what only the command needs: `short`, another flag; `metavar`, `nargs` and `const` of argparse; `type`,
             where a text that is typed means more than one in a file; `extends`, whether the flag adds to the recipe's
             list.
@@ -178,9 +178,12 @@ def check_used(settings: Any, names: Container[str]) -> None:
         InputError: one of them has no effect.
     """
     for setting in fields(settings):
-        of = setting.metadata['of']
-        if of and setting.name in names and not getattr(settings, of):
-            raise InputError(f'{setting.name} is a setting of `{of}`: give that, too')
+        of, _, needed = setting.metadata['of'].partition('=')
+        if not of or setting.name not in names:
+            continue
+        value = getattr(settings, of)
+        if value != needed if needed else not value:
+            raise InputError(f'{setting.name} is a setting of `{of}`{f" {needed}" if needed else ""}: give that, too')
 
 
 def given(args: argparse.Namespace, settings: type) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The twins contrastive search, from settings to a genotype."""
+"""A search, from settings to a genotype."""
 
 import functools
 import itertools

@@ -178,8 +178,11 @@ class SinglePaths(Strategy):
             return
         self._save(self.genotype(), folder.path / 'genotype.json', details)
         if self.settings.objective == 'front':
+            front = make_folder(folder.path / 'front', 'output')
+            for older in front.glob('*.json'):  # of fewer epochs
+                older.unlink()
             for number, genotype in enumerate(self.results()):
-                self._save(genotype, make_folder(folder.path / 'front', 'output') / f'{number}.json', details)
+                self._save(genotype, front / f'{number}.json', details)
 
     def _save(self, genotype: Genotype, file: Path, details: dict[str, Any]) -> None:
         rated = self.rated[genotype]

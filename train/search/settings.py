@@ -41,7 +41,9 @@ class SearchSettings(CropSettings):
 
     output: str | None = setting('run', None, 'run folder (default: runs/search_DATASET)', metavar='DIR')
     workers: int = setting('run', 2, 'processes that read images, for each half', processes)
-    geno_interval: int = setting('run', 5, 'epochs between genotypes and evaluations', positive)
+    geno_interval: int = setting(
+        'run', 5, 'epochs between genotypes and evaluations of tcm; paths has one at the end', positive, of='method=tcm'
+    )
     dataset: list[str] = setting('data', ['msmt17'], SOURCES, short='-ds', metavar='NAME')
 
     variant: str = _supernet('x1_0', 'its widths', choices=tuple(WIDTHS))
@@ -68,14 +70,22 @@ class SearchSettings(CropSettings):
         'paths: one genotype for each time that another cannot beat', choices=('contrastive', 'latency', 'front'),
     )  # fmt: skip
     latency_weight: float = _method(
-        1.0, "of the time, as a share of the slowest network's", positive_float, metavar='WEIGHT'
+        1.0,
+        "of the time, as a share of the slowest network's",
+        positive_float,
+        of='objective=latency',
+        metavar='WEIGHT',
     )
-    candidates: int = _method(192, 'genotypes that paths rates at the end', whole(4, 100_000), metavar='N')
+    candidates: int = _method(
+        192, 'genotypes that paths rates at the end', whole(4, 100_000), of='method=paths', metavar='N'
+    )
     keep: str | None = _method(
         None, 'make what is found a timm model on this machine, msinet_NAME_x1_0 and so on; of a front '
         'msinet_NAME_0_x1_0, msinet_NAME_1_x1_0, ..., the fastest first', metavar='NAME',
     )  # fmt: skip
-    arch_start: int = _method(0, 'epochs in which tcm trains the weights alone', not_negative, metavar='EPOCHS')
+    arch_start: int = _method(
+        0, 'epochs in which tcm trains the weights alone', not_negative, of='method=tcm', metavar='EPOCHS'
+    )
 
     opt: str = _steps(
         'momentum', "timm's optimizer of the weights: plain SGD, as published, or one that gets further in few steps",
@@ -84,13 +94,13 @@ class SearchSettings(CropSettings):
     lr: float = _steps(0.025, 'of the weights', positive_float)
     momentum: float = _steps(0.9, 'of the weights', fraction)
     weight_decay: float = _steps(5e-4, 'of the weights', not_negative_float)
-    arch_lr: float = _steps(0.002, 'of the architecture, by Adam', positive_float)
-    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', below_one, nargs=2)
-    arch_weight_decay: float = _steps(1e-3, 'of the architecture', not_negative_float)
+    arch_lr: float = _steps(0.002, 'of the architecture, by Adam', positive_float, of='method=tcm')
+    arch_betas: list[float] = _steps([0.5, 0.999], 'of the architecture', below_one, of='method=tcm', nargs=2)
+    arch_weight_decay: float = _steps(1e-3, 'of the architecture', not_negative_float, of='method=tcm')
     arch_milestones: list[int] = _steps(
-        [150, 225, 350], 'epochs at which its learning rate falls (multistep)', positive, nargs='*'
+        [150, 225, 350], 'epochs at which its learning rate falls (multistep)', positive, of='method=tcm', nargs='*'
     )
-    order: int = _steps(1, '2: the architecture looks one weight step ahead; slower', choices=(1, 2))
+    order: int = _steps(1, '2: the architecture looks one weight step ahead; slower', choices=(1, 2), of='method=tcm')
 
     def _name(self) -> str:
         return f'search_{super()._name()}'

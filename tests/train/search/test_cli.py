@@ -186,6 +186,8 @@ def test_costs_are_by_stage():
         ('--amp --amp-dtype float16', 'float16 needs CUDA'),
         ('--amp-start 2', '--amp-start is for --amp'),
         ('--order 2 --opt muon', '--order 2 looks ahead a step of plain SGD, not of muon: leave out --opt'),
+        ('--objective front', '--objective front needs --method paths'),
+        ('--candidates 9', '--candidates is a setting of --method paths: give that, too'),
         ('-ds duke', 'withdrawn'),
     ],
 )

@@ -130,8 +130,12 @@ def test_a_resumed_search_equals_an_uninterrupted_one(tiny, tmp_path, monkeypatc
 def test_a_resumed_front_goes_on_with_the_times_it_has_measured(tiny, searched, tmp_path):
     shutil.copytree(searched, tmp_path / 'run')
     before = torch.load(searched / 'last.pth.tar', weights_only=True)['costs']
+    (tmp_path / 'run' / 'front' / '99.json').write_text('{}')  # a longer front of fewer epochs
     assert main(['--resume', str(tmp_path / 'run'), '--epochs', '3']) == 0
     assert torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=True)['costs'] == before
+    names = {f'{k}.json' for k in range(len(list((tmp_path / 'run' / 'front').iterdir())))}
+    assert {file.name for file in (tmp_path / 'run' / 'front').iterdir()} == names
+    assert '"epochs": 3' in (tmp_path / 'run' / 'front' / '0.json').read_text()
 
 
 def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
@@ -147,8 +151,10 @@ def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
     'flags, message',
     [
         ('--objective latency', '--objective latency is for --method tcm'),
-        ('--method tcm --objective front', '--objective front needs --method paths'),
         ('--candidates 3', '--candidates'),
+        ('--arch-lr 0.1', '--arch-lr is a setting of --method tcm: give that, too'),
+        ('--order 2', '--order is a setting of --method tcm'),
+        ('--latency-weight 2', '--latency-weight is a setting of --objective latency'),
         ('--keep msmt', "--keep msmt: genotype name 'msmt': is one of"),
         ('--keep Mine', "--keep Mine: genotype name 'Mine': use lower-case letters"),
     ],
