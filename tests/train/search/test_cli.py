@@ -131,7 +131,7 @@ def test_tiny_numbers_become_zeros(searched):
     'flags',
     ['--order 2', '--objective latency --latency-weight 50', '--memory-init zeros', '--mid-from output', '--amp',
      '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1',
-     '--split images', '--arch-start 1', '--method paths --candidates 4'],
+     '--split images', '--arch-start 1'],
 )  # fmt: skip
 def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     folder = run(tiny, tmp_path / 'run', f'{flags} --epochs 1')
