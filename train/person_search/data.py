@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from msinet_timm.datasets import create_scenes, parse_options
+from msinet_timm.datasets import create_scenes, list_scenes, parse_options
 from msinet_timm.datasets.images import load_image
 from msinet_timm.datasets.scenes import UNNAMED, Scene, SceneSet
 from msinet_timm.datasets.trained import Learnt, TrainedOn
@@ -48,9 +48,9 @@ def load_scenes(settings: PersonSearchSettings) -> SceneData:
         InputError: one that cannot be read, or without boxes or identities to learn from.
     """
     (name,) = settings.dataset
-    if not settings.data_dir:
+    if not settings.data_dir and name in list_scenes():
         raise InputError(f'data_dir: name the folder of {name}')
-    scenes = create_scenes(name, settings.data_dir[0], **parse_options(settings.data_option))
+    scenes = create_scenes(name, (settings.data_dir or [''])[0], **parse_options(settings.data_option))
     where = f"data set '{name}' in {scenes.root}"
     if not any(scene.boxes for scene in scenes.train):
         raise InputError(f'{where}: its {len(scenes.train)} training scenes have no boxes: nobody can be learnt from')

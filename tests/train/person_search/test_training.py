@@ -166,6 +166,13 @@ def test_wrong_flags(crowds, tmp_path, capsys, flags, told):
     assert not (tmp_path / 'run').exists()
 
 
+def test_names_are_looked_at_before_folders(capsys):
+    assert main('--task search -ds sample'.split()) == 2
+    assert "unknown scenes 'sample', choose from: cuhk_sysu" in capsys.readouterr().err
+    assert main('--task search -ds prw'.split()) == 2
+    assert '--data-dir: name the folder of prw' in capsys.readouterr().err
+
+
 def test_flags_of_search_are_refused_for_reid(capsys):
     assert main(['--queue', '5']) == 2
     assert '--queue is for --task search, and not for --task reid' in capsys.readouterr().err
