@@ -33,9 +33,13 @@ add_module_names = False
 nitpicky = True
 nitpick_ignore_regex = [
     (r'py:.*', r'(torch|torchvision|nn|np|numpy|PIL|Image|timm|argparse|collections|contextlib|pathlib)\b.*'),
-    (r'py:.*', r'(os|datetime|huggingface_hub)\b.*'),
+    (r'py:.*', r'(os|datetime|huggingface_hub|random)\b.*'),
     # inner types
-    (r'py:class', r'.*\.(Entry|CachedImages|CameraNetwork|Erasing|Fold|Found|Candidate|Settings|TrainingData|T|_\w+)'),
+    (
+        r'py:class',
+        r'.*\.(Entry|CachedImages|CameraNetwork|CropSettings|Erasing|Fold|Found|Candidate|Processes|RunFolder|'
+        r'SceneMeasurement|Settings|Stepper|TrainedOn|TrainingData|T|_\w+)',
+    ),
     (r'py:class', r'(tuple|dict|list)\[.*'),  # parts of types that are written between quotes
 ]
 

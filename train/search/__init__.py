@@ -3,7 +3,7 @@
 from .compare import compare, verdicts
 from .engine import search
 from .judge import Judge, held_out
-from .paths import SinglePaths, evolve
+from .paths import Rated, SinglePaths, evolve
 from .settings import SearchSettings
 from .steps import SearchTask, TwinsSplit, architecture_step, create_optimizers, twins_split, weight_step
 from .strategy import Strategy
@@ -11,6 +11,7 @@ from .twins import TwinsContrastive
 
 __all__ = [
     'Judge',
+    'Rated',
     'SearchSettings',
     'SearchTask',
     'SinglePaths',
