@@ -157,8 +157,9 @@ def verdicts(candidates: Sequence[Candidate]) -> str:
     the seeds of the one, and the means of the random genotypes: seeds of one genotype do not tell how others do. p is
     how often a random choice of as many units does as well as it did, one-sided (a permutation test).
     """
-    named = [c for c in candidates if c.name not in UNIFORM and not re.fullmatch(_RANDOM.format(r'\d+'), c.name)]
-    chance = [statistics.mean(c.mAP) for c in candidates if re.fullmatch(_RANDOM.format(r'\d+'), c.name)]
+    by_chance = re.compile(_RANDOM.format(r'\d+')).fullmatch
+    named = [c for c in candidates if c.name not in UNIFORM and not by_chance(c.name)]
+    chance = [statistics.mean(c.mAP) for c in candidates if by_chance(c.name)]
     uniform = max((c for c in candidates if c.name in UNIFORM), key=lambda c: statistics.mean(c.mAP), default=None)
     lines = []
     for c in named:

@@ -250,9 +250,8 @@ def search(settings: SearchSettings, command: str = '') -> Genotype:
         return prepare(settings, processes, command)
 
     found = run(settings, create)[0].strategy
-    results = found.results()
     if settings.keep and is_primary():
-        for number, genotype in enumerate(results):
+        for number, genotype in enumerate(found.results()):
             name = settings.keep if settings.objective != 'front' else f'{settings.keep}_{number}'
             _logger.info(f'kept as msinet_{name}_x1_0 and so on: {keep_genotype(name, genotype, command=command)}')
     return found.genotype()

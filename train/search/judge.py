@@ -65,7 +65,7 @@ class Judge:
         batch_size: int,
     ) -> None:
         self.supernet, self.norms, self.dataset, self.images = supernet, norms, dataset, images
-        self.loader = DataLoader(images, batch_sampler=_batches(len(images), batch_size), collate_fn=images.collate)
+        self.loader = DataLoader(images, batch_size, collate_fn=images.collate)
 
     def __call__(self, genotype: Genotype | None) -> float:
         """mAP, 0 to 1, of a genotype; None for the mixture of all interactions."""
@@ -88,7 +88,3 @@ class Judge:
         if is_distributed():  # all must go on with the same
             dist.broadcast(result, 0)
         return result.item()
-
-
-def _batches(count: int, size: int) -> list[range]:
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]

@@ -82,18 +82,22 @@ def evolve(rate: Callable[[Genotype], Rated], candidates: int, rng: Random) -> d
         All, in the order in which they were rated.
     """
     rated: dict[Genotype, Rated] = {}
+    beaten: dict[Genotype, int] = {}  # by how many others
     turns, population = fair_turns(rng), max(4, candidates // 3)
     candidates = min(candidates, len(_NAMES) ** _PLACES)
     while len(rated) < candidates:
         child = next(turns)
         if len(rated) >= population:
-            beaten = {g: sum(other.dominates(mine) for other in rated.values()) for g, mine in rated.items()}
             parents = sorted(beaten, key=beaten.get)[: max(2, population // 4)]
             pair = rng.sample(parents, 2)
             places = [rng.choice(both) for both in zip(*pair, strict=True)]
             child = Genotype(new if rng.random() < 1 / _PLACES else old for old, new in zip(places, child, strict=True))
         if child not in rated:
-            rated[child] = rate(child)
+            mine = rate(child)
+            beaten[child] = sum(other.dominates(mine) for other in rated.values())
+            for genotype, other in rated.items():
+                beaten[genotype] += mine.dominates(other)
+            rated[child] = mine
     return rated
 
 
