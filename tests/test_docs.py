@@ -67,7 +67,7 @@ SHORTER = {
     'msinet-data render --video --output street': '--identities 6 --seconds 2 --width 160 --height 96 --workers 1',
     'msinet-data render --scenes': '--identities 8 --test-identities 4 --places 1 --cameras 2 --images 4 --width 320 '
     '--height 180 --workers 1',
-    'msinet-data render': '--identities 4 --cameras 2 --images 2 --samples 1 --width 32 --height 64 --workers 1 '
+    'msinet-data render': '--identities 4 --cameras 2 --images 2 --width 32 --height 64 --workers 1 '
     '--test-identities 1 --places 2',
 }
 _IN_PYTHON = "epochs=1, height=64, width=32, workers=0, warmup_step=0, model='test_resnet'"

@@ -3,13 +3,13 @@
 import cProfile
 import pstats
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 from msinet_timm.commands import progress
-from msinet_timm.errors import InputError
+from msinet_timm.render import raster
 from msinet_timm.render.dataset import plan
-from msinet_timm.render.image import RENDERERS, load, render_image
+from msinet_timm.render.image import render_image
 from msinet_timm.render.scene import PASSERS
 
 __all__ = ['RenderTimes', 'measure_rendering', 'rendering_to_markdown']
@@ -20,23 +20,21 @@ _CAMERAS = 6
 
 
 class RenderTimes(NamedTuple):
-    """What a renderer takes.
+    """What rendering takes.
 
     Attributes:
-        renderer: its name.
         images: how many were rendered.
         seconds: of the processor, by step; `other` is what is left.
     """
 
-    renderer: str
     images: int
     seconds: dict[str, float]
 
 
 def measure_rendering(
     identities: int, width: int, height: int, clock: Callable[[], float] = time.process_time
-) -> tuple[list[RenderTimes], list[str]]:
-    """Renders a data set in memory, by each renderer.
+) -> RenderTimes:
+    """Renders a data set in memory.
 
     What a process makes once, and the first image, are left out: places, people who pass by, compiled shaders.
 
@@ -45,31 +43,22 @@ def measure_rendering(
         width, height: of the images, in pixels.
         clock: gives seconds; those of this process, of all of its threads.
 
-    Returns:
-        A result for each renderer, and a remark on each that cannot run here.
+    Raises:
+        InputError: what rendering needs is not installed.
     """
     images = sorted(
         plan(identities=identities, cameras=_CAMERAS, images=12, seed=0, domain='street'), key=lambda p: p.identity
     )
-    found, remarks = [], []
-    for renderer in RENDERERS:
-        try:
-            module = load(renderer)
-        except InputError as e:
-            remarks.append(str(e))
-            continue
-        options = dict(width=width, height=height, samples=4 if renderer == 'mitsuba' else None, renderer=renderer)
-        render_image(1, 'street', 1, 1, 0, 'person', **options)
-        for camera in range(1, _CAMERAS + 1):
-            module.place(0, 'street', camera)
-        for number in PASSERS:
-            module.person(0, 'street', height, number)
-        profile = cProfile.Profile(clock)
-        start = clock()
-        for p in progress(images, desc=renderer):
-            profile.runcall(render_image, 0, 'street', p.identity, p.camera, p.index, p.kind, **options)
-        found.append(RenderTimes(renderer, len(images), _steps(profile, clock() - start)))
-    return found, remarks
+    render_image(1, 'street', 1, 1, 0, 'person', width, height)
+    for camera in range(1, _CAMERAS + 1):
+        raster.place(0, 'street', camera)
+    for number in PASSERS:
+        raster.person(0, 'street', height, number)
+    profile = cProfile.Profile(clock)
+    start = clock()
+    for p in progress(images, desc='render'):
+        profile.runcall(render_image, 0, 'street', p.identity, p.camera, p.index, p.kind, width, height)
+    return RenderTimes(len(images), _steps(profile, clock() - start))
 
 
 def _steps(profile: cProfile.Profile, whole: float) -> dict[str, float]:
@@ -83,12 +72,9 @@ def _steps(profile: cProfile.Profile, whole: float) -> dict[str, float]:
     return taken | {'other': whole - sum(taken.values())}
 
 
-def rendering_to_markdown(results: Sequence[RenderTimes]) -> str:
+def rendering_to_markdown(result: RenderTimes) -> str:
     """A table of images/s of a core, and of the share of each step."""
-    head = ('renderer', 'images', 'images/s of a core', *results[0].seconds)
-    rows = [head, ['---'] * len(head)]
-    for result in results:
-        whole = sum(result.seconds.values())
-        shares = [f'{100 * seconds / whole:.0f} %' for seconds in result.seconds.values()]
-        rows.append([result.renderer, result.images, f'{result.images / whole:.1f}', *shares])
+    head, whole = ('images', 'images/s of a core', *result.seconds), sum(result.seconds.values())
+    shares = [f'{100 * seconds / whole:.0f} %' for seconds in result.seconds.values()]
+    rows = [head, ['---'] * len(head), [result.images, f'{result.images / whole:.1f}', *shares]]
     return '\n'.join(f'| {" | ".join(map(str, row))} |' for row in rows)

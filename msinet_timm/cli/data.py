@@ -54,18 +54,10 @@ def _add_render(subparsers) -> None:
     add('--domain', help='street, mall or mixed: places, lights, camera positions and clothes (default: street)')
     add('--outfits', type=int, metavar='N', help='clothes of each person, by camera (default: 1)')
     add('--seed', type=int, metavar='S', help='of everything random (default: 0)')
-    add(
-        '--renderer',
-        help='mitsuba, or raster: OpenGL, several times as fast (default: mitsuba; of vehicles, films and scenes '
-        'raster, the only one)',
-    )
-    add('--samples', type=int, metavar='SPP', help="mitsuba's rays for each pixel (default: 4)")
     for side, pixels, film in (('width', 128, 640), ('height', 256, 360)):
         add(f'--{side}', type=int, help=f'in pixels (default: {pixels}; of vehicles 256, of films and scenes {film})')
     add('--workers', type=int, metavar='W', help='processes (default: one for each core)')
-    p.add_argument(
-        '--masks', action='store_true', help='with raster: masks of the people or vehicles, in the folder masks/'
-    )
+    p.add_argument('--masks', action='store_true', help='also masks of the people or vehicles, in the folder masks/')
     films = p.add_argument_group('films, with --video')
     add = functools.partial(films.add_argument, default=argparse.SUPPRESS)
     add('--seconds', type=float, metavar='S', help='how long each camera films (default: 20)')
@@ -89,9 +81,8 @@ def _render(args: argparse.Namespace) -> None:
     render, kind = render_dataset, None
     if args.video or args.scenes:
         render, kind = (render_video, '--video') if args.video else (render_scenes, '--scenes')
-        for name, only in (('objects', 'people'), ('renderer', 'raster')):
-            if (given := options.pop(name, only)) != only:
-                raise InputError(f'{kind} draws people by the raster renderer: leave out --{name} {given}')
+        if (given := options.pop('objects', 'people')) != 'people':
+            raise InputError(f'{kind} draws people: leave out --objects {given}')
     for name in [name for name in options if name not in inspect.signature(render).parameters]:
         flag = f'--{name.replace("_", "-")}'
         needed = '--scenes' if name == 'crowd' else '--video'

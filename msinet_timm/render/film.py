@@ -67,7 +67,7 @@ class Film:
         axes = upright(np.array([0, np.cos(world.tilt), -np.sin(world.tilt)]))
         rng = generator(seed, domain, 13, number)
         sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)
-        self.scene = Scene(None, [], axes, world.field, sun, size[1], 1.0, 0, rng)
+        self.scene = Scene(None, [], axes, world.field, sun, size[1], 1.0, rng)
         self.sight = look(self.scene, view, size[0] / size[1])
         self.matrix = self.sight[2]
         self.fine = fineness(world, size[1]) if fine is None else fine

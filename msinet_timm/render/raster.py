@@ -1,6 +1,6 @@
 """Renders triangles with OpenGL, through EGL and so without a display: on a GPU, or on the CPU by Mesa.
 
-The light is that of `traced`: a sun that casts shadows, and a sky of one colour. What a place gets of the sky is
+The light is a sun that casts shadows, and a sky of one colour. What a place gets of the sky is
 found from the shadows that rough meshes cast from a few suns all over the sky.
 """
 
@@ -241,10 +241,11 @@ def load_renderer() -> Renderer:
     return _here.renderer
 
 
-def versions() -> dict[str, str]:
+def versions(*packages: str) -> dict[str, str]:
+    """Of all that an image depends on: these packages, those that this renderer needs, and the driver."""
     info = load_renderer().context.info
-    driver = f'{info["GL_RENDERER"]}, {info["GL_VERSION"]}'
-    return {'moderngl': importlib.metadata.version('moderngl'), 'OpenGL': driver}
+    found = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow', *packages, 'moderngl')}
+    return found | {'OpenGL': f'{info["GL_RENDERER"]}, {info["GL_VERSION"]}'}
 
 
 def _flat(mesh: Mesh) -> Mesh:
@@ -480,9 +481,7 @@ def draw_moving(gl: Renderer, target, crowd: Crowd, camera: np.ndarray) -> None:
     array.render(vertices=crowd.faces.size - first, first=first)
 
 
-def render(
-    scene: Scene, view: Camera, place: Place, width: int, height: int, samples: None
-) -> tuple[np.ndarray, np.ndarray]:
+def render(scene: Scene, view: Camera, place: Place, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
     """Radiance [height, width, 3] of a scene at a `place`, and how much of each pixel [height, width] is the target."""
     gl, crowd = load_renderer(), gather(scene) if scene.moving else None
     (surfaces, *targets), sight = gl.targets(width, height), look(scene, view, width / height)

@@ -1,4 +1,4 @@
-"""Who and what is in an image, and where its camera looks; `traced` and `raster` render it."""
+"""Who and what is in an image, and where its camera looks; `raster` renders it."""
 
 import functools
 from collections.abc import Callable
@@ -37,7 +37,6 @@ class Scene(NamedTuple):
         sun: irradiance [3] of the camera's sun, as clouds leave it.
         rows: of the camera's sensor that the image shows.
         stretch: width of what is seen, by that of an image of the same height: the image squeezes it.
-        noise: seed of the renderer's rays.
         rng: for what the camera does to the image.
         crop: what the lens shows of the view; None for all of it.
     """
@@ -49,7 +48,6 @@ class Scene(NamedTuple):
     sun: np.ndarray
     rows: float
     stretch: float
-    noise: int
     rng: np.random.Generator
     crop: Crop | None = None
 
@@ -59,7 +57,7 @@ class Scene(NamedTuple):
 
 
 def keep_made(make: Callable[..., tuple[Any, Mesh]]) -> Callable[..., tuple[Any, Mesh]]:
-    """Keeps what a renderer makes, by seed, domain, height, number and what else it is asked for: of all that pass by,
+    """Keeps what `raster` makes, by seed, domain, height, number and what else it is asked for: of all that pass by,
     and of few others."""
     passers, others = functools.lru_cache(maxsize=2 * len(PASSERS))(make), functools.lru_cache(maxsize=8)(make)
 
@@ -134,5 +132,4 @@ def compose(
     crop, stretch = _frame(points, np.array([0, 0, view.height]), kind, rng, whose.boxed, Lens.of(view))
     rows = max(crop.tall * view.rows, _LEAST_ROWS)
     sun = view.sun * (rng.uniform(0.55, 1) if domain == 'street' else 1.0)  # clouds
-    noise = int(rng.integers(1 << 31))
-    return Scene(target, others, *crop.sight(aspect * stretch), sun, rows, stretch, noise, rng, crop)
+    return Scene(target, others, *crop.sight(aspect * stretch), sun, rows, stretch, rng, crop)

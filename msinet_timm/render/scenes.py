@@ -1,7 +1,6 @@
 """Renders whole images of crowds, to find people in: who is named trains or is asked for, others pass by; resumable."""
 
 import functools
-import importlib.metadata
 import itertools
 import json
 import logging
@@ -16,12 +15,12 @@ from msinet_timm.datasets.scenes import SCENE_PARTS, UNNAMED
 from msinet_timm.errors import InputError
 from msinet_timm.files import locked, refusing, replace_file, replace_text, sweep
 
+from . import raster
 from .body import load_rig
 from .cameras import draw_film_camera
 from .crowd import World, walk
 from .dataset import MIXED, domain_of
 from .identity import DOMAINS, generator
-from .image import load
 from .video import inside
 from .work import begin, check_range, count_workers, spread
 
@@ -123,9 +122,8 @@ def render_scenes(
             'workers': (workers, 1, 1024),
         }
     )  # fmt: skip
-    versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow', 'anny')}
-    versions |= load('raster').versions()
     load_rig()
+    versions = raster.versions('anny')
     settings = dict(
         scenes=True, identities=identities, test_identities=tests, cameras=cameras, images=images, places=places,
         crowd=crowd, domain=domain, seed=seed, width=width, height=height, look=_LOOK,

@@ -11,7 +11,7 @@ from .cameras import Camera
 
 __all__ = ['develop', 'develop_frame']
 
-_STORED = 90  # quality of the files: the camera's own compression is done by then
+_STORED = 80  # quality of the files: the camera's own compression is done by then
 _LINEAR = np.linspace(0, 1, 4096)
 _ENCODED = np.where(_LINEAR < 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
 _WEIGHTS = np.array([0.3, 0.59, 0.11], np.float32)

@@ -1,6 +1,5 @@
 """Renders films of people who walk before the cameras of one place, in the layout of MOTChallenge; resumable."""
 
-import importlib.metadata
 import logging
 import os
 from collections.abc import Callable
@@ -14,11 +13,11 @@ from msinet_timm.commands import progress
 from msinet_timm.errors import InputError, needs
 from msinet_timm.files import locked, refusing, replace_file, replace_text, sweep
 
+from . import raster
 from .body import load_rig
 from .cameras import draw_film_camera
 from .crowd import Visit, World, walk
 from .identity import DOMAINS, generator
-from .image import load
 from .work import begin, check_range, count_workers, spread
 
 __all__ = ['inside', 'render_video']
@@ -125,9 +124,8 @@ def render_video(
             raise InputError(f'--mp4: films have an even --width and --height, not {width}x{height}')
         with needs('video', '--mp4'):
             import av  # noqa: F401 - missing, it is missed before the frames are drawn
-    versions = {name: importlib.metadata.version(name) for name in ('numpy', 'Pillow', 'anny')}
-    versions |= load('raster').versions()
     load_rig()
+    versions = raster.versions('anny')
     settings = dict(
         video=True, identities=identities, cameras=cameras, seconds=seconds, fps=fps, domain=domain, seed=seed,
         width=width, height=height, clock_error=clock_error, look=_LOOK,

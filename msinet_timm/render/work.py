@@ -52,8 +52,13 @@ def begin(root: Path, record: dict, what: str, first: dict | None = None) -> Non
     try:
         found = read_json(file)
         settings, wanted = (first or {}) | found['settings'], record['settings']
+        drawn_by = settings.pop('renderer', 'mitsuba' if 'samples' in settings else None)
     except (OSError, ValueError, KeyError, TypeError) as e:
         raise InputError(f'{file} cannot be read ({e!r}): give another folder, or remove it') from e
+    if drawn_by == 'mitsuba':  # some versions had two renderers, of which this one is gone
+        raise InputError(
+            f'{root} was begun by mitsuba, which no longer draws: give another folder; what is in this one can be read'
+        )
     if settings.get('objects') == wanted.get('objects') and settings.get('look') != wanted['look']:
         raise InputError(f'{root} was begun by another msinet-timm, whose {what} look otherwise: give another folder')
     if settings != wanted:

@@ -48,9 +48,7 @@ class Backgrounds:
         self.probability = probability
         for record, mask in zip(records, self.masks, strict=True):
             if record.box or not mask.is_file():
-                raise InputError(
-                    f'{record.path} has no mask: give people rendered by `msinet-data render --renderer raster --masks`'
-                )
+                raise InputError(f'{record.path} has no mask: give people rendered by `msinet-data render --masks`')
 
     def __call__(self, index: int, read: Callable[[int], Image.Image]) -> Image.Image:
         """The image with a number, by chance before another background.

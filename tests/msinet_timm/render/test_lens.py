@@ -121,7 +121,7 @@ def test_boxes_and_masks_follow_the_lens(raster, monkeypatch, camera):
     monkeypatch.setattr(image, 'compose', lambda *args: real(*args)._replace(others=[]))
     monkeypatch.setattr(raster, 'place', functools.partial(_strong, raster.place))
     for index in range(3):
-        made = image.render_image(0, 'street', 3, camera, index, 'person', 96, 192, None, 'raster', True)
+        made = image.render_image(0, 'street', 3, camera, index, 'person', 96, 192, True)
         seen = np.asarray(Image.open(io.BytesIO(made.mask))) > 100
         rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         touches = rows[0] < 8 and rows[-1] > 183, columns[0] < 8 and columns[-1] > 87
@@ -140,7 +140,7 @@ def test_the_lens_changes_the_image_and_nothing_else_does(raster, monkeypatch):
     from msinet_timm.render import image
 
     def render():
-        return image.render_image(0, 'street', 3, 1, 0, 'person', 48, 96, None, 'raster', True)
+        return image.render_image(0, 'street', 3, 1, 0, 'person', 48, 96, True)
 
     first = render()
     assert render() == first

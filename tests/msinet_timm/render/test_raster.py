@@ -1,4 +1,4 @@
-"""The renderer of triangles: masks, what it shares with the other one, and what it says where it cannot run."""
+"""What OpenGL draws: masks, shadows, and what is said where it cannot run."""
 
 import functools
 import io
@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from msinet_timm.cli.data import main
 from msinet_timm.datasets import create_dataset
 
-TINY = dict(identities=2, cameras=2, images=2, width=32, height=64, seed=3, renderer='raster', workers=1)
+TINY = dict(identities=2, cameras=2, images=2, width=32, height=64, seed=3, workers=1)
 HELP = ('pip install "msinet-timm[render]"', 'apt-get install libegl1 libgl1-mesa-dri')
 
 
@@ -26,7 +26,7 @@ def shown(raster, identity=4, camera=2, kind='person', size=(64, 128)):
     view, place = raster.place(0, 'street', camera)
     person = functools.partial(raster.person, 0, 'street', size[1])
     scene = compose(person, view, 0, 'street', identity, camera, 0, kind)._replace(others=[])
-    return scene, lambda scene: raster.render(scene, view, place, *size, None)
+    return scene, lambda scene: raster.render(scene, view, place, *size)
 
 
 @pytest.mark.slow
@@ -69,21 +69,6 @@ def test_shadows_fall_away_from_the_sun(raster):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('domain', ['street', 'mall'])
-def test_both_renderers_show_the_same(raster, domain):
-    pytest.importorskip('mitsuba')
-    from msinet_timm.render.image import render_image
-
-    for camera in (1, 2, 3):
-        arguments = (0, domain, 4, camera, 0, 'person', 64, 128)
-        traced = render_image(*arguments, samples=32).image
-        drawn = render_image(*arguments, renderer='raster').image
-        a, b = (np.asarray(Image.open(io.BytesIO(data)).convert('RGB')).astype(float) for data in (traced, drawn))
-        blocks = np.abs((a - b).reshape(32, 4, 16, 4, 3).mean((1, 3)))
-        assert abs((a - b).mean()) < 5 and blocks.mean() < 10, camera
-
-
-@pytest.mark.slow
 def test_masks_lie_where_no_reader_looks(raster, tmp_path):
     from msinet_timm.render import render_dataset
 
@@ -108,7 +93,7 @@ def test_masks_lie_where_no_reader_looks(raster, tmp_path):
 def test_a_place_has_an_empty_mask(raster):
     from msinet_timm.render.image import render_image
 
-    options = dict(seed=0, domain='mall', identity=1, camera=1, index=0, width=32, height=64, renderer='raster')
+    options = dict(seed=0, domain='mall', identity=1, camera=1, index=0, width=32, height=64)
     masks = [render_image(**options, kind=kind, mask=True).mask for kind in ('place', 'person')]
     assert [np.asarray(Image.open(io.BytesIO(mask))).max() > 0 for mask in masks] == [False, True]
     assert render_image(**options, kind='person').mask is None
@@ -120,7 +105,7 @@ def test_each_renderer_keeps_its_own_things(raster, monkeypatch):
     from msinet_timm.render.image import render_image
 
     def render():
-        options = dict(width=32, height=64, renderer='raster')
+        options = dict(width=32, height=64)
         return [render_image(0, 'street', 4, camera, 0, 'person', **options).image for camera in (1, 2)]
 
     first = render()
@@ -142,7 +127,7 @@ def test_mesa_draws_without_threads_of_its_own(raster):
     code = (
         'import glob\n'
         'from msinet_timm.render.image import render_image\n'
-        "render_image(0, 'street', 4, 1, 0, 'person', 32, 64, renderer='raster')\n"
+        "render_image(0, 'street', 4, 1, 0, 'person', 32, 64)\n"
         "print(*(open(path).read().strip() for path in glob.glob('/proc/self/task/*/comm')))\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != 'LP_NUM_THREADS'}
@@ -166,7 +151,7 @@ def test_what_is_missing_is_said(missing, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(raster.ctypes.util, 'find_library', lambda name: 'libmissing.so.1')
     else:
         monkeypatch.setattr('moderngl.create_context', fail)
-    assert main(['render', '--output', str(tmp_path / 'new'), '--renderer', 'raster']) == 2
+    assert main(['render', '--output', str(tmp_path / 'new')]) == 2
     errors = capsys.readouterr().err
     cause = {'moderngl': 'needs moderngl', 'EGL': 'libmissing.so.1', 'driver': 'eglInitialize failed'}[missing]
     assert cause in errors and all(text in errors for text in HELP) and 'Traceback' not in errors

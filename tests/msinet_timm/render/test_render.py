@@ -19,6 +19,7 @@ from PIL import Image
 
 import msinet_timm.datasets
 from msinet_timm.cli.data import main
+from msinet_timm.datasets import create_dataset
 from msinet_timm.errors import InputError
 from msinet_timm.render.dataset import plan
 
@@ -35,30 +36,26 @@ def _packages(request):
 
 
 @pytest.fixture(scope='module')
-def renderer():
-    """The faster one: what is tested with it is the same for both."""
-    from msinet_timm.render import image
-
-    try:
-        image.load('raster')
-    except InputError as e:
-        pytest.skip(str(e))
-    return 'raster'
-
-
-@pytest.fixture(scope='module')
-def tiny(renderer, tmp_path_factory):
+def tiny(raster, tmp_path_factory):
     """A rendered data set, with masks: folder, counts and options. Tests must leave it as it is."""
-    pytest.importorskip('anny')
     from msinet_timm.render import render_dataset
 
     root = tmp_path_factory.mktemp('render') / 'one'
-    options = TINY | dict(renderer=renderer, masks=True)
+    options = TINY | dict(masks=True)
     return root, render_dataset(root, **options, workers=1), options
 
 
 def contents(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob('*')) if p.is_file()}
+
+
+def begun(root: Path, copy: Path, **changed) -> Path:
+    """A copy of a rendered folder that says it was rendered with other settings; None: it does not name them."""
+    shutil.copytree(root, copy)
+    record = json.loads((copy / 'render.json').read_text())
+    record['settings'] = {k: v for k, v in (record['settings'] | changed).items() if v is not None or k not in changed}
+    (copy / 'render.json').write_text(json.dumps(record))
+    return copy
 
 
 def parse(root: Path) -> dict[str, list[tuple[int, int]]]:
@@ -198,9 +195,9 @@ def test_interrupted_folder_is_completed(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name == 'nt', reason='sends SIGINT')
-def test_ctrl_c_stops_all_workers_and_leaves_whole_images(renderer, tmp_path):
+def test_ctrl_c_stops_all_workers_and_leaves_whole_images(raster, tmp_path):
     code = 'from msinet_timm.cli.data import main; raise SystemExit(main())'
-    options = ['--renderer', renderer, '--identities', '40', '--width', '32', '--height', '64', '--workers', '2']
+    options = ['--identities', '40', '--width', '32', '--height', '64', '--workers', '2']
     command = [sys.executable, '-c', code, 'render', '--output', str(tmp_path), *options]
     process = subprocess.Popen(
         command,
@@ -254,27 +251,13 @@ def test_plan_keeps_train_and_test_apart():
     + [dict(kind='partial'), dict(kind='small')],
     ids=str,
 )
-def test_every_argument_changes_the_image(renderer, change):
-    assert np.abs(image(renderer=renderer, **change) - image(renderer=renderer)).mean() > 0.3
+def test_every_argument_changes_the_image(raster, change):
+    assert np.abs(image(**change) - image()).mean() > 0.3
 
 
 @pytest.mark.slow
-def test_size_of_the_image(renderer):
-    assert image(renderer=renderer, width=41, height=97).shape == (97, 41, 3)
-
-
-@pytest.mark.slow
-def test_mitsuba_renders_the_same_bytes_anywhere(tmp_path):
-    pytest.importorskip('mitsuba')
-    from msinet_timm.render import render_dataset
-    from msinet_timm.render.image import render_image
-
-    render_dataset(tmp_path, **TINY | dict(samples=1), workers=2)
-    first = plan(identities=2, cameras=2, images=2, seed=3, domain='street')[0]
-    again = render_image(3, 'street', first.identity, first.camera, first.index, first.kind, 32, 64, 1)
-    assert again == ((tmp_path / first.path).read_bytes(), None)
-    images = [image(renderer='mitsuba', samples=samples, width=32, height=64) for samples in (1, 2)]
-    assert images[0].shape == (64, 32, 3) and np.abs(images[0] - images[1]).mean() > 0.3
+def test_size_of_the_image(raster):
+    assert image(width=41, height=97).shape == (97, 41, 3)
 
 
 def variants():
@@ -294,9 +277,9 @@ def variants():
 
 
 @pytest.mark.slow
-def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
+def test_every_garment_and_pattern_looks_different(raster, monkeypatch):
     from msinet_timm.render import image as module
-    from msinet_timm.render import people, raster
+    from msinet_timm.render import people
     from msinet_timm.render.identity import draw_identity
     from msinet_timm.render.wardrobe import Garment, draw_bottom, draw_top
 
@@ -339,7 +322,7 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
             monkeypatch.setattr(
                 people, '_stand', lambda a, b, place, _, rng, angle=heading: stand(a, b, place, angle, rng)
             )
-            views.append(image(renderer=renderer, camera=5, height=96, width=48))
+            views.append(image(camera=5, height=96, width=48))
         looks.setdefault(what, {})[name] = np.stack(views)
     raster.person.cache_clear()
     for what, images in looks.items():
@@ -356,7 +339,6 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
         (['--cameras', '10'], '--cameras 10 is out of range'),
         (['--identities', '1'], '--identities 1'),
         (['--images', '0'], '--images 0'),
-        (['--samples', '0'], '--samples 0'),
         (['--width', '8'], '--width 8'),
         (['--height', '5000'], '--height 5000'),
         (['--workers', '0'], '--workers 0'),
@@ -366,9 +348,6 @@ def test_every_garment_and_pattern_looks_different(renderer, monkeypatch):
         (['--test-identities', '0'], '--test-identities 0 is out of range: give 1 to 50'),
         (['--outfits', '10'], '--outfits 10 is out of range: give 1 to 9'),
         (['--identities', '7', '--test-identities', '4'], '--test-identities 4 is out of range: give 1 to 3'),
-        (['--renderer', 'povray'], '--renderer povray is unknown: choose one of mitsuba, raster'),
-        (['--renderer', 'raster', '--samples', '4'], '--samples is for --renderer mitsuba alone'),
-        (['--masks'], '--masks: mitsuba gives none; add --renderer raster'),
     ],
 )
 def test_wrong_values(tmp_path, capsys, options, message):
@@ -379,7 +358,6 @@ def test_wrong_values(tmp_path, capsys, options, message):
 
 @pytest.mark.slow
 def test_wrong_folders(tiny, tmp_path, capsys):
-    pytest.importorskip('mitsuba')
     from msinet_timm.render import render_dataset
 
     with pytest.raises(InputError, match='another seed'):
@@ -388,13 +366,7 @@ def test_wrong_folders(tiny, tmp_path, capsys):
         render_dataset(tiny[0], **tiny[2] | dict(places=2))
     with pytest.raises(InputError, match='another outfits'):
         render_dataset(tiny[0], **tiny[2] | dict(outfits=2))
-    with pytest.raises(InputError, match='another renderer'):
-        render_dataset(tiny[0], **TINY)
-    earlier = tmp_path / 'earlier'
-    shutil.copytree(tiny[0], earlier)
-    record = json.loads((earlier / 'render.json').read_text())
-    del record['settings']['look']
-    (earlier / 'render.json').write_text(json.dumps(record))
+    earlier = begun(tiny[0], tmp_path / 'earlier', look=None)
     with pytest.raises(InputError, match='begun by another msinet-timm, whose people look otherwise'):
         render_dataset(earlier, **tiny[2])
     (tmp_path / 'file').write_text('x')
@@ -407,16 +379,33 @@ def test_wrong_folders(tiny, tmp_path, capsys):
         render_dataset(tmp_path, **TINY)
 
 
-@pytest.mark.parametrize('package', ['anny', 'mitsuba'])
-def test_missing_packages(tmp_path, monkeypatch, capsys, package):
-    from msinet_timm.render import body, traced
+@pytest.mark.slow
+def test_folders_of_two_renderers(tiny, tmp_path):
+    """What the one that is gone has begun is read, but not gone on with."""
+    from msinet_timm.render import render_dataset
 
-    for loader in (body.load_rig, traced.load_renderer):
-        loader.cache_clear()
-    monkeypatch.setitem(sys.modules, package, None)
+    drawn = begun(tiny[0], tmp_path / 'drawn', renderer='raster')
+    (lost,) = (drawn / 'query').iterdir()
+    lost.unlink()
+    assert render_dataset(drawn, **tiny[2], workers=1) == tiny[1]
+    assert lost.read_bytes() == (tiny[0] / 'query' / lost.name).read_bytes()
+    named, unnamed = dict(renderer='mitsuba', samples=4), dict(samples=4, look=None)
+    for k, settings in enumerate((named, unnamed)):
+        old = begun(tiny[0], tmp_path / f'old{k}', **settings)
+        with pytest.raises(InputError, match='old. was begun by mitsuba, which no longer draws: give another folder'):
+            render_dataset(old, **tiny[2])
+        found, wanted = (create_dataset('rendered', folder) for folder in (old, tiny[0]))
+        assert len(found.train) == len(wanted.train) > 0 and len(found.gallery) == len(wanted.gallery) > 0
+
+
+def test_missing_packages(tmp_path, monkeypatch, capsys):
+    from msinet_timm.render import body
+
+    body.load_rig.cache_clear()
+    monkeypatch.setitem(sys.modules, 'anny', None)
     assert main(['render', '--output', str(tmp_path / 'new')]) == 2
     errors = capsys.readouterr().err
-    assert package in errors and 'pip install "msinet-timm[render]"' in errors
+    assert 'anny' in errors and 'pip install "msinet-timm[render]"' in errors
     assert not (tmp_path / 'new').exists()
 
 

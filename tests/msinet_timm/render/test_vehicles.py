@@ -38,13 +38,8 @@ def one_of_each(street):
 
 
 @pytest.fixture(scope='module')
-def raster():
-    from msinet_timm.render.image import load
-
-    try:
-        return load('raster')
-    except InputError as e:
-        pytest.skip(str(e))
+def raster(opengl):
+    return opengl
 
 
 def flat(value) -> tuple:
@@ -239,8 +234,7 @@ def tiny(raster, tmp_path_factory):
     """A rendered data set, with masks, made without what people need. Tests must leave it as it is."""
     root = tmp_path_factory.mktemp('vehicles')
     with pytest.MonkeyPatch.context() as patch:
-        for package in ('anny', 'mitsuba'):
-            patch.setitem(sys.modules, package, None)
+        patch.setitem(sys.modules, 'anny', None)
         return root, render_dataset(root, **TINY, masks=True)
 
 
@@ -253,7 +247,7 @@ def test_the_readers_read_it(tiny):
         assert (len(dataset.train), len(dataset.query), len(dataset.gallery)) == wanted
     assert {r.identity for r in dataset.train} == {'1'} and {r.identity for r in dataset.query} == {'2'}
     record = json.loads((root / 'render.json').read_text())
-    assert record['settings']['objects'] == 'vehicles' and record['settings']['renderer'] == 'raster'
+    assert record['settings']['objects'] == 'vehicles'
     assert record['counts'] == counts and 'anny' not in record['versions'] and 'moderngl' in record['versions']
     for path in root.glob('image_*/*.jpg'):
         with (
@@ -279,7 +273,7 @@ def test_two_workers_go_on_where_one_stopped(tiny, tmp_path):
 @pytest.mark.slow
 def test_folders_of_people_and_of_vehicles_do_not_mix(tiny):
     with pytest.raises(InputError, match='rendered with another .*objects'):
-        render_dataset(tiny[0], **TINY | dict(objects='people', renderer='raster'))
+        render_dataset(tiny[0], **TINY | dict(objects='people'))
 
 
 @pytest.mark.slow
@@ -292,10 +286,10 @@ def test_gloss_shows_the_sky_and_changes_nothing_else(raster):
     scene = scene._replace(others=[])
     matte = dataclasses.replace(scene.target, data=scene.target.data | {'gloss': 0 * scene.target.data['gloss']})
     bare = dataclasses.replace(matte, data={k: v for k, v in matte.data.items() if k != 'gloss'})
-    draw = lambda mesh: raster.render(scene._replace(target=mesh), view, place, 64, 64, None)  # noqa: E731
+    draw = lambda mesh: raster.render(scene._replace(target=mesh), view, place, 64, 64)  # noqa: E731
     (shine, alpha), (dull, _), (plain, same) = (draw(mesh) for mesh in (scene.target, matte, bare))
     assert np.allclose(dull, plain, atol=1e-5) and (alpha == same).all() and 0.15 < alpha.mean() < 0.95
     inside = alpha == 1
     assert (shine - dull)[inside].mean() > 0.01 and np.allclose(shine[alpha == 0], dull[alpha == 0], atol=1e-5)
-    image = render_image(0, 'street', 4, 2, 0, 'vehicle', 41, 37, None, 'raster', True, 'vehicles')
+    image = render_image(0, 'street', 4, 2, 0, 'vehicle', 41, 37, True, 'vehicles')
     assert Image.open(io.BytesIO(image.image)).size == (41, 37)

@@ -112,8 +112,8 @@ def test_boxes_and_visibility_are_those_of_the_drawn_pixels(raster):
             own = meshes[somebody.person]
             others = [mesh for person, mesh in meshes.items() if person != somebody.person]
             scene = film.scene._replace(target=own, others=others)
-            alpha = raster.render(scene, world.camera, film.place, *size, None)[1]
-            alone = raster.render(scene._replace(others=[]), world.camera, film.place, *size, None)[1]
+            alpha = raster.render(scene, world.camera, film.place, *size)[1]
+            alone = raster.render(scene._replace(others=[]), world.camera, film.place, *size)[1]
             y, x = np.nonzero(alone)
             drawn = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
             box = np.clip(somebody.box, 0, [*size, *size])

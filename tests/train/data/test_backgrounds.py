@@ -124,5 +124,5 @@ def test_images_without_masks(rendered, tmp_path):
     with pytest.raises(UnreadableImageError, match=re.escape(str(mask))):
         Backgrounds(rendered, 1.0)(1, read(rendered))
     mask.unlink()
-    with pytest.raises(InputError, match=rf'^{re.escape(rendered[1].path)} has no mask: .* --renderer raster --masks'):
+    with pytest.raises(InputError, match=rf'^{re.escape(rendered[1].path)} has no mask: .* --masks'):
         Backgrounds(rendered, 0.5)
