@@ -6,7 +6,7 @@ from .body import Body
 from .identity import Identity
 from .meshes import Mesh, box, ellipsoid, turned
 from .poses import arm, ground_of
-from .shells import solid
+from .shells import behind, solid
 from .wheels import bicycle, skateboard, stroller
 
 __all__ = ['add_straps', 'make_bag']
@@ -20,13 +20,14 @@ def _in_hand(body: Body, mesh: Mesh, colour: np.ndarray) -> Mesh:
     return solid(mesh, {'lowerarm01.R': 1}, colour)
 
 
-def make_bag(body: Body, identity: Identity, back: float) -> list[Mesh]:
-    """What `identity.bag` names; `back` is how far backwards (y) its wearer's clothes reach."""
+def make_bag(body: Body, identity: Identity, top: Mesh) -> list[Mesh]:
+    """What `identity.bag` names, for a wearer of this outermost `top`."""
     heads, colour, size, floor = body.heads, identity.bag_colour, identity.bag_size, body.mesh.position[:, 2].min()
     if identity.bag == 'backpack':
-        middle = (heads['spine01'] + heads['spine03']) / 2
-        pack = ellipsoid([0, back + 0.075 * size, middle[2]], np.array([0.15, 0.085, 0.22]) * size, 0.45)
-        pocket = ellipsoid([0, back + 0.15 * size, middle[2] - 0.08], np.array([0.11, 0.04, 0.1]) * size, 0.45)
+        middle = (heads['spine01'] + heads['spine03'])[2] / 2
+        back = behind(top, middle - 0.18 * size, middle + 0.18 * size)
+        pack = ellipsoid([0, back + 0.07 * size, middle], np.array([0.15, 0.085, 0.22]) * size, 0.45)
+        pocket = ellipsoid([0, back + 0.145 * size, middle - 0.08], np.array([0.11, 0.04, 0.1]) * size, 0.45)
         weights = {'spine01': 0.6, 'spine03': 0.4}
         second = colour if identity.seed % 3 else np.clip(3 * colour[::-1], 0.02, 0.5)
         return [solid(pack, weights, colour), solid(pocket, weights, second * 0.65)]

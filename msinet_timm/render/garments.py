@@ -8,7 +8,7 @@ from .hair import make_face, make_hair, make_hat
 from .identity import BESIDE, Identity
 from .meshes import Mesh, ellipsoid, loft, merge, normals, submesh
 from .patterns import paint, value_noise
-from .shells import measure, quilt, shell, solid, wrinkle
+from .shells import behind, measure, quilt, shell, solid, wrinkle
 from .wardrobe import Garment
 
 __all__ = ['dress']
@@ -159,8 +159,8 @@ def _shoes(body: Body, garment: Garment, skin: np.ndarray) -> Mesh:
     return mesh
 
 
-def _hood(body: Body, garment: Garment, back: float, up: bool) -> Mesh:
-    """A hood, over the head or down on the back."""
+def _hood(body: Body, garment: Garment, top: Mesh, up: bool) -> Mesh:
+    """A hood, over the head or down on the back of the outermost top."""
     if up:
         eye = body.eyes
         field = np.where(body.weight('head', 'neck') > 0.3, body.mesh.position[:, 1] - eye[1] - 0.022, -1.0)
@@ -168,10 +168,10 @@ def _hood(body: Body, garment: Garment, back: float, up: bool) -> Mesh:
         colour = garment.colours[0] * np.where(hood.data['field'] < 0.012, 0.6, 1.0)[:, None]
         data = {'position': hood.position, 'weights': hood.data['weights'], 'colour': colour}
         return Mesh(hood.faces, data | {'inside': np.ones(len(colour))})
-    neck = body.heads['neck01']
-    return solid(
-        ellipsoid([0, back - 0.03, neck[2] - 0.03], [0.115, 0.06, 0.085], 0.8), {'spine01': 1}, 0.9 * garment.colours[0]
-    )
+    neck = body.heads['neck01'][2]
+    back = behind(top, neck - 0.1, neck)
+    fold = ellipsoid([0, back - 0.025, neck - 0.04], [0.125, 0.045, 0.095], 0.8)
+    return solid(fold, {'spine01': 1}, 0.9 * garment.colours[0])
 
 
 def _skin(body: Body, identity: Identity, covered: np.ndarray) -> Mesh:
@@ -225,7 +225,6 @@ def dress(body: Body, identity: Identity, fine: float = 0.0) -> Mesh:
     hidden |= (body.mesh.data['arm'] < 0.3) & (p[:, 2] < waist) & (p[:, 2] > under)
     if identity.shoes.kind != 'sandals':
         hidden |= (body.mesh.data['leg'] > 0.5) & (p[:, 2] < ankle + identity.shoes.length - 0.02)
-    back = layers[-1].position[layers[-1].data['arm'] < 0.3][:, 1].max()
     if identity.bottom.kind == 'skirt':
         lower = _hang(body, identity.bottom, waist, bottom, 0.018)
     else:
@@ -234,10 +233,10 @@ def dress(body: Body, identity: Identity, fine: float = 0.0) -> Mesh:
     parts = [_skin(body, identity, hidden), *layers, lower, _shoes(body, identity.shoes, identity.skin)]
     parts += make_hair(body, identity) + make_hat(body, identity) + make_face(body, identity)
     if (identity.outer or identity.top).hood:
-        parts.append(_hood(body, identity.outer or identity.top, back, identity.hat == 'hood'))
+        parts.append(_hood(body, identity.outer or identity.top, layers[-1], identity.hat == 'hood'))
     if identity.bag in BESIDE:
         body.beside = len(parts)
-    parts += make_bag(body, identity, back)
+    parts += make_bag(body, identity, layers[-1])
     for number, part in enumerate(parts):
         part.data.setdefault('normal', normals(part.position, part.faces))
         part.data['part'] = np.full(len(part.position), number)

@@ -27,7 +27,7 @@ from .work import begin, check_range, count_workers, spread
 __all__ = ['render_scenes']
 
 _logger = logging.getLogger(__name__)
-_LOOK = 2  # of people, places, cameras and walks: a folder holds scenes of one kind
+_LOOK = 3  # of people, places, cameras and walks: a folder holds scenes of one kind
 _EVERY = 12.0  # seconds between two images of a camera: about as long as somebody is in view
 _VISIBLE = 0.2  # share of somebody's pixels that nothing hides, at least, of those who have a box
 _CLEAR = 0.6  # the same, of queries

@@ -6,7 +6,7 @@ from .body import BONES, Body
 from .meshes import Mesh, clip, normals, smooth, subdivide, submesh
 from .patterns import value_noise
 
-__all__ = ['measure', 'quilt', 'shell', 'solid', 'wrinkle']
+__all__ = ['behind', 'measure', 'quilt', 'shell', 'solid', 'wrinkle']
 
 _ARM, _LEG = ('shoulder01', 'upperarm', 'lowerarm', 'wrist'), ('upperleg', 'lowerleg', 'foot')
 
@@ -94,3 +94,9 @@ def solid(mesh: Mesh, weights: dict[str, float], colour) -> Mesh:
         w[:, BONES.index(bone)] = value
     colours = np.broadcast_to(colour, (len(w), 3)).copy()
     return Mesh(mesh.faces, {'position': mesh.position, 'weights': w, 'colour': colours})
+
+
+def behind(top: Mesh, low: float, high: float) -> float:
+    """How far backwards (y) the back of a top reaches between two heights: elsewhere, what lies on it would float."""
+    x, y, z = top.position.T
+    return y[(top.data['arm'] < 0.3) & (np.abs(x) < 0.12) & (low < z) & (z < high)].max()

@@ -23,7 +23,7 @@ from .work import begin, check_range, count_workers, spread
 __all__ = ['inside', 'render_video']
 
 _logger = logging.getLogger(__name__)
-_LOOK = 3  # of people, places, cameras and walks: a folder holds films of one kind
+_LOOK = 4  # of people, places, cameras and walks: a folder holds films of one kind
 _BEGINS = datetime(2026, 1, 1, 12)
 _INSIDE = 0.25  # share of somebody's box that is in the frame, at least, of those in gt.txt
 _ALIKE = 4  # every so manieth person is dressed as the one before

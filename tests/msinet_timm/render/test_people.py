@@ -221,6 +221,27 @@ def test_clothes_are_no_finer_than_is_asked_for():
     assert sizes[0] >= sizes[1] > 1.2 * sizes[2]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize('what, deep', [('backpack', 0.25), ('hood', 0.04)])
+def test_what_is_worn_on_the_back_lies_on_it(what, deep, monkeypatch):
+    from msinet_timm.render import people
+
+    pytest.importorskip('anny')
+    for number in range(1, 13):
+        identity = draw_identity(7, 'street', number)
+        top = dataclasses.replace(identity.top, hood=what == 'hood')
+        bag = 'backpack' if what == 'backpack' else None
+        identity = dataclasses.replace(identity, top=top, outer=None, hat=None, bag=bag)
+        monkeypatch.setattr(people, 'draw_identity', lambda *_, identity=identity: identity)
+        mesh = people.make_person(7, 'street', number, np.float32)[1]
+        parts = mesh.data['part']
+        worn = mesh.position[parts == parts.max() - (what == 'backpack')]  # a pocket is the last part of a backpack
+        low, high = worn[:, 2].min(), worn[:, 2].max()
+        x, y, z = mesh.position[parts == 1].T  # the top
+        back = y[(np.abs(x) < 0.1) & (z > low) & (z < high)].max()
+        assert back - 0.1 < worn[:, 1].min() < back < worn[:, 1].max() < back + deep, number
+
+
 def test_stripes_run_down_the_outer_side_of_legs():
     from msinet_timm.render.patterns import paint
 
