@@ -26,6 +26,7 @@ from msinet_timm.render.dataset import plan
 NAME = re.compile(r'(-1|\d{4})_c([1-9])s\d_\d{6}_\d\d\.jpg')
 PARTS = ('bounding_box_train', 'query', 'bounding_box_test')
 SAMPLE = Path(msinet_timm.datasets.__file__).parent / 'sample'
+DEFAULTS = dict(places=1, test_identities=None, outfits=1, objects='people')
 TINY = dict(identities=2, cameras=2, images=2, width=32, height=64, seed=3)
 
 
@@ -430,15 +431,19 @@ def test_the_sample_is_whole():
         'distractors': labels.count(0),
         'junk': labels.count(-1),
     }
-    keys = ('identities', 'cameras', 'images', 'seed', 'domain')
+    keys = ('identities', 'cameras', 'images', 'domain', 'seed')
     wanted = {p.path for p in plan(**{k: settings[k] for k in keys})}
     assert {str(p.relative_to(SAMPLE)) for p in SAMPLE.rglob('*.jpg')} == wanted
     assert len({i for i, _ in parts['bounding_box_train']}) == len({i for i, _ in parts['query']}) == 50
-    readme = (SAMPLE / 'README.md').read_text()
+    readme = ' '.join((SAMPLE / 'README.md').read_text().replace('\\\n', ' ').split())
     for name, count in record['counts'].items():
         assert re.search(rf'\| {name} \| {count} \|', readme), name
-    command = 'msinet-data render --output sample ' + ' '.join(f'--{k} {v}' for k, v in settings.items())
-    assert command in ' '.join(readme.replace('\\\n', ' ').split())
+    given = keys + ('width', 'height')
+    command = 'msinet-data render --output sample ' + ' '.join(f'--{k} {settings[k]}' for k in given)
+    assert command in readme
+    assert {k: v for k, v in settings.items() if k not in given} == DEFAULTS | {'look': 4}
+    for package, version in record['versions'].items():
+        assert f'{package} {version}' in readme
 
 
 def test_the_sample_is_small_and_of_one_size():
