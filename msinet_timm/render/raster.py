@@ -280,7 +280,7 @@ def dressed(
     afoot: bool = False,
 ) -> tuple[Body, Mesh]:
     """What `person` keeps; `like`, `afoot`: see `people.make_person`, `rough`: `Crowd.cells`."""
-    body, mesh = make_person(seed, domain, number, np.float32, like, afoot, _COARSE / height)
+    body, mesh = make_person(seed, domain, number, like, afoot, _COARSE / height)
     inner = mesh.faces[(mesh.data['inside'][mesh.faces] > 0).any(1), ::-1]
     return body, _coarser(body, Mesh(np.concatenate([mesh.faces, inner]), mesh.data), height, rough)
 

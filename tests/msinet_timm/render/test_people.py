@@ -121,7 +121,7 @@ def somebody():
     pytest.importorskip('anny')
     from msinet_timm.render.people import make_person
 
-    return make_person(5, 'street', 4, np.float32)
+    return make_person(5, 'street', 4)
 
 
 def posed(body, turns) -> dict[str, np.ndarray]:
@@ -187,7 +187,7 @@ def test_boxes_of_detectors_leave_out_what_stands_beside(somebody, monkeypatch):
     pytest.importorskip('anny')
     identity = dataclasses.replace(draw_identity(5, 'street', 4), bag='cycling')
     monkeypatch.setattr(people, 'draw_identity', lambda *_: identity)
-    body, mesh = people.make_person(5, 'street', 4, np.float32)
+    body, mesh = people.make_person(5, 'street', 4)
     beside = mesh.data['part'] >= body.beside
     assert 0 < beside.sum() < len(beside) / 2
     view, counts = draw_camera(5, 'street', 2), []
@@ -208,8 +208,8 @@ def test_nobody_rides_in_a_film(monkeypatch):
     for bag, walking in (('cycling', 'bicycle'), ('skating', 'skateboard'), ('tote', 'tote')):
         identity = dataclasses.replace(draw_identity(5, 'street', 4), bag=bag)
         monkeypatch.setattr(people, 'draw_identity', lambda *_, identity=identity: identity)
-        assert people.make_person(5, 'street', 4, np.float32)[0].carries == bag
-        assert people.make_person(5, 'street', 4, np.float32, afoot=True)[0].carries == walking
+        assert people.make_person(5, 'street', 4)[0].carries == bag
+        assert people.make_person(5, 'street', 4, afoot=True)[0].carries == walking
 
 
 @pytest.mark.slow
@@ -217,7 +217,7 @@ def test_clothes_are_no_finer_than_is_asked_for():
     from msinet_timm.render.people import make_person
 
     pytest.importorskip('anny')
-    sizes = [len(make_person(5, 'street', 4, np.float32, fine=fine)[1].position) for fine in (0.0, 0.012, 0.05)]
+    sizes = [len(make_person(5, 'street', 4, fine=fine)[1].position) for fine in (0.0, 0.012, 0.05)]
     assert sizes[0] >= sizes[1] > 1.2 * sizes[2]
 
 
@@ -233,7 +233,7 @@ def test_what_is_worn_on_the_back_lies_on_it(what, deep, monkeypatch):
         bag = 'backpack' if what == 'backpack' else None
         identity = dataclasses.replace(identity, top=top, outer=None, hat=None, bag=bag)
         monkeypatch.setattr(people, 'draw_identity', lambda *_, identity=identity: identity)
-        mesh = people.make_person(7, 'street', number, np.float32)[1]
+        mesh = people.make_person(7, 'street', number)[1]
         parts = mesh.data['part']
         worn = mesh.position[parts == parts.max() - (what == 'backpack')]  # a pocket is the last part of a backpack
         low, high = worn[:, 2].min(), worn[:, 2].max()
