@@ -270,6 +270,7 @@ def test_flags_exist():
     """Flags in running text, too, are ones that some command takes."""
     known = {'--standalone', '--nproc-per-node', '--check'}  # of torchrun and ruff, and of trtexec:
     known |= {'--data-binary'}  # of curl
+    known |= {'--renderer'}  # of the commits that rendered what the weights have learnt
     known |= {'--onnx', '--saveEngine', '--fp16', '--minShapes', '--optShapes', '--maxShapes'}
     for name, words in WORDS.items():
         for word in ('', *words):
