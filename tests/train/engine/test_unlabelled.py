@@ -22,7 +22,8 @@ from msinet_train.settings import TrainSettings
 
 SETTINGS = {
     'model': 'msinet_x0_25.rendered_128x64', 'height': 64, 'width': 32, 'batch_size': 8, 'num_instance': 2,
-    'workers': 0, 'epochs': 4, 'round_epochs': 1, 'warmup_step': 0, 'camera_crops': 20, 'device': 'cpu', 'opt': 'adamw', 'lr': 1e-3,
+    'workers': 0, 'epochs': 4, 'round_epochs': 1, 'warmup_step': 0, 'camera_crops': 20, 'device': 'cpu', 'opt': 'adamw',
+    'lr': 1e-3,
 }  # fmt: skip
 
 
