@@ -33,7 +33,7 @@ from msinet_timm.gallery import Gallery, format_time, parse_time
 from msinet_timm.tracking import CameraNetwork
 from msinet_timm.tracking.films import open_film
 from msinet_timm.tracking.metrics import measure_tracks
-from msinet_timm.tracking.mot import read_boxes
+from msinet_timm.tracking.mot import Boxes, read_boxes
 from msinet_timm.tracking.network import check_pairs
 from msinet_timm.tracking.run import Tracked, View, embed_views, pick_crops, track_views, write_outputs
 
@@ -230,7 +230,8 @@ def _embedder(args: argparse.Namespace, views: Sequence[View], output: Path) -> 
         batch_size=args.batch_size,
     )
     if args.adapt and not known:
-        embedder.adapt({view.camera: pick_crops(view, args.adapt) for view in views})
+        passed = [view for view in views if not isinstance(view.source, Boxes) or len(view.source.frame)]
+        embedder.adapt({view.camera: pick_crops(view, args.adapt) for view in passed})
         embedder.save(learnt)
     return embedder
 

@@ -58,14 +58,14 @@ def read_boxes(path: str | Path) -> Boxes:
     """Reads detections, or what a tracker or a person has named.
 
     Rows whose confidence is 0 in a file `gt.txt` are not to be counted, and left out. Where all confidences are -1,
-    none is known.
+    none is known. A file without lines is of a camera that nobody passed.
 
     Raises:
-        InputError: the file cannot be read, holds no boxes, or a line is not as `COLUMNS`; names the line.
+        InputError: the file cannot be read, or a line is not as `COLUMNS`; names the line.
     """
     path = Path(path)
-    rows = [_parse(line, f'{path}, line {number}') for number, line in read_lines(path)]
-    table = np.array(rows)
+    rows = [_parse(line, f'{path}, line {number}') for number, line in read_lines(path, may_be_empty=True)]
+    table = np.array(rows).reshape(-1, 7)
     table = table[np.argsort(table[:, 0], kind='stable')]
     if path.name == 'gt.txt':
         table = table[table[:, 6] != 0]
@@ -79,7 +79,7 @@ def read_boxes(path: str | Path) -> Boxes:
             f'{path}: frame {row[0]:.0f} has a confidence of {row[6]:g}: 0 to 1 is expected, or -1 in all rows where '
             'none is known'
         )
-    if table[:, 4:6].max() <= 1.5:
+    if len(table) and table[:, 4:6].max() <= 1.5:
         raise InputError(f'{path}: no box is larger than 1.5 pixels: left, top, width and height must be in pixels')
     box = np.c_[table[:, 2:4], table[:, 2:4] + table[:, 4:6]]
     return Boxes(table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), box, score)

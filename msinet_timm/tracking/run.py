@@ -68,7 +68,7 @@ class View:
         length = self.film.length
         if length and len(boxes.frame) and boxes.frame[-1] > length:
             raise InputError(f'{self.film.path}: there are detections of frame {boxes.frame[-1]}, of {length} frames')
-        if length and (empty := length - len(np.unique(boxes.frame))):
+        if length and len(boxes.frame) and (empty := length - len(np.unique(boxes.frame))):
             _logger.info('%s: %d of %d frames have no detections', self.camera, empty, length)
 
     def boxes(self, number: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -157,19 +157,24 @@ def embed_views(views: Sequence[View], embedder: Any, folder: str | Path) -> Non
         folder: for the files, a folder for each camera.
 
     Raises:
-        InputError: a film or its boxes cannot be used, a film without anybody, or files that cannot be read.
+        InputError: a film or its boxes cannot be used, nobody is in any film, or files that cannot be read.
     """
-    for view in views:
-        _embed_view(view, embedder, Path(folder, view.camera))
+    empty = [view for view in views if not _embed_view(view, embedder, Path(folder, view.camera))]
+    if len(empty) == len(views):
+        cameras, films = (', '.join(map(str, names)) for names in zip(*((v.camera, v.film.path) for v in empty)))
+        raise InputError(f'{cameras}: nobody was detected in any frame of {films}')
+    for view in empty:
+        _logger.warning('%s: nobody was detected in any frame of %s', view.camera, view.film.path)
 
 
-def _embed_view(view: View, embedder: Any, folder: Path) -> None:
+def _embed_view(view: View, embedder: Any, folder: Path) -> bool:
+    """Does so for one camera, and tells whether anybody is there."""
     done = sorted(folder.glob('*.npz'))
     start = 1
     if done:
         last = _load(done[-1])
         if last['whole']:
-            return
+            return _anybody(folder)
         start = int(last['frame'][-1]) + 1
         _logger.info('%s: goes on with frame %d', view.camera, start)
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,8 +196,11 @@ def _embed_view(view: View, embedder: Any, folder: Path) -> None:
         bar.update()
     bar.close()
     _save(folder, chunk, True)
-    if not any(len(found.boxes) for found in _read(folder)):
-        raise InputError(f'{view.camera}: nobody was detected in any frame of {view.film.path}')
+    return _anybody(folder)
+
+
+def _anybody(folder: Path) -> bool:
+    return any(len(found.boxes) for found in _read(folder))
 
 
 def _save(folder: Path, chunk: list[_Found], whole: bool) -> None:

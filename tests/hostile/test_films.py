@@ -27,7 +27,7 @@ def flags(door, *more):
 
 
 DETECTIONS = {
-    'empty': ('', ['det.txt', 'is empty']),
+    'empty': ('', ['nobody was detected in any frame']),
     'a header': ('frame,id,x,y,w,h,score\n', ['line 1', 'MOTChallenge']),
     'blanks': ('1 -1 0 0 20 60 0.9\n', ['line 1', 'commas']),
     'JSON': ('{"boxes": []}\n', ['line 1', 'MOTChallenge']),

@@ -220,11 +220,11 @@ def no_text(path: Path, what: str, error: UnicodeError) -> str:
     return f'{path}: cannot read this {what} ({told}); it must be UTF-8 text: {way}'
 
 
-def read_lines(path: Path) -> list[tuple[int, str]]:
+def read_lines(path: Path, may_be_empty: bool = False) -> list[tuple[int, str]]:
     """Lines of a text file with their numbers from 1, stripped, without the blank ones.
 
     Raises:
-        InputError: the file is missing, holds no lines, or is no text.
+        InputError: the file is missing, holds no lines where it must, or is no text.
     """
     require_file(path)
     try:
@@ -235,7 +235,7 @@ def read_lines(path: Path) -> list[tuple[int, str]]:
     except UnicodeError as e:
         raise InputError(no_text(path, 'list', e)) from e
     numbered = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not numbered:
+    if not numbered and not may_be_empty:
         raise InputError(f'{path} is empty')
     return numbered
 

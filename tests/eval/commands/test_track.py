@@ -44,6 +44,21 @@ def test_tracks_of_each_camera(tracked, site):
         assert (found.identity > 0).all()
 
 
+def test_a_camera_that_nobody_passed(site, tmp_path, capsys, caplog):
+    shutil.copytree(site / 'door', tmp_path / 'cellar')
+    for name in ('det/det.txt', 'gt/gt.txt'):
+        (tmp_path / 'cellar' / name).write_text('')
+    both = [site / 'door', tmp_path / 'cellar', '--video', '--crops', '4', '--measure']
+    code, text = run(capsys, command.main, *both, '--output', tmp_path / 'out', *FAST)
+    assert code == 0 and 'cellar: nobody was detected in any frame' in caplog.text, text
+    assert not (tmp_path / 'out' / 'cellar.txt').read_text() and (tmp_path / 'out' / 'cellar.mp4').is_file()
+    code, text = run(capsys, command.main, *both[:2], '--output', tmp_path / 'adapted', '--adapt', '8', *FAST)
+    assert code == 0 and not (tmp_path / 'adapted' / 'cellar.txt').read_text(), text
+    (tmp_path / 'cellar').rename(tmp_path / 'attic')
+    code, text = run(capsys, command.main, tmp_path / 'attic', '--output', tmp_path / 'alone', *FAST)
+    assert code == 2 and 'attic: nobody was detected' in text, text
+
+
 def test_crops_are_what_unlabelled_training_reads(tracked):
     dataset = create_dataset('folder', str(tracked / 'crops'), layout='cameras')
     assert {r.camera for r in dataset.train} == {'door', 'yard'}

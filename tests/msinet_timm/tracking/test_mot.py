@@ -28,10 +28,17 @@ def test_confidences(tmp_path):
     assert read_boxes(truth).identity.tolist() == [3]  # the other one is not to be counted
 
 
+@pytest.mark.parametrize('content', ['', '\n', '1,3,0,0,5,9,0,1,1\n'])
+def test_a_camera_that_nobody_passed(tmp_path, content):
+    found = read_boxes(text(tmp_path, content, 'gt.txt'))
+    assert [len(column) for column in found] == [0] * 4 and found.box.shape == (0, 4)
+    write_boxes(tmp_path / 'a.txt', [])
+    assert not len(read_boxes(tmp_path / 'a.txt').frame)
+
+
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
-        ('', 'is empty'),
         ('frame,id,x,y,w,h\n', 'line 1: "frame,id,x,y,w,h" is not as in MOTChallenge: frame, identity, left'),
         ('1 -1 0 0 5 9 1\n', 'with commas between'),
         ('1,-1,0,0,5\n', 'line 1'),
