@@ -25,14 +25,16 @@ from msinet_timm.models.entries import PREPROCESSING, check_preprocessing
 from msinet_timm.models.genotype import named_genotypes
 
 __all__ = [
-    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'download', 'embed_images',
-    'embedding_shift',
-    'find_folder', 'is_network', 'model_preprocessing', 'read_config', 'save_folder', 'write_config', 'write_example',
+    'CAMERA_NORM', 'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'download',
+    'embed_images', 'embedding_shift', 'find_folder', 'is_network', 'model_preprocessing', 'read_config', 'save_folder',
+    'write_config', 'write_example',
 ]  # fmt: skip
 
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 EXAMPLE = 'example.safetensors'
+#: An attribute of a model, and a field of its configuration: whether it was trained with each camera's statistics.
+CAMERA_NORM = 'camera_norm'
 _logger = logging.getLogger(__name__)
 
 #: Arguments of `timm.create_model` itself, which opens files for them; a network has others.
@@ -49,7 +51,8 @@ def save_folder(model: nn.Module, folder: str | Path, data_config: dict[str, Any
     """
     with drafts(folder, f'{folder}: cannot write the model', last=CONFIG) as draft:
         save_for_hf(model, str(draft), safe_serialization=True, data_config=data_config)
-        write_config(draft, read_config(draft))
+        marks = {CAMERA_NORM: True} if getattr(model, CAMERA_NORM, False) else {}
+        write_config(draft, read_config(draft) | marks)
 
 
 def write_config(folder: Path, config: dict[str, Any]) -> None:
@@ -73,6 +76,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(f'{path}: names no architecture')
     check_config(path, config.get('pretrained_cfg', config), config.get('model_args'))
     check_config(path, {'num_classes': config.get('num_classes')})
+    if not isinstance(config.get(CAMERA_NORM, False), bool):
+        raise InputError(f'{path}: {CAMERA_NORM}: expected true or false, got {str(config[CAMERA_NORM])[:80]!r}')
     return config
 
 

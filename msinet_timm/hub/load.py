@@ -16,7 +16,7 @@ from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import pointer
 from msinet_timm.models.checkpoints import check_loaded, fill
 
-from .folder import CONFIG, WEIGHTS, check_config, find_folder, read_config
+from .folder import CAMERA_NORM, CONFIG, WEIGHTS, check_config, download, find_folder, read_config
 
 __all__ = ['SEARCH_ARCHITECTURE', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
 
@@ -101,6 +101,7 @@ def load_model(
             arguments = resolve_model_input_args(name, {'input_size': size}, **model_args)
         wanted = not checkpoint and (known if pretrained is None else pretrained)
         model = timm.create_model(pretrained=wanted, **arguments).eval()
+        setattr(model, CAMERA_NORM, _knows_cameras(name))
         if wanted:
             check_loaded(model, _weights_of(model.pretrained_cfg))
         if size:
@@ -123,6 +124,14 @@ def load_model(
             'trained model', name,
         )  # fmt: skip
     return model
+
+
+def _knows_cameras(name: str) -> bool:
+    """What the configuration beside the weights, in a folder or on the Hub, says of `CAMERA_NORM`."""
+    source, _, place = name.partition(':')
+    file = {'local-dir': lambda: Path(place, CONFIG), 'hf-hub': lambda: download(place, CONFIG)}.get(source)
+    found = file and file()
+    return found is not None and read_config(found.parent).get(CAMERA_NORM, False)
 
 
 def _refuse_search(name: str, config: Mapping[str, Any]) -> None:

@@ -40,8 +40,10 @@ __all__ = [
 FILE_NAME = 'cameras.safetensors'
 #: Crops of a camera below which its statistics are mostly the model's own.
 ENOUGH = 16
-#: The model's own statistics count as much as this many crops (measured, see docs/results.md).
-OWN_NORMS, OWN_MEAN = 16, 16
+#: What the model's own mean embedding and statistics of norms count, in crops. What a few dozen people have in common
+#: is not all their camera's, so norms follow it by a little only (measured, see docs/fine-tuning.md). Those of a model
+#: that was trained with each camera's statistics have to follow.
+OWN_MEAN, OWN_NORMS, OWN_NORMS_OF_CAMERAS = 16, 256, 16
 #: Crops that a camera's statistics remember: what came before fades out.
 MEMORY = 1024
 
@@ -85,8 +87,8 @@ class CameraNorms:
 
     The statistics of a norm are those of its input in the model whose norms before it have the camera's statistics
     already, as they will when it embeds. Of few crops they are uncertain: they are mixed with the model's own, which
-    count as `OWN_NORMS` crops. Norms that embeddings don't depend on, such as those before classifiers, stay as they
-    are.
+    count as `OWN_NORMS` crops, or `OWN_NORMS_OF_CAMERAS` where `model.camera_norm` is true. Norms that embeddings don't
+    depend on, such as those before classifiers, stay as they are.
 
     Attributes:
         model: embeds images [B, 3, H, W] as [B, D]. In evaluation mode; it stays as it is.
@@ -99,6 +101,7 @@ class CameraNorms:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.layout: list[tuple[str, int]] = []
+        self._weight = OWN_NORMS_OF_CAMERAS if getattr(model, 'camera_norm', False) else OWN_NORMS
         self._cameras: dict[str, _Camera] = {}
         self._own: tuple[Tensor, Tensor] | None = None
 
@@ -192,7 +195,7 @@ class CameraNorms:
             runs[name] += 1
             passed[name] = _merge(before, *past[name], len(x), *fresh[name]) if name in past else fresh[name]
             seen = min(max(total, before + len(x)), MEMORY)
-            norm.running_mean, norm.running_var = _merge(OWN_NORMS, *own[name], seen, *passed[name])
+            norm.running_mean, norm.running_var = _merge(self._weight, *own[name], seen, *passed[name])
 
         hooks = [
             norm.register_forward_pre_hook(lambda norm, inputs, name=name: follow(name, norm, inputs[0]))
@@ -240,7 +243,7 @@ class CameraNorms:
         known = self._cameras[camera]
         # the model may have moved since
         mean, variance, offset = (tensor.to(own[0].device) for tensor in (*known.seen[:2], known.offset))
-        return Statistics(*_merge(OWN_NORMS, *own, known.count, mean, variance), offset)
+        return Statistics(*_merge(self._weight, *own, known.count, mean, variance), offset)
 
     def save(self, folder: str | Path) -> Path:
         """Writes `cameras.safetensors`; nothing of the model is in it but its digest.

@@ -161,8 +161,8 @@ def embed_views(views: Sequence[View], embedder: Any, folder: str | Path) -> Non
     """
     empty = [view for view in views if not _embed_view(view, embedder, Path(folder, view.camera))]
     if len(empty) == len(views):
-        cameras, films = (', '.join(map(str, names)) for names in zip(*((v.camera, v.film.path) for v in empty)))
-        raise InputError(f'{cameras}: nobody was detected in any frame of {films}')
+        films = ', '.join(f'{view.camera} ({view.film.path})' for view in empty)
+        raise InputError(f'{films}: nobody was detected in any frame')
     for view in empty:
         _logger.warning('%s: nobody was detected in any frame of %s', view.camera, view.film.path)
 

@@ -243,6 +243,7 @@ CONFIGS = [
     ('', 'config.json'),
     ('[]', 'names no architecture'),
     ('{"architecture": 5}', 'names no architecture'),
+    ('{"architecture": "msinet_x0_25", "camera_norm": 1}', 'camera_norm: expected true or false'),
     ('{"architecture": "test_resnet", "pretrained_cfg": []}', 'pretrained_cfg'),
     ('{"architecture": "test_resnet", "pretrained_cfg": {}, "model_args": ["x"]}', 'model_args'),
     ('{"architecture": "test_resnet", "pretrained_cfg": {}, "num_classes": "many"}', 'num_classes'),

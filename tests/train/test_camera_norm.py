@@ -13,6 +13,7 @@ from timm.layers import BatchNormAct2d
 import msinet_timm  # noqa: F401
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
+from msinet_timm.hub.load import load_model
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
 from msinet_train.cli import parse_args
@@ -211,6 +212,11 @@ def test_run_and_resume(market, tmp_path):
         assert any(not torch.equal(plain[key][name], whole[key][name]) for name in plain[key])
         assert all(torch.equal(whole[key][name], parts[key][name]) for name in whole[key])
     assert timm.create_model(f'local-dir:{tmp_path}/whole/last', pretrained=True)
+    # how much adapting changes goes by how a model was trained, of which its folder tells
+    assert [load_model(tmp_path / name / 'last').camera_norm for name in runs] == [False, True, True]
+    further = settings(market, '--model', str(tmp_path / 'whole'), '--epochs', '1', '--output', str(tmp_path / 'on'))
+    train(replace(further, camera_norm=False))
+    assert not load_model(tmp_path / 'on' / 'last').camera_norm
 
 
 def test_gradient_checkpointing_counts_once(market):

@@ -14,6 +14,7 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
+from msinet_timm.hub.folder import CAMERA_NORM
 from msinet_timm.hub.load import load_model
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
@@ -90,6 +91,7 @@ def prepare(
     _check_sizes(settings, model)
     task = _create_task(settings, model, data_config, processes)
     announce = _camera_norms(model, data) if settings.camera_norm else None
+    setattr(backbone_of(model), CAMERA_NORM, settings.camera_norm)  # goes into its configuration
     if settings.mixstyle:
         announce = _mix_styles(settings, model, data_config, device)
     if settings.sync_bn and processes.several:

@@ -16,7 +16,8 @@ from msinet_timm.datasets import create_dataset
 from msinet_timm.embedder import Embedder
 from msinet_timm.errors import InputError
 from msinet_timm.hub.card import Result, write_card
-from msinet_timm.hub.folder import read_config, save_folder
+from msinet_timm.hub.folder import read_config, save_folder, write_config
+from msinet_timm.hub.load import load_model
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 
 SMALL = {'input_size': (3, 64, 32)}
@@ -216,8 +217,9 @@ def test_publish_leaves_cameras_at_home(hub, source, images, tmp_path, capsys, c
     caplog.set_level(logging.INFO)
     output, repository = tmp_path / 'out', 'me/site'
     adapt(source, '--images', images, '--output', output)
+    write_config(output, read_config(output) | {'camera_norm': True})
     flags = ['publish', str(output), '--repo', repository, '--private']
-    assert main(flags) == 0
+    assert main(flags) == 0 and load_model(f'hf-hub:{repository}').camera_norm
     files = hub.files(repository)
     assert files.keys() == WRITTEN - {FILE_NAME} | {'preview.png'}
     assert (

@@ -12,7 +12,15 @@ from torch import nn
 from msinet_timm.errors import InputError
 from msinet_timm.forms import FORMS, PRECISIONS, create_form
 from msinet_timm.models import camera_norm
-from msinet_timm.models.camera_norm import FILE_NAME, MEMORY, OWN_MEAN, OWN_NORMS, CameraNorms, hash_weights
+from msinet_timm.models.camera_norm import (
+    FILE_NAME,
+    MEMORY,
+    OWN_MEAN,
+    OWN_NORMS,
+    OWN_NORMS_OF_CAMERAS,
+    CameraNorms,
+    hash_weights,
+)
 
 SIZE = (3, 64, 32)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -55,11 +63,11 @@ def known_norms(model, images=None):
     return norms
 
 
-def mixed(own_mean, own_variance, inputs, weight):
-    """Mean and variance where the model's own count as `OWN_NORMS` crops, and inputs as `weight`, by moments."""
+def mixed(own_mean, own_variance, inputs, weight, own=OWN_NORMS):
+    """Mean and variance where the model's own count as `own` crops, and inputs as `weight`, by moments."""
     dims = [0, *range(2, inputs.ndim)]
     first, second = inputs.mean(dims), (inputs**2).mean(dims)
-    share = weight / (OWN_NORMS + weight)
+    share = weight / (own + weight)
     mean = (1 - share) * own_mean + share * first
     return mean, (1 - share) * (own_variance + own_mean**2) + share * second - mean**2
 
@@ -70,12 +78,14 @@ def close(found, expected, scale, limit=1e-5):
 
 @pytest.mark.parametrize('sizes', [[7], [3, 4], [1, 5, 1]])
 @pytest.mark.parametrize('told', [False, True])
-def test_a_pass_in_float64(sizes, told):
+@pytest.mark.parametrize('own', [OWN_NORMS, OWN_NORMS_OF_CAMERAS])
+def test_a_pass_in_float64(sizes, told, own):
     """Layer by layer through a chain, all crops of the past at hand; whether batches know how many crops will come."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(3, 5, 3, 2), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.BatchNorm2d(4), nn.ReLU()]
     model = with_statistics(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(4)))
     images = crops(sum(sizes), 0.7).double()
+    model.camera_norm = own == OWN_NORMS_OF_CAMERAS
     norms = CameraNorms(model)
     batches = images.float().split(sizes)
     if told:
@@ -91,7 +101,7 @@ def test_a_pass_in_float64(sizes, told):
             if isinstance(layer, NORMS):
                 past[i] = torch.cat([past[i], x]) if i in past else x
                 mean, variance = mixed(
-                    layer.running_mean, layer.running_var, past[i], sum(sizes) if told else seen
+                    layer.running_mean, layer.running_var, past[i], sum(sizes) if told else seen, own
                 )  # fmt: skip
                 shape = [1, -1, *[1] * (x.ndim - 2)]
                 x = (x - mean.view(shape)) / (variance.view(shape) + layer.eps).sqrt()
@@ -100,7 +110,7 @@ def test_a_pass_in_float64(sizes, told):
                 x = layer(x)
         outputs.append(x)
     for i, inputs in past.items():
-        found[str(i)] = mixed(exact[i].running_mean, exact[i].running_var, inputs, len(images))
+        found[str(i)] = mixed(exact[i].running_mean, exact[i].running_var, inputs, len(images), own)
     statistics = norms.statistics('door')
     assert norms.layout == [('1', 5), ('4', 4), ('8', 4)] and norms.counts == {'door': len(images)}
     mean, variance = (torch.cat([found[name][k] for name, _ in norms.layout]) for k in (0, 1))
