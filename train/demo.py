@@ -1,4 +1,4 @@
-"""The demonstration: MSINet before and after a short training on the sample that ships with the package."""
+"""The demonstration: weights that ship, before and after a short training on the sample that ships with them."""
 
 import argparse
 import sys
@@ -38,13 +38,13 @@ def main(argv: list[str] | None = None) -> None:
         settings = TrainSettings.from_recipe('demo', output=demo.output, **changes)
     dataset = next(iter(load_data(settings).measured.values()))
     random_seed(settings.seed)
-    untrained = backbone_of(create_model(settings, num_classes=1))
-    before = evaluate(untrained, dataset, height=settings.height, width=settings.width, workers=settings.workers)
+    shipped = backbone_of(create_model(settings, num_classes=1))
+    before = evaluate(shipped, dataset, height=settings.height, width=settings.width, workers=settings.workers)
     folder = train(settings).folder
     title = f'{settings.model} on {dataset.name} after {settings.epochs} epochs'
     after = evaluate(folder / 'last', dataset, workers=settings.workers, name=title)
 
-    print(table([('untrained', before.ranking), (f'trained for {settings.epochs} epochs', after.ranking)]))
+    print(table([('as shipped', before.ranking), (f'trained for {settings.epochs} epochs', after.ranking)]))
     image = folder / 'ranked_lists.png'
     write_ranked_lists(image, after, title=title)
     if find_spec('matplotlib'):

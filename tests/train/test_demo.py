@@ -11,10 +11,10 @@ def test_demo(tmp_path, capsys):
     run = tmp_path / 'demo'
     assert main(['--output', str(run), '--epochs', '1']) == 0
     first = capsys.readouterr().out
-    header, untrained, trained, *rest = first.splitlines()
+    header, shipped, trained, *rest = first.splitlines()
     assert header.split() == ['mAP', 'Rank-1', 'Rank-5', 'Rank-10', 'mINP']
-    assert untrained.startswith('untrained ') and trained.startswith('trained for 1 epochs ')
-    assert untrained.split()[-5:] != trained.split()[-5:]
+    assert shipped.startswith('as shipped ') and trained.startswith('trained for 1 epochs ')
+    assert shipped.split()[-5:] != trained.split()[-5:]
     image = re.search(r'ranked lists: (.+)', first)[1]
     assert image == str(run / 'ranked_lists.png') and (run / 'ranked_lists.png').stat().st_size > 10_000
 
@@ -24,7 +24,7 @@ def test_demo(tmp_path, capsys):
 
     # Again: nothing is trained, the same metrics come out.
     assert main(['--output', str(run)]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == [header, untrained, trained]
+    assert capsys.readouterr().out.splitlines()[:3] == [header, shipped, trained]
 
 
 def test_wrong_epochs(tmp_path, capsys):

@@ -108,7 +108,8 @@ def gradients(
         checkpoint: weights to start from; None for initial ones.
     """
     size = dict(batch_size=batch_size, height=height, width=width)
-    settings = TrainSettings.from_recipe('demo', cache='none', workers=0, model=model, checkpoint=checkpoint, **size)
+    size |= dict(pretrained=False, cache='none', workers=0)
+    settings = TrainSettings.from_recipe('demo', model=model, checkpoint=checkpoint, **size)
     training = prepare(settings, Processes(torch.device('cpu')))
     batch, indices = next(iter(training.loader))
     images, labels = training.loader.dataset.to_input(batch, torch.device('cpu')), training.labels[indices]

@@ -53,7 +53,7 @@ def test_card_without_metrics(market, tmp_path):
 def test_calibration(market, tmp_path):
     """Where there are enough pairs, the model's folder holds the distance that tells same from different."""
     flags = ['--height', '32', '--width', '16', '--epochs', '1', '--output', str(tmp_path / 'run'), '--cache', 'memory']
-    result = train(parse_args(['--recipe', 'demo', '--model', 'test_resnet', *flags]))
+    result = train(parse_args(['--recipe', 'demo', '--no-pretrained', '--model', 'test_resnet', *flags]))
     calibration = find_calibration(tmp_path / 'run')
     assert calibration.dataset == 'sample' and 0 < calibration.false_positive_rate <= 1e-3
     query, gallery = result.last.query, result.last.gallery

@@ -255,7 +255,8 @@ def test_random_genotypes_differ_and_repeat():
 @pytest.mark.charts
 def test_compare(searched, market_to_search, tmp_path, capsys):
     flags = f'-ds market1501 --data-dir {market_to_search} --batch-size 8'
-    flags += ' --recipe demo --model msinet_x0_25 --height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0'
+    flags += ' --recipe demo --model msinet_x0_25 --no-pretrained'
+    flags += ' --height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0'
     command = ['compare', str(searched / 'genotype.json'), '--random', '1', '--no-uniform', '--seeds', '0', '1']
     command += ['--output', str(tmp_path), *flags.split()]
     assert main(command) == 0
@@ -339,7 +340,7 @@ def test_compare_trains_in_folders_of_its_own(tmp_path, monkeypatch):
 
 
 def test_compare_starts_from_a_model_folder(market_to_search, tmp_path, capsys):
-    sizes = '--height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0 --batch-size 8 --recipe demo'
+    sizes = '--height 32 --width 16 --epochs 1 --warmup-step 0 --workers 0 --batch-size 8 --recipe demo --no-pretrained'
     flags = f'{sizes} -ds market1501 --data-dir {market_to_search}'.split()
     train(parse_training([*flags, '--model', 'msinet_x0_25', '--output', str(tmp_path / 'run')]))
     own = ['--no-uniform', '--random', '1', '--seeds', '0', '--output', str(tmp_path / 'compare')]
