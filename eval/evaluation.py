@@ -27,7 +27,7 @@ from msinet_timm.datasets.tools.verify import drop_broken
 from msinet_timm.datasets.trained import find_trained
 from msinet_timm.errors import InputError
 from msinet_timm.export.module import ExportedModule, is_exported
-from msinet_timm.hub.adapt import adapt, suited_size
+from msinet_timm.hub.adapt import adapt
 from msinet_timm.models.camera_norm import FILE_NAME, CameraNorms
 from msinet_timm.processes import is_primary
 
@@ -112,8 +112,6 @@ def evaluate(
             raise InputError('adapt goes by the data config of a model: leave out the transform')
         options = {name: getattr(settings, name) for name in ('batch_size', 'device', 'workers')}
         images = images_to_adapt(dataset, settings)
-        if not (settings.height or settings.width) and (size := suited_size(model, images, settings.adapt)):
-            notes = (*notes, f'crops are small: height {size[0]} and width {size[1]} suit them better')
         norms = adapt(model, images, data_config, crops=settings.adapt, **options)
     if norms is not None and isinstance(model, ExportedModule):
         raise InputError(f'norms are for a module, and {given} is an exported file')

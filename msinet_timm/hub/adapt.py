@@ -3,7 +3,6 @@
 import copy
 import logging
 import shutil
-import statistics
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -15,21 +14,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from msinet_timm.commands import progress
-from msinet_timm.datasets.images import ReIDImages, load_image
+from msinet_timm.datasets.images import ReIDImages
 from msinet_timm.datasets.records import Record, sort_names, spread
 from msinet_timm.datasets.shards.stream import StreamedBatches, StreamedImages, in_shards
 from msinet_timm.errors import InputError
 from msinet_timm.files import drafts, holds_nothing, replace_file
 from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, device_of, hash_weights
 from msinet_timm.models.entries import find_entry
-from msinet_timm.models.msinet import MSINet
 
 from .card import CALIBRATION, CARD, PREVIEW, describe_cameras, update_card
 from .folder import CONFIG, EXAMPLE, download, find_folder, model_preprocessing, save_folder, write_example
 from .load import load_folder, load_model, resolve_name, without_classifiers
 
 __all__ = [
-    'adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out', 'suited_size',
+    'adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out',
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -244,8 +242,7 @@ def adapt_folder(
         batch_size: see `adapt`.
         device: see `adapt`.
         workers: see `adapt`.
-        height: of the input in pixels, with which the model is written; None for its own, or for half of it where crops
-            are so small that they would only be blown up, see `suited_size`.
+        height: of the input in pixels, with which the model is written; None for its own.
         width: of the input in pixels.
 
     Returns:
@@ -263,9 +260,6 @@ def adapt_folder(
         raise InputError('height and width are for a model without cameras that is written anew: leave them out')
     _, own_height, own_width = network.pretrained_cfg['input_size']
     size = (height or own_height, width or own_width)
-    if not (height or width or settled or cameras) and (suited := suited_size(network, records, crops)):
-        _logger.info('crops are small: the model takes them at %dx%d, half of its size', *suited)
-        size = suited
     network.pretrained_cfg = {**network.pretrained_cfg, 'input_size': (3, *size)}
     norms = adapt(network, records, crops=crops, batch_size=batch_size, device=device, workers=workers)
     if cameras:
@@ -274,27 +268,6 @@ def adapt_folder(
         norms = known
     save_cameras(norms, output, model)
     return norms
-
-
-def suited_size(model: nn.Module, records: Sequence[Record], crops: int = 64) -> tuple[int, int] | None:
-    """Half the height and width of a model's input for crops that are mostly no higher than 0.6 of it; else None.
-
-    Blown up, such crops are more blurred than what the weights were trained on, and cost four times as much. Only for
-    an MSINet, which takes any size.
-
-    Args:
-        model: with `pretrained_cfg`.
-        records: see `adapt`. Sizes of images in shards are not looked at.
-        crops: of each camera to look at.
-    """
-    if not isinstance(model, MSINet) or in_shards(records):
-        return None
-    chosen = [records[index] for own in choose_crops(records, crops).values() for index in own]
-    heights = [r.box[3] - r.box[1] if r.box else load_image(r.path).height for r in chosen]
-    _, height, width = model.pretrained_cfg['input_size']
-    if statistics.median(heights) > 0.6 * height or height % 32 or width % 32:
-        return None
-    return height // 2, width // 2
 
 
 def _write_card(folder: Path, norms: CameraNorms, source: str | Path | None) -> None:

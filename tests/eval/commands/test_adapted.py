@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-import shutil
 
 import pytest
 import timm
@@ -263,16 +262,3 @@ def test_a_file_of_one_camera_says_so(site, run, tmp_path):
     assert hub(['export', str(site), '--format', 'openvino', '--camera', '2', '--output', str(file)]) == 0
     code, out, err = run(file)
     assert code == 0 and "the file is of camera '2': all images are embedded as its own" in out + err
-
-
-def test_small_crops_say_so(folder, market, run):
-    """The images of `market` are as high as the input of `folder`, and half as high as this one."""
-    code, out, err = run(folder, '--adapt', '8')
-    assert code == 0 and 'crops are small' not in out + err
-    config = json.loads((folder / 'config.json').read_text())
-    config['pretrained_cfg']['input_size'] = [3, 256, 128]
-    (folder.parent / 'large').mkdir()
-    (folder.parent / 'large' / 'config.json').write_text(json.dumps(config))
-    shutil.copyfile(folder / 'model.safetensors', folder.parent / 'large' / 'model.safetensors')
-    code, out, err = run(folder.parent / 'large', '--adapt', '8')
-    assert code == 0 and 'crops are small: height 128 and width 64 suit them better' in out + err

@@ -275,19 +275,19 @@ def test_a_hub_that_does_not_answer(hub, source, images, tmp_path, caplog, monke
     assert 'hf-hub:me/site: the Hub does not answer: whether it has cameras.safetensors is not known' in caplog.text
 
 
-def test_small_crops_halve_the_input(tmp_path, capsys, caplog):
-    """Crops of half the height are not blown up; a size that is given counts; known cameras keep theirs."""
+def test_size_of_the_input(tmp_path, capsys):
+    """It is the model's own however small crops are; one that is given counts; known cameras keep theirs."""
     for camera in ('door', 'yard'):
         (tmp_path / 'site' / camera).mkdir(parents=True)
         for record in create_dataset('sample').train[:16]:
             name = Path(record.path).with_suffix('.png').name
             Image.open(record.path).resize((64, 128)).save(tmp_path / 'site' / camera / name)
-    save_folder(timm.create_model('msinet_x0_25', num_classes=0), tmp_path / 'whole')
+    save_folder(timm.create_model('msinet_x0_25.market1501', num_classes=0), tmp_path / 'whole')
     flags = ['adapt', str(tmp_path / 'whole'), '--images', str(tmp_path / 'site'), '--workers', '0', '--device', 'cpu']
-    assert main([*flags, '--output', str(tmp_path / 'small')]) == 0
+    assert main([*flags, '--output', str(tmp_path / 'small'), '--height', '128', '--width', '64']) == 0
     assert read_config(tmp_path / 'small')['pretrained_cfg']['input_size'] == [3, 128, 64]
     assert Embedder(tmp_path / 'small', device='cpu').data_config['input_size'] == (3, 128, 64)
-    assert main([*flags, '--output', str(tmp_path / 'own'), '--height', '256', '--width', '128']) == 0
+    assert main([*flags, '--output', str(tmp_path / 'own')]) == 0
     assert read_config(tmp_path / 'own')['pretrained_cfg']['input_size'] == [3, 256, 128]
     capsys.readouterr()
     again = ['adapt', str(tmp_path / 'small'), *flags[2:]]
@@ -306,7 +306,9 @@ def test_adapting_once_more_keeps_size_and_cameras(tmp_path):
             Image.open(record.path).resize((64, 128)).save(tmp_path / camera / camera / name)
     save_folder(timm.create_model('msinet_x0_25.market1501', num_classes=0), whole := tmp_path / 'whole')
     flags = ['--workers', '0', '--device', 'cpu', '--output', str(tmp_path / 'out')]
-    assert main(['adapt', str(whole), '--images', str(tmp_path / 'door'), *flags]) == 0
+    assert (
+        main(['adapt', str(whole), '--images', str(tmp_path / 'door'), *flags, '--height', '128', '--width', '64']) == 0
+    )
     assert main(['adapt', str(whole), '--images', str(tmp_path / 'yard'), *flags]) == 0
     assert read_config(tmp_path / 'out')['pretrained_cfg']['input_size'] == [3, 128, 64]
     embedder = Embedder(tmp_path / 'out', device='cpu')
