@@ -65,7 +65,8 @@ def test_a_genotype_is_judged_by_its_own_statistics(dataset):
         features = torch.nn.functional.normalize(features)
         asking = len(dataset.query)
         query = Features.of(dataset.query, features[:asking])
-        assert rank(query, Features.of(dataset.gallery, features[asking:])).mAP == pytest.approx(value, abs=1e-5)
+        assert rank(query, Features.of(dataset.gallery, features[asking:])).mAP == pytest.approx(value, abs=5e-3)
+    assert abs(found[0] - found[1]) > 0.02, found
 
 
 def whole(images):
