@@ -18,7 +18,7 @@ from msinet_timm.models.checkpoints import check_loaded, fill
 
 from .folder import CAMERA_NORM, CONFIG, WEIGHTS, check_config, download, find_folder, read_config
 
-__all__ = ['SEARCH_ARCHITECTURE', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
+__all__ = ['SEARCH_ARCHITECTURE', 'beside_weights', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
 
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ def load_model(
             arguments = resolve_model_input_args(name, {'input_size': size}, **model_args)
         wanted = not checkpoint and (known if pretrained is None else pretrained)
         model = timm.create_model(pretrained=wanted, **arguments).eval()
-        setattr(model, CAMERA_NORM, _knows_cameras(name))
+        config = beside_weights(name, CONFIG)
+        setattr(model, CAMERA_NORM, config is not None and read_config(config.parent).get(CAMERA_NORM, False))
         if wanted:
             check_loaded(model, _weights_of(model.pretrained_cfg))
         if size:
@@ -126,12 +127,13 @@ def load_model(
     return model
 
 
-def _knows_cameras(name: str) -> bool:
-    """What the configuration beside the weights, in a folder or on the Hub, says of `CAMERA_NORM`."""
-    source, _, place = name.partition(':')
-    file = {'local-dir': lambda: Path(place, CONFIG), 'hf-hub': lambda: download(place, CONFIG)}.get(source)
-    found = file and file()
-    return found is not None and read_config(found.parent).get(CAMERA_NORM, False)
+def beside_weights(name: str | Path, file: str) -> Path | None:
+    """A file of a model's folder, local or on the Hub."""
+    source, _, place = resolve_name(name).partition(':')
+    if source == 'hf-hub':
+        return download(place, file)
+    path = Path(place) / file
+    return path if source == 'local-dir' and path.is_file() else None
 
 
 def _refuse_search(name: str, config: Mapping[str, Any]) -> None:
