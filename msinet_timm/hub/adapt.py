@@ -23,8 +23,8 @@ from msinet_timm.models.camera_norm import ENOUGH, FILE_NAME, CameraNorms, devic
 from msinet_timm.models.entries import find_entry
 
 from .card import CALIBRATION, CARD, PREVIEW, describe_cameras, update_card
-from .folder import CONFIG, EXAMPLE, find_folder, model_preprocessing, save_folder, write_example
-from .load import beside_weights, load_folder, load_model, resolve_name, without_classifiers
+from .folder import CONFIG, EXAMPLE, download, find_folder, model_preprocessing, save_folder, write_example
+from .load import load_folder, load_model, resolve_name, without_classifiers
 
 __all__ = [
     'adapt', 'adapt_folder', 'check_norms', 'choose_crops', 'find_cameras', 'save_cameras', 'share_out',
@@ -152,7 +152,16 @@ def find_cameras(name: str | Path) -> Path | None:
     Raises:
         InputError: as `resolve_name`.
     """
-    return beside_weights(name, FILE_NAME)
+    return _beside_weights(name, FILE_NAME)
+
+
+def _beside_weights(name: str | Path, file: str) -> Path | None:
+    """A file of a model's folder, local or on the Hub."""
+    source, _, place = resolve_name(name).partition(':')
+    if source == 'hf-hub':
+        return download(place, file)
+    path = Path(place) / file
+    return path if source == 'local-dir' and path.is_file() else None
 
 
 def save_cameras(norms: CameraNorms, folder: str | Path, source: str | Path | None = None) -> Path:
@@ -267,7 +276,7 @@ def _write_card(folder: Path, norms: CameraNorms, source: str | Path | None) -> 
     if source is not None:
         name, entry = str(source), find_entry(str(source))
         for file in (CARD, PREVIEW):
-            if not (folder / file).is_file() and (found := beside_weights(source, file)):
+            if not (folder / file).is_file() and (found := _beside_weights(source, file)):
                 replace_file(folder / file, lambda partial, found=found: shutil.copyfile(found, partial))
         if resolve_name(source).startswith('local-dir:'):
             name = Path(name).name  # where it lies is nobody else's business

@@ -21,11 +21,12 @@ from msinet_timm.datasets import create_dataset
 from msinet_timm.datasets.images import load_image
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import drafts, read_json, replace_file, replace_text
+from msinet_timm.models.camera_norm import CAMERA_NORM
 from msinet_timm.models.entries import PREPROCESSING, check_preprocessing
 from msinet_timm.models.genotype import named_genotypes
 
 __all__ = [
-    'CAMERA_NORM', 'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'download',
+    'CONFIG', 'EXAMPLE', 'WEIGHTS', 'check_config', 'check_model', 'deviation', 'download',
     'embed_images', 'embedding_shift', 'find_folder', 'is_network', 'model_preprocessing', 'read_config', 'save_folder',
     'write_config', 'write_example',
 ]  # fmt: skip
@@ -33,8 +34,6 @@ __all__ = [
 CONFIG = 'config.json'
 WEIGHTS = 'model.safetensors'
 EXAMPLE = 'example.safetensors'
-#: An attribute of a model, and a field of its configuration: whether it was trained with each camera's statistics.
-CAMERA_NORM = 'camera_norm'
 _logger = logging.getLogger(__name__)
 
 #: Arguments of `timm.create_model` itself, which opens files for them; a network has others.

@@ -14,11 +14,12 @@ from torch import nn
 
 from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import pointer
+from msinet_timm.models.camera_norm import CAMERA_NORM
 from msinet_timm.models.checkpoints import check_loaded, fill
 
-from .folder import CAMERA_NORM, CONFIG, WEIGHTS, check_config, download, find_folder, read_config
+from .folder import CONFIG, WEIGHTS, check_config, find_folder, read_config
 
-__all__ = ['SEARCH_ARCHITECTURE', 'beside_weights', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
+__all__ = ['SEARCH_ARCHITECTURE', 'load_folder', 'load_model', 'resolve_name', 'without_classifiers']
 
 _logger = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def load_model(
             arguments = resolve_model_input_args(name, {'input_size': size}, **model_args)
         wanted = not checkpoint and (known if pretrained is None else pretrained)
         model = timm.create_model(pretrained=wanted, **arguments).eval()
-        config = beside_weights(name, CONFIG)
+        config = _read_along(model.pretrained_cfg, CONFIG) if ':' in name else None
         setattr(model, CAMERA_NORM, config is not None and read_config(config.parent).get(CAMERA_NORM, False))
         if wanted:
             check_loaded(model, _weights_of(model.pretrained_cfg))
@@ -127,15 +128,6 @@ def load_model(
     return model
 
 
-def beside_weights(name: str | Path, file: str) -> Path | None:
-    """A file of a model's folder, local or on the Hub."""
-    source, _, place = resolve_name(name).partition(':')
-    if source == 'hf-hub':
-        return download(place, file)
-    path = Path(place) / file
-    return path if source == 'local-dir' and path.is_file() else None
-
-
 def _refuse_search(name: str, config: Mapping[str, Any]) -> None:
     if config['architecture'] == SEARCH_ARCHITECTURE:
         raise InputError(
@@ -145,13 +137,19 @@ def _refuse_search(name: str, config: Mapping[str, Any]) -> None:
 
 def _weights_of(cfg: Mapping[str, Any]) -> Path | None:
     """The file that timm has read, if it is the usual one."""
+    if cfg.get('source') == 'local-dir' or not cfg.get('file'):
+        return _read_along(cfg, WEIGHTS)
+    path = Path(cfg['file'])
+    return path if path.is_file() else None
+
+
+def _read_along(cfg: Mapping[str, Any], file: str) -> Path | None:
+    """A file of the folder, or of the repository in the cache, that timm has read a model from."""
     if cfg.get('source') == 'local-dir':
-        path = Path(cfg['file'], WEIGHTS)
-    elif cfg.get('file'):
-        path = Path(cfg['file'])
+        path = Path(cfg['file'], file)
     else:
         repository, _, revision = (cfg.get('hf_hub_id') or '').partition('@')
-        path = repository and try_to_load_from_cache(repository, WEIGHTS, revision=revision or None)
+        path = repository and try_to_load_from_cache(repository, file, revision=revision or None)
     return Path(path) if isinstance(path, str | Path) and path and Path(path).is_file() else None
 
 

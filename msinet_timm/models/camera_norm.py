@@ -27,6 +27,7 @@ from msinet_timm.files import replace_file
 from .fused import Fold, recorded_folds
 
 __all__ = [
+    'CAMERA_NORM',
     'ENOUGH',
     'FILE_NAME',
     'CameraNorms',
@@ -38,6 +39,8 @@ __all__ = [
 ]
 
 FILE_NAME = 'cameras.safetensors'
+#: An attribute of a model, and a field of its configuration: whether it was trained with each camera's statistics.
+CAMERA_NORM = 'camera_norm'
 #: Crops of a camera below which its statistics are mostly the model's own.
 ENOUGH = 16
 #: What the model's own mean embedding and statistics of norms count, in crops. What a few dozen people have in common
@@ -101,7 +104,7 @@ class CameraNorms:
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.layout: list[tuple[str, int]] = []
-        self._weight = OWN_NORMS_OF_CAMERAS if getattr(model, 'camera_norm', False) else OWN_NORMS
+        self._weight = OWN_NORMS_OF_CAMERAS if getattr(model, CAMERA_NORM, False) else OWN_NORMS
         self._cameras: dict[str, _Camera] = {}
         self._own: tuple[Tensor, Tensor] | None = None
 

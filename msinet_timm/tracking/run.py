@@ -66,9 +66,11 @@ class View:
 
     def _check_source(self, boxes: Boxes) -> None:
         length = self.film.length
-        if length and len(boxes.frame) and boxes.frame[-1] > length:
+        if not length or not len(boxes.frame):
+            return
+        if boxes.frame[-1] > length:
             raise InputError(f'{self.film.path}: there are detections of frame {boxes.frame[-1]}, of {length} frames')
-        if length and len(boxes.frame) and (empty := length - len(np.unique(boxes.frame))):
+        if empty := length - len(np.unique(boxes.frame)):
             _logger.info('%s: %d of %d frames have no detections', self.camera, empty, length)
 
     def boxes(self, number: int, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

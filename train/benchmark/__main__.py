@@ -107,9 +107,8 @@ def gradients(
         width: of the input in pixels.
         checkpoint: weights to start from; None for initial ones.
     """
-    size = dict(batch_size=batch_size, height=height, width=width)
-    size |= dict(pretrained=False, cache='none', workers=0)
-    settings = TrainSettings.from_recipe('demo', model=model, checkpoint=checkpoint, **size)
+    options = dict(batch_size=batch_size, height=height, width=width, pretrained=False, cache='none', workers=0)
+    settings = TrainSettings.from_recipe('demo', model=model, checkpoint=checkpoint, **options)
     training = prepare(settings, Processes(torch.device('cpu')))
     batch, indices = next(iter(training.loader))
     images, labels = training.loader.dataset.to_input(batch, torch.device('cpu')), training.labels[indices]

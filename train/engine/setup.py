@@ -14,8 +14,8 @@ from msinet_eval.features.extract import reid_data_config
 from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
-from msinet_timm.hub.folder import CAMERA_NORM
 from msinet_timm.hub.load import load_model
+from msinet_timm.models.camera_norm import CAMERA_NORM
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
 from msinet_train.data.loader import create_loader
