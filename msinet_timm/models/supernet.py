@@ -11,6 +11,8 @@ import torch
 import torch.nn as nn
 from timm.models import checkpoint
 
+from msinet_timm.errors import InputError
+
 from .blocks import Cell, ConvBlock
 from .genotype import NUM_CELLS, Genotype
 from .interactions import INTERACTIONS, create_interaction
@@ -149,6 +151,25 @@ class MSISuperNet(nn.Module):
     def weight_parameters(self) -> list[nn.Parameter]:
         """All parameters but the architecture's."""
         return [p for name, p in self.named_parameters() if name != 'arch_weights']
+
+    @torch.no_grad()
+    def load_trunk(self, model: MSINet) -> None:
+        """Takes the weights of a network of any genotype, but for its interactions, local branch, neck and classifier.
+
+        Raises:
+            InputError: it has other widths.
+        """
+        theirs = model.state_dict()
+        own = {n: t for n, t in self.state_dict().items() if n.startswith(('stem.', 'stages.')) and '.ops.' not in n}
+        other = next((n for n, t in own.items() if n not in theirs or theirs[n].shape != t.shape), None)
+        if other:
+            mine, found = (list(d[other].shape) if other in d else 'nothing' for d in (own, theirs))
+            raise InputError(
+                f'{other} is {found} there instead of {mine}: it needs the widths of the supernet, whose branches have '
+                "a quarter of a cell's output (mid_from output)"
+            )
+        for name, tensor in own.items():
+            tensor.copy_(theirs[name])
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable

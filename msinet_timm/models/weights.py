@@ -14,6 +14,7 @@ from timm.models import PretrainedCfg, clean_state_dict
 from msinet_timm.errors import InputError
 
 from .entries import check_source, load_entries
+from .interactions import INTERACTIONS
 
 __all__ = [
     'CheckpointError', 'checked_filter_fn', 'checkpoint_filter_fn', 'classifier_prefixes', 'fit_state_dict',
@@ -153,6 +154,29 @@ def _fill_local_branch(state_dict: dict[str, torch.Tensor], own: dict[str, torch
     )
 
 
+def _of_genotype(
+    state_dict: dict[str, torch.Tensor], model: nn.Module, own: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What a supernet holds for the interactions of a model; its neck, of another form, is the model's own.
+
+    Behind an exchange at the second place of a cell, the last convolutions of its branches are each other's: so the
+    model begins as without that exchange, with which it is the same network.
+    """
+    fitting = {name: t for name, t in own.items() if name.startswith('global_neck.')}
+    for name in own:
+        found = name
+        if match := re.fullmatch(r'(stages\.(\d)\.(\d)\.)(interaction|expand_)(\w)\.(.+)', name):
+            cell, place, part, which, rest = match[1], 2 * int(match[2]) + 2 * int(match[3]), *match.group(4, 5, 6)
+            if part == 'interaction':
+                chosen = list(INTERACTIONS).index(model.genotype[place + int(which) - 1])
+                found = f'{cell}{part}{which}.ops.{chosen}.{rest}'
+            elif model.genotype[place + 1] == 'exc':
+                found = f'{cell}{part}{"b" if which == "a" else "a"}.{rest}'
+        if name.startswith(('stem.', 'stages.')) and found in state_dict:
+            fitting[name] = state_dict[found]
+    return fitting
+
+
 def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
     """Fits a checkpoint to a model, or says what doesn't fit.
 
@@ -160,7 +184,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     `module.`. Of a published checkpoint, the neck biases (frozen at zero) and the alignment module are dropped.
     Classifiers of another number of classes than the model's are left out: the model keeps its own. The published
     ImageNet weights lack the local branch: it keeps its initial values, with a warning, and its classifier is set to
-    zero, so that the predicted class is the global branch's. A trained fifth map (`stage5`) keeps its initial values
+    zero, so that the predicted class is the global branch's. Of a supernet of `mid_from='output'`, the model takes its
+    own interactions, and keeps its neck. A trained fifth map (`stage5`) keeps its initial values
     where the checkpoint has none, and `centre` is then zero.
 
     Args:
@@ -177,6 +202,8 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
     if is_published(state_dict):
         state_dict = dict(_published_names(state_dict))
     own = model.state_dict()
+    if 'arch_weights' in state_dict and 'arch_weights' not in own:
+        state_dict = _of_genotype(state_dict, model, own)
     if 'arch_weights' in own:  # of a supernet: the published search keeps them elsewhere
         state_dict.setdefault('arch_weights', own['arch_weights'])
     if not any(name.startswith(_LOCAL_BRANCH) for name in state_dict) and any(n.startswith('lateral.') for n in own):

@@ -4,7 +4,7 @@ import itertools
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -81,12 +81,13 @@ def compare(
         InputError: a genotype or a setting that cannot be used.
     """
     output, candidates = Path(output), []
-    for name, genotype in _find(genotypes, random, uniform).items():
+    found = _find(genotypes, random, uniform)
+    for name, genotype in found.items():
         file = make_folder(output / name, 'output') / 'genotype.json'
         genotype.save(file)
         results = [_train(settings, output / name / f'seed{seed}', str(file), seed) for seed in seeds]
         candidates.append(Candidate(name, _milliseconds(genotype, settings), *zip(*results, strict=True)))
-    _write(output / 'compare.csv', candidates, seeds)
+    _write(output / 'compare.csv', candidates, found, seeds)
     _draw(candidates, output / 'compare.png')
     return candidates
 
@@ -190,9 +191,15 @@ def _permuted(found: Sequence[float], chance: Sequence[float], most: int = 100_0
     return (1 + sum(sum(rng.sample(units, len(found))) >= least for _ in range(most))) / (1 + most)
 
 
-def _write(path: Path, candidates: Sequence[Candidate], seeds: Sequence[int]) -> None:
-    rows = [[c.name, *row, c.milliseconds] for c in candidates for row in zip(seeds, c.mAP, c.rank1, strict=True)]
-    replace_rows(path, [['genotype', 'seed', 'mAP', 'rank1', 'milliseconds'], *rows])
+def _write(
+    path: Path, candidates: Sequence[Candidate], genotypes: Mapping[str, Genotype], seeds: Sequence[int]
+) -> None:
+    rows = [
+        [c.name, *row, c.milliseconds, ' '.join(genotypes[c.name])]
+        for c in candidates
+        for row in zip(seeds, c.mAP, c.rank1, strict=True)
+    ]
+    replace_rows(path, [['genotype', 'seed', 'mAP', 'rank1', 'milliseconds', 'interactions'], *rows])
 
 
 def _draw(candidates: Sequence[Candidate], image: Path) -> None:

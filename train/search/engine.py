@@ -1,8 +1,11 @@
 """A search, from settings to a genotype."""
 
+import contextlib
+import copy
 import functools
 import itertools
 import logging
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from safetensors.torch import save_model
 from timm.utils import AverageMeter, random_seed
 from torch.utils.data import DataLoader
 
@@ -21,8 +25,9 @@ from msinet_timm.datasets import ReIDDataset
 from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
+from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import Genotype, check_own_name, keep_genotype
-from msinet_timm.models.msinet import WIDTHS
+from msinet_timm.models.msinet import WIDTHS, MSINet
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes, is_primary
 from msinet_train.data.loader import create_loader
@@ -30,7 +35,8 @@ from msinet_train.data.sources import TrainingData, load_data
 from msinet_train.engine.experiment import Experiment
 from msinet_train.engine.loop import run
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
-from msinet_train.run.folder import RunFolder
+from msinet_train.models import lacks_weights
+from msinet_train.run.folder import RunFolder, holds_run
 from msinet_train.run.measure import Measurement, measure
 
 from .judge import Judge, held_out
@@ -144,7 +150,7 @@ class Search(Experiment):
         self.strategy.begin_epoch(epoch)
         amp = precision(settings, task.device, epoch)
         scaler = create_scaler(settings, task.device)
-        valid = self._endless(epoch)
+        valid = self._endless('valid', epoch)
         task.train()
         meters = {name: AverageMeter() for name in ('train_loss', 'valid_loss', 'accuracy')}
         began, count = time.perf_counter(), 0
@@ -166,8 +172,19 @@ class Search(Experiment):
         metrics |= self.strategy.metrics()
         return metrics | {'images_per_second': self.processes.count * count / (time.perf_counter() - began)}
 
-    def judge(self, dataset: ReIDDataset) -> Judge:
-        """What rates genotypes by a data set, see `held_out`; its images are kept in memory."""
+    def held_out(self) -> ReIDDataset:
+        """Images of people whom the weights have not seen, or with `split` images of those whom they have.
+
+        Raises:
+            InputError: no image has a match.
+        """
+        train, valid = (self.halves[half].dataset.records for half in ('train', 'valid'))
+        seen = {r.identity for r in train} if self.settings.split == 'twins' else ()
+        return held_out([r for r in valid if r.identity not in seen])
+
+    def judge(self) -> Judge:
+        """What rates genotypes by the images held out, which are kept in memory."""
+        dataset = self.held_out()
         cache = self.cache or ImageCache('memory', self.settings.workers)
         images = cache.images((*dataset.query, *dataset.gallery), self.data_config)
         random_seed(self.settings.seed)  # so that a search that goes on sees the same batches
@@ -175,13 +192,42 @@ class Search(Experiment):
         batches = [self._to_input('train', raw)[0] for raw in itertools.islice(self.halves['train'], _NORM_BATCHES)]
         return Judge(self.supernet, batches, dataset, images, self.settings.batch_size)
 
-    def _endless(self, epoch: int) -> Iterator:
-        """Batches of the validation half, for as many as the training half has."""
-        loader = self.halves['valid']
+    @contextlib.contextmanager
+    def tuned(self, genotype: Genotype) -> Iterator[None]:
+        """Within it, the weights have learnt `tune_steps` more steps, with a genotype alone; all see the same batches.
+
+        The learning rate falls from `lr` to 0 by a cosine. Afterwards all is as it was.
+        """
+        settings, task, steps = self.settings, self.task, self.settings.tune_steps
+        if not steps:
+            yield
+            return
+        kept, path, training = copy.deepcopy(task.state_dict()), self.supernet.path, task.training
+        optimizer, _ = create_optimizers(settings, self.supernet)
+        scaler = create_scaler(settings, task.device)
+        self.supernet.path = genotype
+        task.train()
+        random_seed(settings.seed, self.processes.rank)
+        try:
+            for step, batch in enumerate(itertools.islice(self._endless('train', settings.epochs), steps)):
+                for group in optimizer.param_groups:
+                    group['lr'] = settings.lr * (1 + math.cos(math.pi * step / steps)) / 2
+                with precision(settings, task.device, settings.epochs):
+                    found = weight_step(task, batch, optimizer, scaler and scaler._scaler)
+                finite(found['loss'], 'train')
+            yield
+        finally:
+            self.supernet.path = path
+            task.load_state_dict(kept)
+            task.train(training)
+
+    def _endless(self, half: str, epoch: int) -> Iterator:
+        """Batches of a half, for as many as are asked for."""
+        loader = self.halves[half]
         for turn in itertools.count():
             loader.batch_sampler.set_epoch(epoch + turn * self.settings.epochs)
             for raw in loader:
-                yield self._to_input('valid', raw)
+                yield self._to_input(half, raw)
 
     def _to_input(self, half: str, raw: tuple) -> tuple[torch.Tensor, torch.Tensor]:
         batch, indices = raw
@@ -205,6 +251,8 @@ class Search(Experiment):
         names = ('dataset', 'variant', 'method', 'seed')
         details = {name: getattr(self.settings, name) for name in names} | {'epochs': epoch + 1}
         self.strategy.save(folder, epoch, due, details | {'command': self.command})
+        if due:
+            replace_file(folder.path / 'supernet.safetensors', lambda draft: save_model(self.supernet, str(draft)))
         self._save_checkpoint(folder.checkpoint, epoch)
 
     def save_unmeasured(self, folder: RunFolder, epoch: int) -> None:
@@ -291,6 +339,8 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
         evaluation_mode(supernet),
     ):
         supernet(torch.zeros(1, 3, *size))
+    if settings.start_from and not (settings.resume and holds_run(settings.folder)):
+        _start(supernet, settings.start_from)
     supernet.set_grad_checkpointing(settings.grad_checkpointing)
     data_config = reid_data_config(supernet, settings.height, settings.width)
     task = SearchTask(
@@ -317,10 +367,21 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     if settings.method == 'tcm':
         search.strategy = TwinsContrastive(settings, task, weights, arch, costs)
     else:
-        seen = {r.identity for r in halves['train'].train} if settings.split == 'twins' else ()
-        strangers = held_out([r for r in halves['valid'].train if r.identity not in seen])
-        search.strategy = SinglePaths(settings, supernet, lambda: search.judge(strangers), costs)
+        search.held_out()  # which may fail now, but not in the end
+        search.strategy = SinglePaths(settings, supernet, search.judge, search.tuned, costs)
     return search
+
+
+def _start(supernet: MSISuperNet, name: str) -> None:
+    try:
+        if lacks_weights(name):
+            raise InputError('has no weights to start from')
+        model = load_model(name, pretrained=True)
+        if not isinstance(model, MSINet):
+            raise InputError(f'is a {type(model).__name__}, no MSINet')
+        supernet.load_trunk(model)
+    except InputError as e:
+        raise InputError(f'start_from {name}: {e}') from e
 
 
 def _costs(settings: SearchSettings, processes: Processes) -> torch.Tensor:

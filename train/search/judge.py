@@ -67,8 +67,12 @@ class Judge:
         self.supernet, self.norms, self.dataset, self.images = supernet, norms, dataset, images
         self.loader = DataLoader(images, batch_size, collate_fn=images.collate)
 
-    def __call__(self, genotype: Genotype | None) -> float:
-        """mAP, 0 to 1, of a genotype; None for the mixture of all interactions."""
+    def embed(self, genotype: Genotype | None) -> tuple[Features, Features] | None:
+        """Query and gallery, embedded by a genotype; None for the mixture of all interactions.
+
+        Returns:
+            None where the embeddings are no numbers any more.
+        """
         before, self.supernet.path = self.supernet.path, genotype
         device = self.supernet.arch_weights.device
         try:
@@ -80,11 +84,16 @@ class Judge:
             self.supernet.path = before
         embeddings = torch.nn.functional.normalize(torch.cat(found))
         if not embeddings.isfinite().all():
-            return 0.0
+            return None
         asking = len(self.dataset.query)
-        query = Features.of(self.dataset.query, embeddings[:asking])
-        gallery = Features.of(self.dataset.gallery, embeddings[asking:])
-        result = torch.tensor(rank(query, gallery).mAP, device=device)
+        parts = (self.dataset.query, embeddings[:asking]), (self.dataset.gallery, embeddings[asking:])
+        return tuple(Features.of(records, found) for records, found in parts)
+
+    def __call__(self, genotype: Genotype | None) -> float:
+        """mAP, 0 to 1, see `embed`."""
+        features = self.embed(genotype)
+        mAP = 0.0 if features is None else rank(*features).mAP
+        result = torch.tensor(mAP, device=self.supernet.arch_weights.device)
         if is_distributed():  # all must go on with the same
             dist.broadcast(result, 0)
         return result.item()

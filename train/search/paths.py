@@ -1,11 +1,13 @@
 """A search by single paths: each step trains one genotype, and those that rank best are bred."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from msinet_timm.charts import create_figure, save_figure
@@ -22,9 +24,12 @@ from msinet_train.run.folder import RunFolder
 from .settings import SearchSettings
 from .strategy import Batch, Strategy
 
-__all__ = ['Rated', 'SinglePaths', 'evolve', 'fair_turns', 'front_of']
+__all__ = ['Rated', 'SinglePaths', 'evolve', 'fair_turns', 'front_of', 'plain']
 
 _NAMES = tuple(INTERACTIONS)
+#: Of which one is rated.
+_CHILDREN = 32
+_SECOND = tuple(name for name in _NAMES if name != 'exc')
 _PLACES = 2 * NUM_CELLS
 _FILE = 'paths.csv'
 _COLUMNS = ('epoch', 'mAP', 'milliseconds', *(f'place_{place}' for place in range(_PLACES)))
@@ -48,14 +53,29 @@ class Rated(NamedTuple):
 
 
 def fair_turns(rng: Random) -> Iterator[Genotype]:
-    """Random genotypes without end; of any four in a row, counted from the first, each place has all interactions.
+    """Random genotypes without end, in which all interactions of a place have had a turn before one has a second.
+
+    No second place of a cell has an exchange, see `plain`.
 
     Source: `FairNAS: Rethinking Evaluation Fairness of Weight Sharing Neural Architecture Search`
         - https://arxiv.org/abs/1907.01845
     """
-    while True:
-        orders = [rng.sample(_NAMES, len(_NAMES)) for _ in range(_PLACES)]
-        yield from (Genotype(order[turn] for order in orders) for turn in range(len(_NAMES)))
+
+    def turns(names: tuple[str, ...]) -> Iterator[str]:
+        while True:
+            yield from rng.sample(names, len(names))
+
+    places = [turns(_SECOND if place % 2 else _NAMES) for place in range(_PLACES)]
+    return map(Genotype, zip(*places, strict=True))
+
+
+def plain(genotype: Genotype) -> Genotype:
+    """The same network without exchanges at the second places of its cells.
+
+    Behind them, each branch has but a convolution of its own before the sum: an exchange there only changes which of
+    both convolutions learns what. Weights that are shared would have to serve both.
+    """
+    return Genotype('none' if place % 2 and name == 'exc' else name for place, name in enumerate(genotype))
 
 
 def front_of(rated: Mapping[Genotype, Rated]) -> list[Genotype]:
@@ -68,7 +88,8 @@ def evolve(rate: Callable[[Genotype], Rated], candidates: int, rng: Random) -> d
     """Rates random genotypes, a third of all, and then children of the best, each of which rates before the next.
 
     A child takes each place from one of two parents, and with a probability of one in twelve from chance. Parents are
-    drawn from the quarter of the population that the fewest others dominate.
+    drawn from the quarter of the population that the fewest others dominate. Of several children, the one is rated of
+    which a sum over the places, fitted to all ratings so far, expects most: few ratings then go far.
 
     Source: `Single Path One-Shot Neural Architecture Search with Uniform Sampling` (section 3.4)
         - https://arxiv.org/abs/1904.00420
@@ -84,21 +105,46 @@ def evolve(rate: Callable[[Genotype], Rated], candidates: int, rng: Random) -> d
     rated: dict[Genotype, Rated] = {}
     beaten: dict[Genotype, int] = {}  # by how many others
     turns, population = fair_turns(rng), max(4, candidates // 3)
-    candidates = min(candidates, len(_NAMES) ** _PLACES)
+    candidates = min(candidates, (len(_NAMES) * len(_SECOND)) ** NUM_CELLS)
+
+    def child() -> Genotype:
+        parents = sorted(beaten, key=beaten.get)[: max(2, population // 4)]
+        places = [rng.choice(both) for both in zip(*rng.sample(parents, 2), strict=True)]
+        fresh = zip(places, next(turns), strict=True)
+        return Genotype(new if rng.random() < 1 / _PLACES else old for old, new in fresh)
+
     while len(rated) < candidates:
-        child = next(turns)
-        if len(rated) >= population:
-            parents = sorted(beaten, key=beaten.get)[: max(2, population // 4)]
-            pair = rng.sample(parents, 2)
-            places = [rng.choice(both) for both in zip(*pair, strict=True)]
-            child = Genotype(new if rng.random() < 1 / _PLACES else old for old, new in zip(places, child, strict=True))
-        if child not in rated:
-            mine = rate(child)
-            beaten[child] = sum(other.dominates(mine) for other in rated.values())
+        if len(rated) < population:
+            found = next(turns)
+        else:
+            expected = _expected([child() for _ in range(_CHILDREN)], rated)
+            found = (
+                min(expected, key=lambda g: (sum(o.dominates(expected[g]) for o in rated.values()), -expected[g].mAP))
+                if expected
+                else child()
+            )
+        if found not in rated:
+            mine = rate(found)
+            beaten[found] = sum(other.dominates(mine) for other in rated.values())
             for genotype, other in rated.items():
                 beaten[genotype] += mine.dominates(other)
-            rated[child] = mine
+            rated[found] = mine
     return rated
+
+
+def _expected(genotypes: Sequence[Genotype], rated: Mapping[Genotype, Rated]) -> dict[Genotype, Rated]:
+    """What those genotypes may come to that nobody has rated, by a ridge regression on the choice at each place."""
+
+    def encode(genotypes: Iterable[Genotype]) -> np.ndarray:
+        return np.array([[name == own for own in genotype for name in _NAMES] for genotype in genotypes], float)
+
+    new = [genotype for genotype in dict.fromkeys(genotypes) if genotype not in rated]
+    if not new:
+        return {}
+    x, y = encode(rated), np.array(list(rated.values()))
+    mean = y.mean(0)
+    weights = np.linalg.solve(x.T @ x + np.eye(x.shape[1]), x.T @ (y - mean))
+    return {g: Rated(*row) for g, row in zip(new, (encode(new) @ weights + mean).tolist(), strict=True)}
 
 
 class SinglePaths(Strategy):
@@ -108,6 +154,7 @@ class SinglePaths(Strategy):
         settings: of the search.
         supernet: of the search.
         create_judge: makes what gives the mAP of a genotype within the supernet, when it is trained.
+        tuned: gives the supernet, while it is entered, weights that have learnt with a genotype alone.
         costs: [12, 4] milliseconds of the interactions where they count, else None.
 
     Raises:
@@ -119,11 +166,12 @@ class SinglePaths(Strategy):
         settings: SearchSettings,
         supernet: MSISuperNet,
         create_judge: Callable[[], Callable[[Genotype], float]],
+        tuned: Callable[[Genotype], AbstractContextManager],
         costs: torch.Tensor | None,
     ) -> None:
         if settings.objective == 'latency':
             raise InputError('objective latency is for `method` tcm: with paths, front gives a genotype for each time')
-        self.settings, self.supernet, self.create_judge = settings, supernet, create_judge
+        self.settings, self.supernet, self.create_judge, self.tuned = settings, supernet, create_judge, tuned
         self.costs = None if costs is None else costs.tolist()
         self.epoch = 0
         self.turns = fair_turns(Random())
@@ -145,7 +193,8 @@ class SinglePaths(Strategy):
 
             def rate(genotype: Genotype) -> Rated:
                 if genotype not in known:
-                    known[genotype] = Rated(judge(genotype), self._milliseconds(genotype))
+                    with self.tuned(genotype):
+                        known[genotype] = Rated(judge(genotype), self._milliseconds(genotype))
                     if is_primary():
                         replace_rows(file, [_COLUMNS, *([self.epoch, *rated, *g] for g, rated in known.items())])
                 bar.update()

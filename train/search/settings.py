@@ -51,6 +51,10 @@ class SearchSettings(CropSettings):
         'input', "whose quarter the branches of a cell have: its input's, as published, or its output's, as in the "
         'final network', choices=('input', 'output'),
     )  # fmt: skip
+    start_from: str | None = _supernet(
+        None, 'an MSINet of these widths, as for msinet-train --model, whose weights the supernet begins with, but for '
+        'its interactions; with --mid-from output (default: none, random ones)', metavar='NAME|DIR',
+    )  # fmt: skip
     memory_momentum: float = _supernet(0.2, 'share of the old row in the class memories', fraction)
     temperature: float = _supernet(0.05, 'of the class memories', positive_float)
     memory_init: str = _supernet(
@@ -79,6 +83,10 @@ class SearchSettings(CropSettings):
     candidates: int = _method(
         192, 'genotypes that paths rates at the end', whole(4, 100_000), of='method=paths', metavar='N'
     )
+    tune_steps: int = _method(
+        0, 'steps that each of them trains alone before paths rates it, from the weights that all share; each then '
+        'takes about as long as so many steps of the search', not_negative, of='method=paths', metavar='N'
+    )  # fmt: skip
     keep: str | None = _method(
         None, 'make what is found a timm model on this machine, msinet_NAME_x1_0 and so on; of a front '
         'msinet_NAME_0_x1_0, msinet_NAME_1_x1_0, ..., the fastest first', metavar='NAME',

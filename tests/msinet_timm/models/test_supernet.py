@@ -2,9 +2,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from golden_figures import assert_golden, image, load_json, load_tensors, state_dict
+from safetensors.torch import save_model
 
+from msinet_timm.errors import InputError
+from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import Genotype
 from msinet_timm.models.interactions import INTERACTIONS
+from msinet_timm.models.msinet import WIDTHS
 from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
 
 
@@ -131,3 +135,51 @@ def test_bad_widths(widths):
 def test_bad_mid_from():
     with pytest.raises(ValueError, match="'input' or 'output', not 'both'"):
         MSISuperNet(2, mid_from='both')
+
+
+def moved(seed=0, **options):
+    """A supernet none of whose weights is as it was made."""
+    torch.manual_seed(seed)
+    net = MSISuperNet(3, WIDTHS['x0_25'], **options).eval()
+    with torch.no_grad():
+        for tensor in net.state_dict().values():
+            if tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand_like(tensor))
+    return net
+
+
+@pytest.mark.parametrize('second', ['none', 'ag', 'cross_att', 'exc'])
+def test_a_model_begins_as_the_path_of_its_genotype(tmp_path, second):
+    net, file = moved(mid_from='output'), tmp_path / 'supernet.safetensors'
+    save_model(net, str(file))
+    genotype = Genotype([*INTERACTIONS] * 2 + ['exc', 'ag', 'ag', second])
+    model = load_model('msinet_x0_25', file, genotype=genotype, num_classes=5)
+    # an exchange at a second place is none with the last convolutions swapped
+    net.path = Genotype('none' if k % 2 and name == 'exc' else name for k, name in enumerate(genotype))
+    images = torch.randn(2, 3, 64, 32)
+    branches = model.forward_branches(images)
+    torch.testing.assert_close(branches.global_feature, net.forward_head(net.forward_features(images), True))
+    assert branches.global_logits.shape == (2, 5)
+
+
+def test_a_supernet_begins_with_the_weights_of_a_network():
+    net = moved(mid_from='output')
+    model = load_model('msinet_x0_25.market1501', pretrained=False, genotype='all_exc')
+    before = {name: t.clone() for name, t in net.state_dict().items() if '.ops.' in name or 'global' in name}
+    net.load_trunk(model)
+    assert all(torch.equal(net.state_dict()[name], t) for name, t in before.items()) and len(before) > 12
+    net.path = Genotype(['exc'] * 12)
+    images = torch.randn(2, 3, 64, 32)
+    expected = model.forward_branches(images).global_feature
+    torch.testing.assert_close(net.forward_head(net.forward_features(images), True), expected)
+
+
+def test_other_widths_do_not_begin_so(tmp_path):
+    model = load_model('msinet_x0_5.market1501', pretrained=False)
+    with pytest.raises(InputError, match=r'stem.conv.weight is \[32, 3, 7, 7\] there instead of \[16, 3, 7, 7\]'):
+        moved(mid_from='output').load_trunk(model)
+    with pytest.raises(InputError, match='mid_from output'):
+        moved().load_trunk(load_model('msinet_x0_25.market1501', pretrained=False))
+    save_model(moved(), str(tmp_path / 'supernet.safetensors'))
+    with pytest.raises(InputError, match='supernet.safetensors: the checkpoint does not fit'):
+        load_model('msinet_x0_25', tmp_path / 'supernet.safetensors')

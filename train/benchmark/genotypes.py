@@ -1,0 +1,180 @@
+"""How well searches rank genotypes whose own trainings are known: `python -m msinet_train.benchmark.genotypes`."""
+
+import argparse
+import csv
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from msinet_eval.features.types import Features
+from msinet_eval.protocol import rank
+from msinet_timm.commands import command, find_device, format_table, progress
+from msinet_timm.errors import InputError, MissingPackageError, one_line
+from msinet_timm.files import replace_rows
+from msinet_timm.models.genotype import Genotype
+from msinet_timm.models.interactions import INTERACTIONS
+from msinet_timm.processes import Processes
+from msinet_timm.settings import flags_named
+from msinet_train.engine.loop import resume
+from msinet_train.losses.class_memory import ClassMemory
+from msinet_train.run.folder import holds_run
+from msinet_train.search.engine import prepare
+from msinet_train.search.paths import plain
+from msinet_train.search.settings import SearchSettings
+
+__all__ = ['main', 'rate', 'read_table', 'spread', 'tau']
+
+#: By what a search may rank: how much its mixture wants a genotype; how well, within its supernet, the genotype ranks
+#: people held out; and how near it embeds them to the others of themselves, see `rate`.
+RATINGS = ('mixture', 'mAP', 'loss')
+
+
+def read_table(path: Path) -> dict[Genotype, list[float]]:
+    """mAP of each training of each genotype, from a `compare.csv`.
+
+    Raises:
+        InputError: no such table.
+    """
+    table: dict[Genotype, list[float]] = {}
+    try:
+        with open(path, encoding='utf-8', newline='') as file:
+            for row in csv.DictReader(file):
+                table.setdefault(Genotype(row['interactions'].split()), []).append(float(row['mAP']))
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as e:
+        raise InputError(f'{path}: no table of genotypes, as msinet-search compare writes it ({one_line(e)})') from e
+    if len(table) < 3:
+        raise InputError(f'{path}: {len(table)} genotypes, of three at least: there is nothing to rank')
+    return table
+
+
+def spread(table: Mapping[Genotype, Sequence[float]]) -> tuple[float, float]:
+    """Standard deviations of the trainings of one genotype, and of the means of the genotypes without that noise.
+
+    Raises:
+        InputError: no genotype has two trainings.
+    """
+    several = [found for found in table.values() if len(found) > 1]
+    if not several:
+        raise InputError('each genotype was trained once: how much chance there is in it, a second seed would tell')
+    free = sum(len(found) - 1 for found in several)
+    noise = sum((len(found) - 1) * statistics.variance(found) for found in several) / free
+    means = statistics.variance(map(statistics.mean, table.values()))
+    own = means - noise * statistics.mean(1 / len(found) for found in table.values())
+    return noise**0.5, max(0.0, own) ** 0.5
+
+
+def tau(ratings: Sequence[float], known: Sequence[float]) -> tuple[float, float, float]:
+    """Kendall's tau-b between two ratings of the same genotypes, and its 95 % interval by the bootstrap.
+
+    Raises:
+        MissingPackageError: scipy, an optional package, is missing.
+    """
+    try:
+        from scipy.stats import bootstrap, kendalltau
+    except ImportError as e:
+        raise MissingPackageError('rank correlations need scipy: pip install "msinet-timm[unlabelled]"') from e
+
+    def statistic(a: np.ndarray, b: np.ndarray) -> float:
+        return kendalltau(a, b).statistic
+
+    pair = (np.asarray(ratings), np.asarray(known))
+    options = dict(paired=True, vectorized=False, n_resamples=2000, method='percentile')
+    interval = bootstrap(pair, statistic, random_state=np.random.default_rng(0), **options).confidence_interval
+    return float(statistic(*pair)), float(interval.low), float(interval.high)
+
+
+def rate(run: str | Path, genotypes: Sequence[Genotype], **changes: Any) -> list[dict[str, float]]:
+    """What a search says of genotypes, more being better: see `RATINGS`.
+
+    The loss, with its sign changed, is the contrastive one of the search: of images of people held out, against the
+    centroids of other images of them.
+
+    Args:
+        run: folder of the search.
+        genotypes: to rate.
+        **changes: settings in place of the search's, such as `data_dir`.
+
+    Raises:
+        InputError: no search there, or its data are not.
+    """
+    settings = SearchSettings.from_run(run, **changes)
+    if not holds_run(Path(run)):
+        raise InputError(f'{run}: this search has not ended an epoch')
+    search = prepare(settings, Processes(find_device(settings.device)))
+    resume(search, None)
+    judge = search.judge()
+    mixture = search.supernet.mixture().detach().log().cpu()
+    learnt = settings.method == 'tcm'
+    found = []
+    for genotype in progress(genotypes, desc=str(run), unit='genotype'):
+        # the weights of paths know no exchange at second places
+        own = genotype if learnt else plain(genotype)
+        columns = torch.tensor([list(INTERACTIONS).index(name) for name in genotype])
+        wanted = mixture.gather(1, columns[:, None]).sum().item() if learnt else float('nan')
+        features = judge.embed(own)
+        mAP, loss = (0.0, float('inf')) if features is None else (rank(*features).mAP, _loss(features, settings))
+        found.append(dict(zip(RATINGS, (wanted, mAP, -loss), strict=True)))
+    return found
+
+
+def _loss(features: tuple[Features, Features], settings: SearchSettings) -> float:
+    query, gallery = features
+    number = {identity: k for k, identity in enumerate(dict.fromkeys(gallery.identities))}
+    asking, found = (torch.tensor([number.get(i, -1) for i in part.identities]) for part in features)
+    memory = ClassMemory(len(number), gallery.embeddings.shape[1], temperature=settings.temperature).eval()
+    memory.initialize(gallery.embeddings, found)
+    known = asking >= 0
+    return memory(query.embeddings[known], asking[known]).item()
+
+
+def _correlations(runs: Mapping[str, Sequence[Mapping[str, float]]], known: Sequence[float]) -> str:
+    rows = [('search', *(f"{name}: Kendall's tau (95 %)" for name in RATINGS))]
+    for run, ratings in runs.items():
+        row = [run]
+        for name in RATINGS:
+            values = [rating[name] for rating in ratings]
+            told = ''
+            if values[0] == values[0]:  # paths has no mixture
+                told = '{:.2f} ({:.2f} to {:.2f})'.format(*tau(values, known))
+            row.append(told)
+        rows.append(tuple(row))
+    return format_table(rows, '<>>>')
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog='python -m msinet_train.benchmark.genotypes', description=__doc__)
+    parser.add_argument('table', metavar='FILE', type=Path, help='a compare.csv, such as docs/search-benchmark.csv')
+    parser.add_argument('--searches', nargs='*', default=[], metavar='DIR', help='folders of searches')
+    parser.add_argument('--data-dir', nargs='+', metavar='DIR', help="of the searches' data, if they have moved")
+    parser.add_argument('--output', type=Path, metavar='FILE', help='write all ratings to a CSV file')
+    return parser.parse_args(argv)
+
+
+@command
+@flags_named(SearchSettings)
+def main(argv: list[str] | None = None) -> None:
+    """Runs the benchmark."""
+    args = _parse(argv)
+    table = read_table(args.table)
+    genotypes, known = list(table), [statistics.mean(found) for found in table.values()]
+    noise, own = (100 * x for x in spread(table))
+    print(f'{len(table)} genotypes: mAP differs by {noise:.2f} between seeds of one, by {own:.2f} between genotypes')
+    changes = {'data_dir': args.data_dir} if args.data_dir else {}
+    runs = {str(run): rate(run, genotypes, **changes) for run in args.searches}
+    if args.output:
+        rows = [
+            [run, ' '.join(genotype), mAP, *rating.values()]
+            for run, ratings in runs.items()
+            for genotype, mAP, rating in zip(genotypes, known, ratings, strict=True)
+        ]
+        replace_rows(args.output, [['search', 'interactions', 'own_mAP', *RATINGS], *rows])
+    if runs:
+        print(_correlations(runs, known))
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
