@@ -3,6 +3,7 @@
 import argparse
 import csv
 import statistics
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from msinet_eval.features.types import Features
 from msinet_eval.protocol import rank
-from msinet_timm.commands import command, find_device, format_table, progress
+from msinet_timm.commands import command, find_device, format_table, not_negative, progress
 from msinet_timm.errors import InputError, MissingPackageError, one_line
 from msinet_timm.files import replace_rows
 from msinet_timm.models.genotype import Genotype
@@ -83,7 +84,8 @@ def tau(ratings: Sequence[float], known: Sequence[float]) -> tuple[float, float,
 
     pair = (np.asarray(ratings), np.asarray(known))
     options = dict(paired=True, vectorized=False, n_resamples=2000, method='percentile')
-    interval = bootstrap(pair, statistic, random_state=np.random.default_rng(0), **options).confidence_interval
+    with warnings.catch_warnings(action='ignore'):  # of resamples of few genotypes that have no order
+        interval = bootstrap(pair, statistic, random_state=np.random.default_rng(0), **options).confidence_interval
     return float(statistic(*pair)), float(interval.low), float(interval.high)
 
 
@@ -115,7 +117,8 @@ def rate(run: str | Path, genotypes: Sequence[Genotype], **changes: Any) -> list
         own = genotype if learnt else plain(genotype)
         columns = torch.tensor([list(INTERACTIONS).index(name) for name in genotype])
         wanted = mixture.gather(1, columns[:, None]).sum().item() if learnt else float('nan')
-        features = judge.embed(own)
+        with search.tuned(own):
+            features = judge.embed(own)
         mAP, loss = (0.0, float('inf')) if features is None else (rank(*features).mAP, _loss(features, settings))
         found.append(dict(zip(RATINGS, (wanted, mAP, -loss), strict=True)))
     return found
@@ -150,6 +153,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('table', metavar='FILE', type=Path, help='a compare.csv, such as docs/search-benchmark.csv')
     parser.add_argument('--searches', nargs='*', default=[], metavar='DIR', help='folders of searches')
     parser.add_argument('--data-dir', nargs='+', metavar='DIR', help="of the searches' data, if they have moved")
+    parser.add_argument(
+        '--tune-steps', type=not_negative, metavar='N', help="in place of the searches' own, see msinet-search"
+    )
     parser.add_argument('--output', type=Path, metavar='FILE', help='write all ratings to a CSV file')
     return parser.parse_args(argv)
 
@@ -163,7 +169,7 @@ def main(argv: list[str] | None = None) -> None:
     genotypes, known = list(table), [statistics.mean(found) for found in table.values()]
     noise, own = (100 * x for x in spread(table))
     print(f'{len(table)} genotypes: mAP differs by {noise:.2f} between seeds of one, by {own:.2f} between genotypes')
-    changes = {'data_dir': args.data_dir} if args.data_dir else {}
+    changes = {name: getattr(args, name) for name in ('data_dir', 'tune_steps') if getattr(args, name) is not None}
     runs = {str(run): rate(run, genotypes, **changes) for run in args.searches}
     if args.output:
         rows = [

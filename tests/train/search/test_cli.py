@@ -10,8 +10,11 @@ import sys
 import pytest
 import timm
 import torch
+from safetensors.torch import load_file
 
 from msinet_timm.errors import InputError
+from msinet_timm.hub.folder import save_folder
+from msinet_timm.hub.load import load_model
 from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.processes import Processes, is_primary
@@ -396,3 +399,33 @@ def test_a_search_in_python(searched, market_to_search, tmp_path):
     assert list(genotype) == json.loads((searched / 'genotype.json').read_text())['operations']
     assert_same(checkpoint(tmp_path / 'run')['task'], checkpoint(searched)['task'])
     assert list((tmp_path / 'run' / 'tensorboard').iterdir())
+
+
+def test_a_search_begins_with_the_weights_of_a_model(tiny, tmp_path):
+    """Also of one with another genotype; resumed, it does not look for it again."""
+    model = load_model('msinet_x0_25.rendered_128x64', genotype='all_ag', pretrained=False)
+    save_folder(model, tmp_path / 'model')
+    begin = ['--start-from', str(tmp_path / 'model'), '--mid-from', 'output', '--lr', '1e-9', '--epochs', '1']
+    assert main([*tiny, *begin, '--variant', 'x0_25', '--output', str(tmp_path / 'run')]) == 0
+    found = torch.load(tmp_path / 'run' / 'last.pth.tar', weights_only=True)['task']
+    mine = {name.removeprefix('trainable_module.'): tensor for name, tensor in found.items()}
+    for name in ('stem.conv.weight', 'stages.4.1.expand_b.conv.weight'):
+        torch.testing.assert_close(mine[name], model.state_dict()[name], atol=1e-3, rtol=0)
+    weights = load_file(tmp_path / 'run' / 'supernet.safetensors')
+    assert torch.equal(weights['stem.conv.weight'], mine['stem.conv.weight'])
+    shutil.rmtree(tmp_path / 'model')
+    assert main(['--resume', str(tmp_path / 'run'), '--epochs', '2']) == 0
+
+
+@pytest.mark.parametrize(
+    'model, message',
+    [
+        ('msinet_x0_25.rendered_128x64', 'it needs the widths of the supernet'),  # which are those of the input
+        ('msinet_x0_75', '--start-from msinet_x0_75: has no weights to start from'),
+        ('msinet_x9', "--start-from msinet_x9: unknown model 'msinet_x9'"),
+        ('missing/folder', '--start-from missing/folder: unknown model'),
+    ],
+)
+def test_a_model_that_no_search_begins_with(tiny, tmp_path, capsys, model, message):
+    assert main([*tiny, '--start-from', model, '--variant', 'x0_25', '--output', str(tmp_path / 'run')]) == 2
+    assert message in capsys.readouterr().err and not (tmp_path / 'run').exists()
