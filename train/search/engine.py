@@ -344,7 +344,11 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
     supernet.set_grad_checkpointing(settings.grad_checkpointing)
     data_config = reid_data_config(supernet, settings.height, settings.width)
     task = SearchTask(
-        supernet, *(part.num_classes for part in halves.values()), settings.memory_momentum, settings.temperature
+        supernet,
+        *(part.num_classes for part in halves.values()),
+        settings.memory_momentum,
+        settings.temperature,
+        reid=settings.method == 'paths' and settings.loss == 'reid',
     )
     task.to(device, memory_format=torch.channels_last)
     cache = open_cache(settings.cache, settings.workers)

@@ -83,6 +83,10 @@ class SearchSettings(CropSettings):
     candidates: int = _method(
         192, 'genotypes that paths rates at the end', whole(4, 100_000), of='method=paths', metavar='N'
     )
+    loss: str = _method(
+        'reid', 'what the weights of paths learn with: classification and triplets, as in trainings, or the class '
+        'memory, as those of tcm', choices=('reid', 'memory'), of='method=paths',
+    )  # fmt: skip
     tune_steps: int = _method(
         0, 'steps that each of them trains alone before paths rates it, from the weights that all share; each then '
         'takes about as long as so many steps of the search', not_negative, of='method=paths', metavar='N'

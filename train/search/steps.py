@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.task import TrainingTask
 
@@ -19,6 +20,7 @@ from msinet_timm.models.supernet import MSISuperNet
 from msinet_train.data.sources import TrainingData
 from msinet_train.distributed import is_distributed
 from msinet_train.losses.class_memory import ClassMemory
+from msinet_train.losses.metric import TripletLoss
 
 from .settings import SearchSettings
 from .strategy import Batch
@@ -82,7 +84,7 @@ def twins_split(data: TrainingData, shared: bool = False) -> TwinsSplit:
 
 
 class SearchTask(TrainingTask):
-    """A supernet and the memories of both halves' classes, the only losses of the search.
+    """A supernet and the memories of both halves' classes, the only losses of the published search.
 
     Args:
         supernet: what is searched.
@@ -90,6 +92,7 @@ class SearchTask(TrainingTask):
         valid_classes: identities of the half for the architecture.
         momentum: of the memories, see `ClassMemory`.
         temperature: of the memories, see `ClassMemory`.
+        reid: whether the training half has the losses of a training instead: classification and triplets.
         device: as for `TrainingTask`.
         dtype: as for `TrainingTask`.
         verbose: as for `TrainingTask`.
@@ -102,6 +105,7 @@ class SearchTask(TrainingTask):
         valid_classes: int,
         momentum: float = 0.2,
         temperature: float = 0.05,
+        reid: bool = False,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
         verbose: bool = False,
@@ -111,6 +115,7 @@ class SearchTask(TrainingTask):
         dim = supernet.num_features
         self.train_memory = ClassMemory(train_classes, dim, momentum, temperature)
         self.valid_memory = ClassMemory(valid_classes, dim, momentum, temperature)
+        self.classification, self.metric = (LabelSmoothingCrossEntropy(0.1), TripletLoss(0.3)) if reid else (None, None)
 
     @property
     def supernet(self) -> MSISuperNet:
@@ -125,7 +130,12 @@ class SearchTask(TrainingTask):
         branches = self.supernet.forward_branches(input)
         memory = self.memory(half)
         with torch.autocast(input.device.type, enabled=False):
-            loss = memory(branches.global_feature.to(memory.features.dtype), target)
+            feature = branches.global_feature.to(memory.features.dtype)
+            if self.metric is None or half == 'valid':
+                loss = memory(feature, target)
+            else:
+                loss = self.classification(branches.global_logits.to(feature.dtype), target)
+                loss = loss + self.metric(feature, target, len(target))
         return {'loss': loss, 'output': branches.global_logits}
 
 
