@@ -348,7 +348,7 @@ def prepare(settings: SearchSettings, processes: Processes, command: str = '') -
         *(part.num_classes for part in halves.values()),
         settings.memory_momentum,
         settings.temperature,
-        reid=settings.method == 'paths' and settings.loss == 'reid',
+        reid=(settings.loss or {'tcm': 'memory', 'paths': 'reid'}[settings.method]) == 'reid',
     )
     task.to(device, memory_format=torch.channels_last)
     cache = open_cache(settings.cache, settings.workers)

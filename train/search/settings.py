@@ -83,9 +83,9 @@ class SearchSettings(CropSettings):
     candidates: int = _method(
         192, 'genotypes that paths rates at the end', whole(4, 100_000), of='method=paths', metavar='N'
     )
-    loss: str = _method(
-        'reid', 'what the weights of paths learn with: classification and triplets, as in trainings, or the class '
-        'memory, as those of tcm', choices=('reid', 'memory'), of='method=paths',
+    loss: str | None = _method(
+        None, 'what the weights learn with: classification and triplets, as in trainings (default of paths), or the '
+        'class memory, as published (default of tcm)', choices=('reid', 'memory'),
     )  # fmt: skip
     tune_steps: int = _method(
         0, 'steps that each of them trains alone before paths rates it, from the weights that all share; each then '

@@ -172,6 +172,7 @@ def test_a_resumed_front_goes_on_with_the_times_it_has_measured(tiny, searched, 
 def test_genotypes_learn_alone_before_they_are_rated(tiny, tmp_path):
     """All from the same weights and by the same batches, of which nothing is left afterwards."""
     plain_run, tuned_run = tmp_path / 'plain', tmp_path / 'tuned'
+    tiny = [*tiny, '--loss', 'memory']  # with which the few people here are not all told apart
     assert main([*tiny, '--output', str(plain_run)]) == 0
     assert main([*tiny, '--tune-steps', '2', '--output', str(tuned_run)]) == 0
     one, two = (torch.load(f / 'last.pth.tar', weights_only=True) for f in (plain_run, tuned_run))
@@ -205,6 +206,8 @@ def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
         ('--candidates 3', '--candidates'),
         ('--arch-lr 0.1', '--arch-lr is a setting of --method tcm: give that, too'),
         ('--order 2', '--order is a setting of --method tcm'),
+        ('--loss triplet', "invalid choice: 'triplet'"),
+        ('--tune-steps -1', '--tune-steps'),
         ('--latency-weight 2', '--latency-weight is a setting of --objective latency'),
         ('--keep msmt', "--keep msmt: genotype name 'msmt': is one of"),
         ('--keep Mine', "--keep Mine: genotype name 'Mine': use lower-case letters"),
@@ -214,6 +217,12 @@ def test_bad_input(tiny, tmp_path, capsys, flags, message):
     assert exit_of([*tiny, *flags.split(), '--output', str(tmp_path / 'run')]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
+
+
+def test_settings_of_paths_are_not_for_tcm(tiny, tmp_path, capsys):
+    common = [*tiny[: tiny.index('--method')], *tiny[tiny.index('--candidates') + 2 :]]
+    assert exit_of([*common, '--tune-steps', '3', '--output', str(tmp_path / 'run')]) == 2
+    assert '--tune-steps is a setting of --method paths' in capsys.readouterr().err
 
 
 def exit_of(argv):

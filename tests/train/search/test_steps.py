@@ -9,6 +9,7 @@ from msinet_timm.errors import InputError
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.models.supernet import MixedInteraction, MSISuperNet
 from msinet_train.data.sources import TrainingData, class_labels
+from msinet_train.losses.task import ReIDTask
 from msinet_train.search.steps import SearchTask, architecture_step, twins_split, weight_step
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
@@ -213,3 +214,18 @@ def test_search_turns_away_from_a_useless_interaction(monkeypatch):
     assert mixture.mean(0).argmin() == exchange
     # with one thread, seeds 4 and 6, which end at 0.23 and 0.27 at a rate of 0.03, end at 0.12 and 0.07
     assert (mixture[8:, exchange] < 0.2).all()
+
+
+def test_single_paths_learn_with_the_losses_of_trainings():
+    """The training half's are those of `ReIDTask`; the validation half keeps its memory."""
+    torch.manual_seed(0)
+    net = MSISuperNet(4, (8, 16, 24, 32))
+    task, published = (SearchTask(net, 4, 4, reid=reid).double().eval() for reid in (True, False))
+    published.load_state_dict(task.state_dict())
+    images, labels = batch(2)
+    expected = ReIDTask(net)(images, labels)
+    found = task(images, labels)
+    torch.testing.assert_close(found['loss'], expected['loss'])
+    assert torch.equal(found['output'], expected['output'])
+    memory = published(images, labels, half='valid')['loss']
+    assert torch.equal(task(images, labels, half='valid')['loss'], memory) and memory != found['loss']
