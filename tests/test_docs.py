@@ -57,6 +57,9 @@ SHORTER = {
     'torchrun --standalone --nproc-per-node 2 -m msinet_train.cli': f'{_SMALL} --batch-size 32',
     'msinet-search -ds': '--epochs 1 --height 32 --width 16 --workers 0 --variant x0_25 --warmup-step 0 '
     '--batch-size 16',
+    'msinet-search -ds market1501 --data-dir datasets --output runs/paths': '--epochs 1 --height 32 --width 16 '
+    '--workers 0 --batch-size 16 --candidates 4 --tune-steps 1 --warmup-step 0',
+    'msinet-train --recipe small -ds market1501 --data-dir datasets --output runs/found': _TRAINING,
     'msinet-search compare': '--random 0 --no-uniform --seeds 0 --epochs 1 --height 32 --width 16 --workers 0 '
     '--model msinet_x0_25 --warmup-step 0',
     'msinet-eval runs/market/best/model.safetensors': f'{_INPUT} --model msinet_x0_25',
@@ -78,6 +81,7 @@ SLOW = (
     'make demo',
     'torchrun',
     'msinet-search',
+    'supernet.safetensors',  # what a search has learnt
     'msinet-hub export',
     'load_exported',
     'msinet-data render',

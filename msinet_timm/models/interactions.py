@@ -13,7 +13,9 @@ import torch.nn as nn
 
 from .fused import FusedCrossAttention
 
-__all__ = ['INTERACTIONS', 'ChannelGate', 'CrossAttention', 'Exchange', 'NoInteraction', 'create_interaction']
+__all__ = [
+    'INTERACTIONS', 'ChannelGate', 'CrossAttention', 'Exchange', 'NoInteraction', 'create_interaction', 'wake_gates',
+]  # fmt: skip
 
 
 class NoInteraction(nn.Module):
@@ -46,6 +48,20 @@ class ChannelGate(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.fc2 = nn.Conv2d(hidden, channels, 1, **dd)
         self.gate = nn.Sigmoid()
+
+    @torch.no_grad()
+    def wake(self, asleep: torch.Tensor) -> None:
+        """Draws hidden units anew that answer no image, and so have no gradient; the gate gives what it gave before.
+
+        Args:
+            asleep: [hidden units] which of them.
+        """
+        fresh = nn.init.kaiming_normal_(torch.empty_like(self.fc1.weight), mode='fan_out', nonlinearity='relu')
+        # what they see, means of maps behind a ReLU, is never negative
+        fresh *= torch.where(fresh.sum((1, 2, 3), keepdim=True) < 0, -1.0, 1.0)
+        self.fc1.weight.copy_(torch.where(asleep.view(-1, 1, 1, 1), fresh, self.fc1.weight))
+        self.fc1.bias.masked_fill_(asleep, 0)
+        self.fc2.weight.masked_fill_(asleep.view(1, -1, 1, 1), 0)
 
     def weights(self, x: torch.Tensor) -> torch.Tensor:
         """A branch [B, C, H, W] to the weights of its channels, [B, C, 1, 1] between 0 and 1."""
@@ -108,3 +124,35 @@ def create_interaction(name: str | Callable[..., nn.Module], channels: int, devi
     if name in ('none', 'exc'):
         return INTERACTIONS[name]()
     return INTERACTIONS[name](channels, device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def wake_gates(model: nn.Module, images: torch.Tensor) -> int:
+    """Draws those hidden units of all gates anew that answer none of the images, see `ChannelGate.wake`.
+
+    Args:
+        model: whose `forward_features` uses its gates.
+        images: [B, C, H, W].
+
+    Returns:
+        How many.
+    """
+    awake: dict[ChannelGate, torch.Tensor] = {}
+
+    def listen(gate: ChannelGate) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+            answers = (output > 0).any(0).flatten()
+            awake[gate] = answers | awake.get(gate, False)  # for both branches
+
+        return hook
+
+    gates = [module for module in model.modules() if isinstance(module, ChannelGate)]
+    handles = [gate.act.register_forward_hook(listen(gate)) for gate in gates]
+    try:
+        model.forward_features(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for gate, units in awake.items():
+        gate.wake(~units)
+    return sum(int((~units).sum()) for units in awake.values())

@@ -172,22 +172,22 @@ def test_a_resumed_front_goes_on_with_the_times_it_has_measured(tiny, searched, 
 def test_genotypes_learn_alone_before_they_are_rated(tiny, tmp_path):
     """All from the same weights and by the same batches, of which nothing is left afterwards."""
     plain_run, tuned_run = tmp_path / 'plain', tmp_path / 'tuned'
-    tiny = [*tiny, '--loss', 'memory']  # with which the few people here are not all told apart
     assert main([*tiny, '--output', str(plain_run)]) == 0
     assert main([*tiny, '--tune-steps', '2', '--output', str(tuned_run)]) == 0
     one, two = (torch.load(f / 'last.pth.tar', weights_only=True) for f in (plain_run, tuned_run))
     weights = [n for n in one['task'] if 'running' not in n and 'num_batches' not in n]
     assert all(torch.equal(one['task'][n], two['task'][n]) for n in weights)
-    first, second = ([row[0:1] + row[1:2] for row in s['rated']] for s in (one, two))
-    assert first[0][0] == second[0][0] and first[0][1] != second[0][1]
+    rated = two['rated'][0]
     settings = SearchSettings.from_run(tuned_run)
     search = prepare(settings, Processes(torch.device('cpu')))
     resume(search, None)
-    genotype = Genotype(second[0][0])
-    judge = search.judge()
+    genotype, judge, weight = Genotype(rated[0]), search.judge(), search.supernet.stem.conv.weight
+    before = weight.clone()
     with search.tuned(genotype):
         again = judge(genotype)
-    assert again == pytest.approx(second[0][1], abs=1e-6)
+        assert not torch.equal(weight, before)
+    assert torch.equal(weight, before)
+    assert again == pytest.approx(rated[1], abs=1e-6)
 
 
 def test_keeps_models_for_all_programs(tiny, searched, tmp_path, monkeypatch):
