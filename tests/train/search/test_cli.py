@@ -237,7 +237,11 @@ raise SystemExit(main(sys.argv[2:]))
 
 
 @pytest.mark.slow
-def test_two_processes_keep_one_supernet(tiny, tmp_path):
+@pytest.mark.parametrize('method', ['tcm', 'paths'])
+def test_two_processes_keep_one_supernet(tiny, tmp_path, method):
+    if method == 'paths':
+        tiny = [*tiny[: tiny.index('--geno-interval')], *tiny[tiny.index('--geno-interval') + 2 :]]
+        tiny += ['--method', 'paths', '--candidates', '4', '--tune-steps', '2']
     (tmp_path / 'spy.py').write_text(SPY)
     command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
     command += [str(tmp_path / 'spy.py'), str(tmp_path), *tiny, '--device', 'cpu', '--epochs', '1', '--batch-size', '4']
