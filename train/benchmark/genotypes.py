@@ -44,7 +44,10 @@ def read_table(path: Path) -> dict[Genotype, list[float]]:
     try:
         with open(path, encoding='utf-8', newline='') as file:
             for row in csv.DictReader(file):
-                table.setdefault(Genotype(row['interactions'].split()), []).append(float(row['mAP']))
+                mAP = float(row['mAP'])
+                if not 0 <= mAP <= 1:
+                    raise ValueError(f'mAP {row["mAP"]} is not between 0 and 1')
+                table.setdefault(Genotype(row['interactions'].split()), []).append(mAP)
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as e:
         raise InputError(f'{path}: no table of genotypes, as msinet-search compare writes it ({one_line(e)})') from e
     if len(table) < 3:

@@ -79,9 +79,13 @@ def test_paths_are_rated_as_in_the_search(runs):
 def test_bad_input(runs, tmp_path, capsys):
     table = write(tmp_path / 'table.csv', random_genotypes(3))
     (tmp_path / 'nonsense.csv').write_text('genotype,mAP,interactions\na,high,ag\n')
+    for name, mAP in (('percent', '24.3'), ('nan', 'nan')):
+        (tmp_path / f'{name}.csv').write_text(f'genotype,mAP,interactions\na,{mAP},{" ".join(["ag"] * 12)}\n')
     for argv, message in (
         ([str(tmp_path / 'missing.csv')], 'missing.csv: no table of genotypes'),
         ([str(tmp_path / 'nonsense.csv')], 'nonsense.csv: no table of genotypes'),
+        ([str(tmp_path / 'percent.csv')], 'mAP 24.3 is not between 0 and 1'),
+        ([str(tmp_path / 'nan.csv')], 'mAP nan is not between 0 and 1'),
         ([str(write(tmp_path / 'two.csv', random_genotypes(2)))], 'two.csv: 2 genotypes, of three at least'),
         ([str(write(tmp_path / 'once.csv', random_genotypes(3), 1))], 'each genotype was trained once'),
         ([str(table), '--searches', str(tmp_path)], 'no search there'),
