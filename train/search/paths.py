@@ -35,7 +35,7 @@ _CHILDREN = 32
 _SECOND = tuple(name for name in _NAMES if name != 'exc')
 _PLACES = 2 * NUM_CELLS
 _FILE = 'paths.csv'
-_COLUMNS = ('epoch', 'mAP', 'milliseconds', *(f'place_{place}' for place in range(_PLACES)))
+_COLUMNS = ('epoch', 'tune_steps', 'mAP', 'milliseconds', *(f'place_{place}' for place in range(_PLACES)))
 
 
 class Rated(NamedTuple):
@@ -121,10 +121,10 @@ def evolve(rate: Callable[[Genotype], Rated], candidates: int, rng: Random) -> d
             found = next(turns)
         else:
             expected = _expected([child() for _ in range(_CHILDREN)], rated)
-            found = (
-                min(expected, key=lambda g: (sum(o.dominates(expected[g]) for o in rated.values()), -expected[g].mAP))
-                if expected
-                else child()
+            if not expected:
+                continue
+            found = min(
+                expected, key=lambda g: (sum(o.dominates(expected[g]) for o in rated.values()), -expected[g].mAP)
             )
         if found not in rated:
             mine = rate(found)
@@ -212,7 +212,7 @@ class SinglePaths(Strategy):
                     with self.tuned(genotype):
                         known[genotype] = Rated(judge(genotype), self._milliseconds(genotype))
                     if is_primary():
-                        replace_rows(file, [_COLUMNS, *([self.epoch, *rated, *g] for g, rated in known.items())])
+                        replace_rows(file, [_COLUMNS, *([*self._rating, *rated, *g] for g, rated in known.items())])
                 bar.update()
                 return known[genotype]
 
@@ -225,12 +225,17 @@ class SinglePaths(Strategy):
             return 0.0
         return sum(row[_NAMES.index(name)] for row, name in zip(self.costs, genotype, strict=True))
 
+    @property
+    def _rating(self) -> tuple[int, int]:
+        """What ratings have in common that can be compared."""
+        return self.epoch, self.settings.tune_steps
+
     def _known(self, file: Path) -> dict[Genotype, Rated]:
         try:
             return {
-                Genotype(row[place] for place in _COLUMNS[3:]): Rated(float(row['mAP']), float(row['milliseconds']))
+                Genotype(row[place] for place in _COLUMNS[4:]): Rated(float(row['mAP']), float(row['milliseconds']))
                 for row in read_rows(file)
-                if row['epoch'] == str(self.epoch)
+                if (int(row['epoch']), int(row['tune_steps'])) == self._rating
             }
         except (KeyError, TypeError, ValueError) as e:
             raise InputError(f'{file}: no table of rated genotypes ({one_line(e)}): remove it') from e

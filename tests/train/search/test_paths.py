@@ -187,6 +187,10 @@ def test_genotypes_learn_alone_before_they_are_rated(tiny, tmp_path):
         again = judge(genotype)
         assert not torch.equal(weight, before)
     assert torch.equal(weight, before)
+    # of another number of steps, an interrupted search takes no ratings over
+    search.strategy.epoch = 1
+    assert len(search.strategy._known(tuned_run / 'paths.csv')) == 6
+    assert search.strategy._known(plain_run / 'paths.csv') == {}
     assert again == pytest.approx(rated[1], abs=1e-6)
 
 
