@@ -2,16 +2,20 @@
 
 import timm
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from timm.models import group_parameters, is_model_pretrained
 
+from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.errors import InputError, explained
 from msinet_timm.hub.load import load_model, resolve_name
 from msinet_timm.models.blocks import Neck
 from msinet_timm.models.checkpoints import fill
+from msinet_timm.models.interactions import ChannelGate, wake_gates
 from msinet_timm.models.msinet import Embedding, MSINet
+from msinet_train.distributed import is_distributed
 
-__all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen', 'lacks_weights']
+__all__ = ['GlobalBranch', 'backbone_of', 'create_training_model', 'freeze', 'keep_frozen', 'lacks_weights', 'wake']
 
 
 class GlobalBranch(nn.Module):
@@ -152,3 +156,14 @@ def keep_frozen(model: nn.Module) -> None:
         parameters = list(module.parameters())
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()
+
+
+def wake(model: nn.Module, images: torch.Tensor) -> None:
+    """Wakes units of channel gates that answer none of the images, alike in all processes, see `wake_gates`."""
+    with evaluation_mode(model):
+        wake_gates(model, images)
+    if is_distributed():  # each has seen and drawn its own
+        for module in model.modules():
+            if isinstance(module, ChannelGate):
+                for parameter in module.parameters():
+                    dist.broadcast(parameter.detach(), 0)

@@ -274,6 +274,10 @@ class TrainSettings(CropSettings):
         0.0, 'MixStyle: probability that features take on the style of other images', fraction, metavar='P'
     )
 
+    wake_gates: bool = _model(
+        False, "once an epoch, draw those hidden units of MSINet's gates anew that answer no image"
+    )
+
     metric_loss: str = _losses('triplet', 'of features', choices=('triplet', 'circle'))
     margin: float = _losses(0.3, 'of the triplet or circle loss', positive_float)
     soft_margin: bool = _losses(

@@ -1,7 +1,7 @@
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from msinet_eval.evaluation import evaluate
 from msinet_eval.models.load import load_model
@@ -169,3 +169,20 @@ def test_layer_decay(market, tmp_path):
     plain, decayed = moved(tmp_path / 'a'), moved(tmp_path / 'b', '--layer-decay', '0.1')
     first, last = next(iter(plain)), list(plain)[-1]
     assert decayed[first] < 0.01 * plain[first] and decayed[last] > 0.1 * plain[last]
+
+
+def test_trainings_wake_gates(market, tmp_path):
+    """A unit that answers no image has no gradient, and would stay as it is for good."""
+    model = timm.create_model('msinet_x0_25', genotype='all_ag')
+    name = 'stages.0.0.interaction1.fc1.weight'
+    model.get_parameter(name).data.fill_(-1)  # what it sees is never negative
+    save_file(model.state_dict(), tmp_path / 'asleep.safetensors')
+    flags = ['--model', 'msinet_x0_25', '--genotype', 'all_ag', '--checkpoint', str(tmp_path / 'asleep.safetensors')]
+    flags += ['--height', '64', '--width', '32', '--weight-decay', '0']
+
+    def fc1(folder, *more):
+        run(market, tmp_path / folder, *flags, *more)
+        return load_file(tmp_path / folder / 'last' / 'model.safetensors')[name]
+
+    assert fc1('asleep').eq(-1).all()
+    assert fc1('awake', '--wake-gates').ne(-1).all()

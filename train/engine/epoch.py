@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
+import torch.nn as nn
 from timm.task import TrainingTask
 from torch.utils.data import DataLoader
 
 from msinet_timm.commands import progress
 from msinet_timm.datasets import Record
 from msinet_timm.errors import InputError
-from msinet_train.models import keep_frozen
+from msinet_train.models import keep_frozen, wake
 
 from .optim import Stepper
 
@@ -86,6 +87,7 @@ def train_one_epoch(
     description: str = '',
     epochs_left: int = 0,
     announce: Callable[[torch.Tensor], None] | None = None,
+    sleeper: nn.Module | None = None,
 ) -> dict[str, float]:
     """One pass over the loader.
 
@@ -95,6 +97,7 @@ def train_one_epoch(
         description: what the progress bar says.
         epochs_left: that follow, for the remaining time.
         announce: is called before each batch with the indices [B] of its images.
+        sleeper: whose gates are woken by the first batch.
 
     Returns:
         Means over the batches: `loss`, its terms, `accuracy` of the global branch in percent; and `images_per_second`
@@ -117,6 +120,8 @@ def train_one_epoch(
             target = labels[indices].to(task.device, non_blocking=True)
             if announce is not None:
                 announce(indices)
+            if sleeper is not None and not k:
+                wake(sleeper, images)
             with stepper.accumulating(k, batches):
                 with stepper.amp:
                     output = task(images, target)

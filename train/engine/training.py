@@ -134,6 +134,7 @@ class Training(Experiment):
             f'epoch {epoch + 1}/{settings.epochs}',
             settings.epochs - epoch - 1,
             self.announce,
+            backbone_of(self.model) if settings.wake_gates else None,
         )
 
     def measure(self) -> Measurement | None:

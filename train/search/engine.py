@@ -26,7 +26,7 @@ from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
 from msinet_timm.hub.load import load_model
-from msinet_timm.models.genotype import Genotype, check_own_name, keep_genotype
+from msinet_timm.models.genotype import NUM_CELLS, Genotype, check_own_name, keep_genotype
 from msinet_timm.models.msinet import WIDTHS, MSINet
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes, is_primary
@@ -35,7 +35,7 @@ from msinet_train.data.sources import TrainingData, load_data
 from msinet_train.engine.experiment import Experiment
 from msinet_train.engine.loop import run
 from msinet_train.engine.optim import create_scaler, create_schedule, precision
-from msinet_train.models import lacks_weights
+from msinet_train.models import lacks_weights, wake
 from msinet_train.run.folder import RunFolder, holds_run
 from msinet_train.run.measure import Measurement, measure
 
@@ -157,6 +157,10 @@ class Search(Experiment):
         with progress(loader, desc=f'epoch {epoch + 1}/{settings.epochs}', unit='step', leave=False) as bar:
             for k, raw in enumerate(bar):
                 batch = self._to_input('train', raw)
+                if not k and self._wakes:
+                    if settings.method == 'paths':
+                        self.supernet.path = Genotype(['ag'] * (2 * NUM_CELLS))
+                    wake(self.supernet, batch[0])
                 with amp:
                     valid_loss = self.strategy.before_step(k, batch, valid)
                     if valid_loss is not None:
@@ -171,6 +175,12 @@ class Search(Experiment):
         metrics = {'lr': weights.param_groups[0]['lr']} | {n: meter.avg for n, meter in meters.items() if meter.count}
         metrics |= self.strategy.metrics()
         return metrics | {'images_per_second': self.processes.count * count / (time.perf_counter() - began)}
+
+    @property
+    def _wakes(self) -> bool:
+        # a gate that sleeps in shared weights would be rated as no interaction at all
+        chosen = self.settings.wake_gates
+        return self.settings.method == 'paths' if chosen is None else chosen
 
     def held_out(self) -> ReIDDataset:
         """Images of people whom the weights have not seen, or with `split` images of those whom they have.

@@ -9,19 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.distributed as dist
 
-from msinet_eval.features.forward import evaluation_mode
 from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import format_table, make_folder, progress
 from msinet_timm.errors import InputError, one_line
 from msinet_timm.files import replace_rows
 from msinet_timm.models.genotype import NUM_CELLS, Genotype
-from msinet_timm.models.interactions import INTERACTIONS, ChannelGate, wake_gates
+from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import is_primary
 from msinet_train.curves import read_rows
-from msinet_train.distributed import is_distributed
 from msinet_train.run.folder import RunFolder
 
 from .settings import SearchSettings
@@ -185,20 +182,7 @@ class SinglePaths(Strategy):
         self.turns = fair_turns(Random(f'{self.settings.seed} {epoch}'))
 
     def before_step(self, number: int, batch: Batch, validation: Iterator[Batch]) -> None:
-        if not number:
-            self._wake(batch[0])
         self.supernet.path = next(self.turns)
-
-    def _wake(self, images: torch.Tensor) -> None:
-        """Wakes all gates: one that sleeps in the shared weights would be rated as no interaction at all."""
-        self.supernet.path = Genotype(['ag'] * _PLACES)
-        with evaluation_mode(self.supernet):
-            wake_gates(self.supernet, images)
-        if is_distributed():  # each has seen and drawn its own
-            for module in self.supernet.modules():
-                if isinstance(module, ChannelGate):
-                    for parameter in module.parameters():
-                        dist.broadcast(parameter.detach(), 0)
 
     def finish(self) -> None:
         """Rates genotypes; what an interrupted search has rated of these weights is only read."""

@@ -55,6 +55,10 @@ class SearchSettings(CropSettings):
         None, 'an MSINet of these widths, as for msinet-train --model, whose weights the supernet begins with, but for '
         'its interactions; with --mid-from output (default: none, random ones)', metavar='NAME|DIR',
     )  # fmt: skip
+    wake_gates: bool | None = _supernet(
+        None, 'once an epoch, draw those hidden units of gates anew that answer no image (default: with paths only, as '
+        'the published search does not)',
+    )  # fmt: skip
     memory_momentum: float = _supernet(0.2, 'share of the old row in the class memories', fraction)
     temperature: float = _supernet(0.05, 'of the class memories', positive_float)
     memory_init: str = _supernet(

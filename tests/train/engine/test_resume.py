@@ -19,7 +19,7 @@ pytestmark = pytest.mark.charts
 FLAGS = (
     '--recipe small --model msinet_x0_25 --height 64 --width 32 --batch-size 8 --num-instance 2 --epochs 6 --workers 0 '
     '--eval-interval 1 --model-ema --model-ema-decay 0.5 --grad-accum-steps 2 '
-    '--miscrop 0.5 --camera-tone 0.5 --camera-quality 0.5 --mixstyle 0.5 --progressive-resize 64x16:0.5 '
+    '--miscrop 0.5 --camera-tone 0.5 --camera-quality 0.5 --mixstyle 0.5 --wake-gates --progressive-resize 64x16:0.5 '
     '--checkpoint-interval 2 --sam-mode pos --teacher msinet_x1_0 --teacher-weight 2'
 ).split()
 

@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from msinet_timm.errors import InputError
 from msinet_timm.hub.folder import save_folder
 from msinet_timm.hub.load import load_model
-from msinet_timm.models.genotype import find_genotype
+from msinet_timm.models.genotype import Genotype, find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.processes import Processes, is_primary
 from msinet_train.cli import parse_args as parse_training
 from msinet_train.engine.loop import train
-from msinet_train.search import SearchSettings, search
+from msinet_train.search import SearchSettings, engine, search
 from msinet_train.search.cli import main, parse_args, parse_comparison
 from msinet_train.search.compare import Candidate, _permuted, compare, random_genotypes, verdicts
 from msinet_train.search.engine import prepare
@@ -134,7 +134,7 @@ def test_tiny_numbers_become_zeros(searched):
     'flags',
     ['--order 2', '--objective latency --latency-weight 50', '--memory-init zeros', '--mid-from output', '--amp',
      '--arch-lr 0.01', '--memory-momentum 0.5', '--opt muon', '--opt adamw', '--temperature 0.1', '--seed 1',
-     '--split images', '--arch-start 1'],
+     '--split images', '--arch-start 1', '--wake-gates'],
 )  # fmt: skip
 def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     folder = run(tiny, tmp_path / 'run', f'{flags} --epochs 1')
@@ -142,6 +142,22 @@ def test_each_setting_changes_the_search(tiny, searched, tmp_path, flags):
     with open(searched / 'architecture.csv') as file:
         first = [[float(row[name]) for name in INTERACTIONS] for row in csv.DictReader(file) if row['epoch'] == '0']
     assert not torch.allclose(found.softmax(1), torch.tensor(first), atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    'flags, woken', [('', 0), ('--wake-gates', 1), ('--method paths', 1), ('--method paths --no-wake-gates', 0)]
+)
+def test_gates_are_woken_once_an_epoch(tiny, tmp_path, monkeypatch, flags, woken):
+    """By paths, one in each place; by the mixture, within it."""
+    seen = []
+    monkeypatch.setattr(engine, 'wake', lambda supernet, images: seen.append((supernet.path, images.shape)))
+    known = [flag for flag in tiny if flag not in ('--geno-interval', '1')]  # which is of the mixture
+    settings = parse_args([*known, *flags.split(), '--output', str(tmp_path)])
+    found = prepare(settings, Processes(torch.device('cpu')))
+    for epoch in range(2):
+        found.run_epoch(epoch)
+    path = Genotype(['ag'] * 12) if 'paths' in flags else None
+    assert seen == [(path, (6, 3, 32, 16))] * (2 * woken)
 
 
 def test_settings_reach_the_optimizers(tiny, tmp_path):
