@@ -34,20 +34,20 @@ __all__ = ['main', 'rate', 'read_table', 'spread', 'tau']
 RATINGS = ('mixture', 'mAP', 'loss')
 
 
-def read_table(path: Path) -> dict[Genotype, list[float]]:
-    """mAP of each training of each genotype, from a `compare.csv`.
+def read_table(path: Path) -> dict[Genotype, dict[str, float]]:
+    """mAP of each genotype by the seed of the training, from a `compare.csv`.
 
     Raises:
         InputError: no such table.
     """
-    table: dict[Genotype, list[float]] = {}
+    table: dict[Genotype, dict[str, float]] = {}
     try:
         with open(path, encoding='utf-8', newline='') as file:
             for row in csv.DictReader(file):
                 mAP = float(row['mAP'])
                 if not 0 <= mAP <= 1:
                     raise ValueError(f'mAP {row["mAP"]} is not between 0 and 1')
-                table.setdefault(Genotype(row['interactions'].split()), []).append(mAP)
+                table.setdefault(Genotype(row['interactions'].split()), {})[row['seed']] = mAP
     except (OSError, KeyError, ValueError, TypeError, AttributeError) as e:
         raise InputError(f'{path}: no table of genotypes, as msinet-search compare writes it ({one_line(e)})') from e
     if len(table) < 3:
@@ -55,20 +55,28 @@ def read_table(path: Path) -> dict[Genotype, list[float]]:
     return table
 
 
-def spread(table: Mapping[Genotype, Sequence[float]]) -> tuple[float, float]:
+def spread(table: Mapping[Genotype, Mapping[str, float]]) -> tuple[float, float]:
     """Standard deviations of the trainings of one genotype, and of the means of the genotypes without that noise.
 
+    What all trainings with one seed have in common, which begin alike and see the same batches, is neither.
+
+    Args:
+        table: as `read_table` gives it.
+
     Raises:
-        InputError: no genotype has two trainings.
+        InputError: no two genotypes have the same two seeds.
     """
-    several = [found for found in table.values() if len(found) > 1]
-    if not several:
-        raise InputError('each genotype was trained once: how much chance there is in it, a second seed would tell')
-    free = sum(len(found) - 1 for found in several)
-    noise = sum((len(found) - 1) * statistics.variance(found) for found in several) / free
-    means = statistics.variance(map(statistics.mean, table.values()))
-    own = means - noise * statistics.mean(1 / len(found) for found in table.values())
-    return noise**0.5, max(0.0, own) ** 0.5
+    seeds = sorted({seed for found in table.values() for seed in found})
+    runs = [np.array([[seed == own for seed in seeds[1:]] + [mAP] for own, mAP in f.items()]) for f in table.values()]
+    means = np.stack([run.mean(0) for run in runs])
+    within = np.concatenate([run - mean for run, mean in zip(runs, means, strict=True)])
+    of_seeds, _, rank, _ = np.linalg.lstsq(within[:, :-1], within[:, -1])
+    free = len(within) - len(runs) - rank
+    if free < 1:
+        raise InputError('no two genotypes have the same two seeds: train these, or how much is chance stays unknown')
+    noise = ((within[:, -1] - within[:, :-1] @ of_seeds) ** 2).sum() / free
+    own = (means[:, -1] - means[:, :-1] @ of_seeds).var(ddof=1) - noise * np.mean([1 / len(run) for run in runs])
+    return float(noise**0.5), float(max(0.0, own) ** 0.5)
 
 
 def tau(ratings: Sequence[float], known: Sequence[float]) -> tuple[float, float, float]:
@@ -169,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     """Runs the benchmark."""
     args = _parse(argv)
     table = read_table(args.table)
-    genotypes, known = list(table), [statistics.mean(found) for found in table.values()]
+    genotypes, known = list(table), [statistics.mean(found.values()) for found in table.values()]
     noise, own = (100 * x for x in spread(table))
     print(f'{len(table)} genotypes: mAP differs by {noise:.2f} between seeds of one, by {own:.2f} between genotypes')
     changes = {name: getattr(args, name) for name in ('data_dir', 'tune_steps') if getattr(args, name) is not None}

@@ -36,8 +36,11 @@ def runs(market_to_search, tmp_path_factory):
 
 def test_spread_is_that_of_the_numbers_drawn():
     rng = np.random.default_rng(0)
-    own = rng.normal(0.5, 0.03, 4000)
-    table = {k: list(rng.normal(mean, 0.01, 2 + k % 2)) for k, mean in enumerate(own)}
+    own, of_seeds = rng.normal(0.5, 0.03, 4000), [0.1, 0.0, -0.05]
+    table = {
+        k: {str(seed): mean + of_seeds[seed] + rng.normal(0, 0.01) for seed in rng.permutation(3)[: 2 + k % 2]}
+        for k, mean in enumerate(own)
+    }
     assert spread(table) == pytest.approx((0.01, 0.03), rel=0.05)
 
 
@@ -78,16 +81,16 @@ def test_paths_are_rated_as_in_the_search(runs):
 
 def test_bad_input(runs, tmp_path, capsys):
     table = write(tmp_path / 'table.csv', random_genotypes(3))
-    (tmp_path / 'nonsense.csv').write_text('genotype,mAP,interactions\na,high,ag\n')
+    (tmp_path / 'nonsense.csv').write_text('genotype,seed,mAP,interactions\na,0,high,ag\n')
     for name, mAP in (('percent', '24.3'), ('nan', 'nan')):
-        (tmp_path / f'{name}.csv').write_text(f'genotype,mAP,interactions\na,{mAP},{" ".join(["ag"] * 12)}\n')
+        (tmp_path / f'{name}.csv').write_text(f'genotype,seed,mAP,interactions\na,0,{mAP},{" ".join(["ag"] * 12)}\n')
     for argv, message in (
         ([str(tmp_path / 'missing.csv')], 'missing.csv: no table of genotypes'),
         ([str(tmp_path / 'nonsense.csv')], 'nonsense.csv: no table of genotypes'),
         ([str(tmp_path / 'percent.csv')], 'mAP 24.3 is not between 0 and 1'),
         ([str(tmp_path / 'nan.csv')], 'mAP nan is not between 0 and 1'),
         ([str(write(tmp_path / 'two.csv', random_genotypes(2)))], 'two.csv: 2 genotypes, of three at least'),
-        ([str(write(tmp_path / 'once.csv', random_genotypes(3), 1))], 'each genotype was trained once'),
+        ([str(write(tmp_path / 'once.csv', random_genotypes(3), 1))], 'no two genotypes have the same two seeds'),
         ([str(table), '--searches', str(tmp_path)], 'no search there'),
         ([str(table), '--searches', str(runs / 'tcm'), '--data-dir', str(tmp_path)], str(tmp_path)),
     ):
