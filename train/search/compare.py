@@ -17,7 +17,7 @@ from msinet_timm.commands import find_device, format_table, make_folder
 from msinet_timm.errors import InputError, MissingPackageError
 from msinet_timm.files import replace_rows
 from msinet_timm.hub.load import load_model
-from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype
+from msinet_timm.models.genotype import NUM_CELLS, UNIFORM, Genotype, find_genotype, named_genotypes
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_train.curves import read_rows
 from msinet_train.engine.loop import train
@@ -156,13 +156,17 @@ def verdicts(candidates: Sequence[Candidate]) -> str:
 
     It is better than random ones if its mean is above theirs by two standard errors of the difference. The units are
     the seeds of the one, and the means of the random genotypes: seeds of one genotype do not tell how others do. p is
-    how often a random choice of as many units does as well as it did, one-sided (a permutation test).
+    how often a random choice of as many units does as well as it did, one-sided (a permutation test). Several that were
+    found, those of files, are judged together as well: whether what finds them is better, their means being the units.
     """
     by_chance = re.compile(_RANDOM.format(r'\d+')).fullmatch
     named = [c for c in candidates if c.name not in UNIFORM and not by_chance(c.name)]
     chance = [statistics.mean(c.mAP) for c in candidates if by_chance(c.name)]
     uniform = max((c for c in candidates if c.name in UNIFORM), key=lambda c: statistics.mean(c.mAP), default=None)
-    lines = []
+    lines, found = [], [c for c in named if c.name not in named_genotypes()]
+    if len(found) > 1:
+        means = tuple(statistics.mean(c.mAP) for c in found)
+        named.append(Candidate(f'{", ".join(c.name for c in found)} together', 0.0, means, means))
     for c in named:
         mean = statistics.mean(c.mAP)
         if len(c.mAP) > 1 and len(chance) > 1:

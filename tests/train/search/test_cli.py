@@ -315,6 +315,15 @@ def test_verdict():
     assert best == 'run: as good as the best uniform one, all_ag: no, -0.5 mAP'
 
 
+def test_verdict_of_several_searches():
+    """Each genotype of a file is a unit; one that everybody has was not found by them."""
+    found = [candidate('a', 0.40, 0.44), candidate('b', 0.38), candidate('msmt', 0.10)]
+    told = verdicts([*found, *CHANCE, candidate('all_ag', 0.43, 0.40)])
+    # of 15 pairs, one comes as high; means 0.40 and 0.31
+    assert 'a, b together: better than random: yes, +9.0 ± 2.2 mAP, p = 0.067' in told.splitlines()
+    assert told.splitlines()[-1] == 'a, b together: as good as the best uniform one, all_ag: no, -1.5 mAP'
+
+
 def test_verdict_of_chance():
     told = verdicts([candidate('run', 0.31, 0.33, 0.32), *CHANCE, candidate('all_ag', 0.29)])
     assert told.splitlines()[0].startswith('run: better than random: no, +1.0 ± 1.0 mAP, p = 0.')
