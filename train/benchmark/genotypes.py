@@ -13,6 +13,7 @@ import torch
 
 from msinet_eval.features.types import Features
 from msinet_eval.protocol import rank
+from msinet_timm.charts import create_figure, save_figure
 from msinet_timm.commands import command, find_device, format_table, not_negative, progress
 from msinet_timm.errors import InputError, MissingPackageError, one_line
 from msinet_timm.files import replace_rows
@@ -159,6 +160,22 @@ def _correlations(runs: Mapping[str, Sequence[Mapping[str, float]]], known: Sequ
     return format_table(rows, '<>>>')
 
 
+def _draw(runs: Mapping[str, Sequence[Mapping[str, float]]], known: Sequence[float], image: Path) -> None:
+    """What each search says of genotypes over what these came to, where matplotlib is installed."""
+    try:
+        figure = create_figure((4 * len(runs), 4))
+    except MissingPackageError as e:
+        print(f'no {image}: {e}')
+        return
+    for axes, (run, ratings) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+        said = [100 * rating['mAP'] for rating in ratings]
+        axes.scatter([100 * mAP for mAP in known], said, s=14)
+        axes.set_title(f"{run}, Kendall's tau {tau(said, known)[0]:.2f}", fontsize=9)
+        axes.set(xlabel='mAP of its own trainings in %', ylabel='mAP by the search in %')
+        axes.grid(alpha=0.3)
+    save_figure(figure, image)
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog='python -m msinet_train.benchmark.genotypes', description=__doc__)
     parser.add_argument('table', metavar='FILE', type=Path, help='a compare.csv, such as docs/search-benchmark.csv')
@@ -167,7 +184,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--tune-steps', type=not_negative, metavar='N', help="in place of the searches' own, see msinet-search"
     )
-    parser.add_argument('--output', type=Path, metavar='FILE', help='write all ratings to a CSV file')
+    parser.add_argument('--output', type=Path, metavar='FILE', help='write all ratings to a CSV file, and draw them')
     return parser.parse_args(argv)
 
 
@@ -189,6 +206,8 @@ def main(argv: list[str] | None = None) -> None:
             for genotype, mAP, rating in zip(genotypes, known, ratings, strict=True)
         ]
         replace_rows(args.output, [['search', 'interactions', 'own_mAP', *RATINGS], *rows])
+        if runs:
+            _draw(runs, known, args.output.with_suffix('.png'))
     if runs:
         print(_correlations(runs, known))
 

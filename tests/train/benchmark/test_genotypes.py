@@ -5,6 +5,7 @@ from random import Random
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from msinet_timm.models.genotype import Genotype
 from msinet_train.benchmark.genotypes import main, rate, read_table, spread, tau
@@ -53,6 +54,7 @@ def test_tau_counts_pairs():
     assert tau(a, a)[0] == pytest.approx(1)
 
 
+@pytest.mark.charts
 def test_searches_are_asked_what_they_think(runs, tmp_path, capsys):
     genotypes = random_genotypes(4)
     table = write(tmp_path / 'table.csv', genotypes)
@@ -64,6 +66,7 @@ def test_searches_are_asked_what_they_think(runs, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     assert [row['search'] for row in rows] == [s for s in searches for _ in genotypes]
     assert all(0 < float(row['mAP']) <= 1 and float(row['loss']) < 0 for row in rows)
+    assert Image.open(tmp_path / 'ratings.png').size[0] > 400
 
     with open(runs / 'tcm' / 'architecture.csv') as file:
         mixture = {int(row['place']): row for row in csv.DictReader(file)}
