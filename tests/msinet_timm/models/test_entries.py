@@ -50,7 +50,7 @@ def test_entries_of_the_package():
     }
     assert {e.tag for e in entries.values() if e.architecture == 'msinet_x1_0'} == tags
     assert {e.architecture for e in entries.values() if e.default} == {
-        f'msinet_{width}' for width in ('x0_25', 'x0_5', 'x0_75', 'x1_0')
+        f'msinet_{width}' for width in ('x0_25', 'x0_5', 'x0_75', 'x1_0', 'street_x0_5')
     }
     for name, found in entries.items():
         assert found.hf_hub_id == f'msinet-timm/{name}' and found.genotype in named_genotypes()
