@@ -79,6 +79,7 @@ def run(line, capsys):
         ('train', '--background 1.5', '--background: must be between 0 and 1, got 1.5'),
         ('train', '--background 0.5', 'has no mask: give people rendered by'),
         ('train', '--mixstyle 2', '--mixstyle: must be between 0 and 1, got 2'),
+        ('train', '--wake-gates --model test_resnet', '--wake-gates: test_resnet is no MSINet, which alone has'),
         ('train', '--mixstyle 0.5 --camera-norm', '--camera-norm: not with mixstyle'),
         ('train', '--mixstyle 0.5 --model test_vit --height 160 --width 160', '--mixstyle 0.5: VisionTransformer'),
         ('train', '--progressive-resize 128x64', '--progressive-resize: give HEIGHTxWIDTH:SHARE, such as 128x64:0.6'),

@@ -16,6 +16,7 @@ from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.hub.load import load_model
 from msinet_timm.models.camera_norm import CAMERA_NORM
+from msinet_timm.models.msinet import MSINet
 from msinet_timm.processes import Processes
 from msinet_train.camera_norm import group_norms
 from msinet_train.data.loader import create_loader
@@ -89,6 +90,8 @@ def prepare(
     model = create_model(settings, data.num_classes, fresh)
     data_config = reid_data_config(backbone_of(model), settings.height, settings.width)
     _check_sizes(settings, model)
+    if settings.wake_gates and not isinstance(backbone_of(model), MSINet):
+        raise InputError(f'wake_gates: {settings.model} is no MSINet, which alone has such gates; leave it out')
     task = _create_task(settings, model, data_config, processes)
     announce = _camera_norms(model, data) if settings.camera_norm else None
     setattr(backbone_of(model), CAMERA_NORM, settings.camera_norm)  # goes into its configuration
