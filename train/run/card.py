@@ -15,7 +15,8 @@ __all__ = ['model_card']
 #: Settings that tell one experiment from another, in the order of the card.
 _SHOWN = (
     'unlabelled', 'round_epochs', 'camera_crops', 'held_out',
-    'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'mixstyle', 'height', 'width',
+    'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'mixstyle', 'wake_gates', 'height',
+    'width',
     'progressive_resize', 'batch_size',
     'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'background',
     'metric_loss', 'classifier_loss', 'margin', 'smoothing',
