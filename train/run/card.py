@@ -16,8 +16,7 @@ __all__ = ['model_card']
 _SHOWN = (
     'unlabelled', 'round_epochs', 'camera_crops', 'held_out',
     'model', 'genotype', 'pretrained', 'checkpoint', 'freeze', 'camera_norm', 'mixstyle', 'wake_gates', 'height',
-    'width',
-    'progressive_resize', 'batch_size',
+    'width', 'progressive_resize', 'batch_size',
     'num_instance', 'padding', 'erasing', 'color_jitter', 'miscrop', 'camera_tone', 'camera_quality', 'background',
     'metric_loss', 'classifier_loss', 'margin', 'smoothing',
     'sam_mode', 'sam_ratio', 'teacher', 'teacher_weight', 'opt', 'lr', 'layer_decay', 'weight_decay', 'sched',
