@@ -273,7 +273,6 @@ class TrainSettings(CropSettings):
     mixstyle: float = _model(
         0.0, 'MixStyle: probability that features take on the style of other images', fraction, metavar='P'
     )
-
     wake_gates: bool = _model(
         False, "once an epoch, draw those hidden units of MSINet's gates anew that answer no image"
     )

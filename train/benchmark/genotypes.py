@@ -71,8 +71,8 @@ def spread(table: Mapping[Genotype, Mapping[str, float]]) -> tuple[float, float]
     runs = [np.array([[seed == own for seed in seeds[1:]] + [mAP] for own, mAP in f.items()]) for f in table.values()]
     means = np.stack([run.mean(0) for run in runs])
     within = np.concatenate([run - mean for run, mean in zip(runs, means, strict=True)])
-    of_seeds, _, rank, _ = np.linalg.lstsq(within[:, :-1], within[:, -1])
-    free = len(within) - len(runs) - rank
+    of_seeds, _, unknowns, _ = np.linalg.lstsq(within[:, :-1], within[:, -1])
+    free = len(within) - len(runs) - unknowns
     if free < 1:
         raise InputError('no two genotypes have the same two seeds: train these, or how much is chance stays unknown')
     noise = ((within[:, -1] - within[:, :-1] @ of_seeds) ** 2).sum() / free
@@ -168,9 +168,8 @@ def _draw(runs: Mapping[str, Sequence[Mapping[str, float]]], known: Sequence[flo
         print(f'no {image}: {e}')
         return
     for axes, (run, ratings) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
-        said = [100 * rating['mAP'] for rating in ratings]
-        axes.scatter([100 * mAP for mAP in known], said, s=14)
-        axes.set_title(f"{run}, Kendall's tau {tau(said, known)[0]:.2f}", fontsize=9)
+        axes.scatter([100 * mAP for mAP in known], [100 * rating['mAP'] for rating in ratings], s=14)
+        axes.set_title(run, fontsize=9)
         axes.set(xlabel='mAP of its own trainings in %', ylabel='mAP by the search in %')
         axes.grid(alpha=0.3)
     save_figure(figure, image)

@@ -26,7 +26,7 @@ from msinet_timm.datasets.cache import ImageCache, open_cache
 from msinet_timm.errors import InputError, explained
 from msinet_timm.files import replace_file
 from msinet_timm.hub.load import load_model
-from msinet_timm.models.genotype import NUM_CELLS, Genotype, check_own_name, keep_genotype
+from msinet_timm.models.genotype import UNIFORM, Genotype, check_own_name, keep_genotype
 from msinet_timm.models.msinet import WIDTHS, MSINet
 from msinet_timm.models.supernet import MSISuperNet
 from msinet_timm.processes import Processes, is_primary
@@ -159,7 +159,7 @@ class Search(Experiment):
                 batch = self._to_input('train', raw)
                 if not k and self._wakes:
                     if settings.method == 'paths':
-                        self.supernet.path = Genotype(['ag'] * (2 * NUM_CELLS))
+                        self.supernet.path = UNIFORM['all_ag']
                     wake(self.supernet, batch[0])
                 with amp:
                     valid_loss = self.strategy.before_step(k, batch, valid)

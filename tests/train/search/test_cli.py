@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from msinet_timm.errors import InputError
 from msinet_timm.hub.folder import save_folder
 from msinet_timm.hub.load import load_model
-from msinet_timm.models.genotype import Genotype, find_genotype
+from msinet_timm.models.genotype import find_genotype
 from msinet_timm.models.interactions import INTERACTIONS
 from msinet_timm.processes import Processes, is_primary
 from msinet_train.cli import parse_args as parse_training
@@ -156,7 +156,7 @@ def test_gates_are_woken_once_an_epoch(tiny, tmp_path, monkeypatch, flags, woken
     found = prepare(settings, Processes(torch.device('cpu')))
     for epoch in range(2):
         found.run_epoch(epoch)
-    path = Genotype(['ag'] * 12) if 'paths' in flags else None
+    path = find_genotype('all_ag') if 'paths' in flags else None
     assert seen == [(path, (6, 3, 32, 16))] * (2 * woken)
 
 
